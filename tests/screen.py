@@ -1,0 +1,246 @@
+"""A screen for the window's tests: Xvfb where there is none, a scripted worker, and a desk worth showing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+import lunobiz as lb
+
+if TYPE_CHECKING:
+    import tkinter
+
+NOON = 1_763_812_800_000  # 2025-11-22 12:00:00 UTC
+SAST = lb.Zone(7200, "SAST")
+
+
+@pytest.fixture(scope="session")
+def screen() -> Iterator[None]:
+    """A screen to open windows on; without one the test is skipped, and in CI it fails."""
+    if os.name == "nt" or os.environ.get("DISPLAY"):
+        yield
+        return
+    server = shutil.which("Xvfb")
+    if server is None:
+        if os.environ.get("CI"):
+            pytest.fail("no screen and no Xvfb: the window was not tested")
+        pytest.skip("no screen and no Xvfb")
+    process, display = start_server(server)
+    os.environ["DISPLAY"] = display
+    yield
+    del os.environ["DISPLAY"]
+    process.terminate()
+    process.wait(10)
+
+
+def start_server(server: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A virtual screen on a display number that it chooses itself."""
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [server, "-displayfd", str(writer), "-screen", "0", "1920x1080x24", "-nolisten", "tcp"],
+        pass_fds=(writer,),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        return process, f":{answer.readline().strip()}"
+
+
+class FakeWorker:
+    """A worker that remembers its commands and says what the test has scripted."""
+
+    def __init__(self, *events: object) -> None:
+        self.events: deque[object] = deque(events)
+        self.commands: list[object] = []
+        self.is_up = True
+        self.ends_at_shutdown = True
+
+    def start(self) -> None:
+        """Nothing to start."""
+        self.is_up = True
+
+    def send(self, command: object) -> None:
+        """Remember a command."""
+        self.commands.append(command)
+        if isinstance(command, lb.Shutdown) and self.ends_at_shutdown:
+            self.is_up = False
+
+    def say(self, *events: object) -> None:
+        """Script further events."""
+        self.events.extend(events)
+
+    def take_event(self) -> object | None:
+        """The next scripted event; an exception among them is raised, as a fault would be."""
+        event = self.events.popleft() if self.events else None
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def join(self, timeout_s: float) -> bool:
+        """True once the worker has ended."""
+        return not self.is_up
+
+    def is_alive(self) -> bool:
+        """True until the worker has ended."""
+        return self.is_up
+
+
+def open_dashboard(worker: FakeWorker, folder: Path, **options: object) -> lb.Dashboard:
+    """A window over a fake worker."""
+    given = {"mode": lb.Mode.PAPER, "version": "0.1.0", "write_kill": lambda: None, "save_key": lambda i, s: "Saved."}
+    given |= {"folder": folder, "theme": "dark", **options}
+    return lb.Dashboard(cast("lb.Worker", worker), lb.WindowOptions(**given))  # type: ignore[arg-type]
+
+
+def settle(root: tkinter.Misc, seconds: float = 0.35) -> None:
+    """Let the window live for a moment."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        root.update()
+        time.sleep(0.01)
+
+
+def until(root: tkinter.Misc, is_so: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Let the window live until something holds; False if it never did."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        root.update()
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# ---- a desk worth showing ----
+
+SCALES = {"XBT": (0, 6), "ETH": (0, 6), "XRP": (2, 2), "SOL": (0, 4), "LTC": (0, 4), "ADA": (2, 2), "LINK": (2, 3)}
+QUOTES = {
+    "XBT": (1_262_905.0, 0.0004, 30.25), "ETH": (45_804.0, 0.0007, 209.6), "XRP": (24.11, 0.0018, 170_054.0),
+    "SOL": (2_981.0, 0.0031, 637.4), "LTC": (1_604.0, 0.0055, 262.0), "ADA": (8.42, 0.0062, 35_630.0),
+    "LINK": (251.10, 0.0071, 796.5),
+}  # fmt: skip
+
+
+def market(base: str) -> lb.Market:
+    """A market with its scales."""
+    price_scale, volume_scale = SCALES[base]
+    return lb.Market(base + "ZAR", base, "ZAR", price_scale, volume_scale, 0.0001, 1e6, 0.01, 1e8)
+
+
+def view(base: str, findings: tuple[lb.Finding, ...] = ()) -> lb.MarketView:
+    """A market with its quote."""
+    bid, spread, volume = QUOTES[base]
+    ask = bid * (1 + spread / 2) / (1 - spread / 2)
+    return lb.MarketView(market(base), lb.Ticker(base + "ZAR", NOON, bid, ask, bid, volume), findings=findings)
+
+
+def position(base: str, entry: float, volume: float, stop: float, minutes: int) -> lb.Position:
+    """An open position bought at the maker fee."""
+    value = entry * volume
+    return lb.Position(
+        base + "ZAR", volume, stop, entry - stop, NOON - minutes * 60_000, lb.MOMENTUM, lb.Regime.TRENDING, 3600,
+        entry, QUOTES[base][0], volume, value, value * 0.004, 0.006,
+    )  # fmt: skip
+
+
+def protection(held: lb.Position, number: int) -> lb.Order:
+    """The stop that rests for a position."""
+    return lb.Order(
+        f"lb-{number}", held.pair, lb.Side.SELL, lb.OrderKind.PROTECTION, lb.OrderState.OPEN, held.volume,
+        held.stop * 0.99, held.stop, NOON, 0, held.strategy, held.regime, 3600, "protection",
+    )  # fmt: skip
+
+
+HELD = (
+    position("ETH", 46_120.0, 0.31, 45_198.0, 38),
+    position("XBT", 1_218_310.0, 0.0125, 1_183_344.0, 134),
+    position("XRP", 23.64, 410.0, 22.92, 302),
+)
+
+
+def desk(*causes: lb.Cause, held: tuple[lb.Position, ...] = HELD) -> lb.Desk:
+    """A desk with open positions, each protected."""
+    orders = tuple(protection(p, n) for n, p in enumerate(held, start=1))
+    return lb.Desk(63_298.10, held, orders, causes, day=20_414, day_start_equity=101_173.45)
+
+
+def decision(base: str, minutes: int, action: lb.Action, confidence: float, why: str, code: str = "") -> lb.Decision:
+    """What was decided so many minutes ago."""
+    time_ms = NOON - minutes * 60_000 + 5_000
+    strategy = "" if action in (lb.Action.WAIT, lb.Action.SKIP) else lb.MOMENTUM
+    regime = {"LTC": lb.Regime.RANGING, "ADA": lb.Regime.UNKNOWN, "LINK": lb.Regime.WILD}.get(base, lb.Regime.TRENDING)
+    return lb.Decision(time_ms, base + "ZAR", 3600, time_ms - 3_605_000, action, strategy, regime, confidence, code, why)
+
+
+LATEST = (
+    decision("XRP", 0, lb.Action.ENTER, 0.81, "Buys 410 at 24.08: 0.50 % of equity at risk. Close 24.08 above the "
+             "channel high 23.97; trend efficiency 0.42; expects 4.1%, break-even 1.2%", "enter"),
+    decision("XBT", 0, lb.Action.HOLD, 0.0, "Trailing stop moved from 1,179,870 to 1,183,344", "hold"),
+    decision("SOL", 0, lb.Action.REJECT, 0.66, "Spread 0.43 % is above the limit of 0.40 %", "P8-spread"),
+    decision("ETH", 0, lb.Action.HOLD, 0.0, "Held from 46120, stop 45198", "hold"),
+    decision("LTC", 0, lb.Action.WAIT, 0.0, "No signal: ranging, +0.4 deviations from the mean 1602", "no-signal"),
+    decision("ADA", 0, lb.Action.SKIP, 0.0, "No decision: gap in candles, 2 candles missing since 10:00", "gap"),
+    decision("LINK", 0, lb.Action.REJECT, 0.58, "24-hour volume R 0.2 M is below R 1.0 M", "P8-volume-24h"),
+)  # fmt: skip
+EARLIER = tuple(
+    replace(d, time_ms=d.time_ms - hours * lb.HOUR_MS, opened_ms=d.opened_ms - hours * lb.HOUR_MS)
+    for hours in range(1, 20)
+    for d in LATEST
+    if (hours + len(d.pair) + len(d.why)) % 3
+)
+FILLS = (
+    lb.Fill("f4", "lb-4", "XRPZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 18_120_000, 23.64, 410.0, 0.0, 38.77, True, "bar"),
+    lb.Fill("f3", "lb-3", "ETHZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 2_280_000, 46_120.0, 0.31, 0.0, 57.19, True, "bar"),
+    lb.Fill("f2", "lb-2", "XBTZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 8_040_000, 1_218_310.0, 0.0125, 0.0, 60.92, True, "bar"),
+    lb.Fill("f1", "lb-1", "SOLZAR", lb.Side.SELL, lb.OrderKind.EXIT, NOON - 50_400_000, 2_981.0, 4.2, 0.0, 75.12, False, "bar"),
+)  # fmt: skip
+BASES = ("ADA", "ETH", "LINK", "LTC", "SOL", "XBT", "XRP")
+GAP_FOUND = (lb.Finding(lb.Doubt.GAP, "2 candles missing since 10:00"),)
+
+
+def health(**changes: object) -> lb.Health:
+    """A healthy machine that trades paper."""
+    healthy = lb.Health(
+        NOON + 7_000, lb.Mode.PAPER, "Parameters: first set, NOT CHOSEN", True, True, False, 142.0, NOON + 5_000, 231, 0,
+        12.0, NOON + 48_000, NOON, 12.4, True, "Telegram OK", 1.0, "", "0.1.0", "LunoBiz",
+        "LIVE is not part of this version.",
+    )  # fmt: skip
+    return replace(healthy, **changes)  # type: ignore[arg-type]
+
+
+def report(now: lb.Desk) -> lb.CycleReport:
+    """The report that brought a desk."""
+    return lb.CycleReport(
+        NOON + 7_000, (), now, lb.Settlement(), (), (), (), (), (), (), (), lb.equity(now), lb.exposure(now)
+    )
+
+
+def news(now: lb.Desk | None = None, is_empty: bool = False, **changes: object) -> lb.DeskNews:
+    """What a worker would tell the window about this desk."""
+    shown = desk() if now is None else now
+    state, settings, zone = health(**changes), lb.Settings(), SAST
+    views = tuple(view(b, GAP_FOUND if b == "ADA" else ()) for b in BASES)
+    markets = {v.pair: v.market for v in views}
+    decisions = () if is_empty else (*LATEST, *EARLIER)
+    latest = () if is_empty else LATEST
+    return lb.DeskNews(
+        state.now_ms,
+        lb.status_row(shown, None if is_empty else report(shown), settings, state, zone),
+        lb.position_rows(shown, views, state.now_ms),
+        lb.ranking_rows(latest, (), views),
+        lb.decision_rows(decisions, markets, state.now_ms, zone),
+        lb.fill_rows(() if is_empty else FILLS, markets, state.mode.value, state.now_ms, zone),
+        () if is_empty else lb.banner_rows(shown, views, settings, state, zone),
+        lb.footer_text(state, zone),
+    )
