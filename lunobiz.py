@@ -58,7 +58,6 @@ milliseconds (`_ms`) or seconds (`_s`).
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import hashlib
 import json
@@ -68,7 +67,7 @@ import statistics
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -323,6 +322,15 @@ def _ceil_steps(value: float, scale: int) -> float:
     return round(math.ceil(round(value * 10.0**scale, 6)) / 10.0**scale, scale)
 
 
+def plain(value: float) -> str:
+    """A price or volume for a sentence: six significant digits, thousands set apart, never an exponent."""
+    if not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else "unknown"
+    places = min(12, max(0, 5 - math.floor(math.log10(abs(value)))))
+    text = f"{value:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if places else text
+
+
 @dataclass(frozen=True, slots=True)
 class Market:
     """A tradable pair: scales are decimals, fees are fractions of the notional."""
@@ -512,7 +520,7 @@ class Moment:
 
     now_ms: int
     views: tuple[MarketView, ...]
-    conditions: Conditions = Conditions()
+    conditions: Conditions = field(default_factory=Conditions)
     due: tuple[int, ...] = ()
     is_follow_up: bool = False
 
@@ -746,7 +754,7 @@ class Event:
 # ==============================================================================
 
 PREFIX = "LUNOBIZ_"
-DEFAULT_PAIRS = "XBTZAR,ETHZAR,XRPZAR,SOLZAR,LTCZAR"
+DEFAULT_PAIRS = ("XBTZAR", "ETHZAR", "XRPZAR", "SOLZAR", "LTCZAR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -786,7 +794,7 @@ class Schedule:
     """What is traded and when; timeframes in seconds."""
 
     counter: str = "ZAR"
-    pairs: tuple[str, ...] = tuple(DEFAULT_PAIRS.split(","))
+    pairs: tuple[str, ...] = DEFAULT_PAIRS
     timeframes: tuple[int, ...] = (3600,)
     paper_cash: float = 100_000.0
     entry_timeout_candles: int = 1
@@ -836,12 +844,12 @@ class Notices:
 class Settings:
     """Everything the owner may set, checked; no secret is in here."""
 
-    limits: RiskLimits = RiskLimits()
-    costs: Costs = Costs()
-    schedule: Schedule = Schedule()
-    gates: GateLimits = GateLimits()
-    params: StrategyParams = StrategyParams()
-    notices: Notices = Notices()
+    limits: RiskLimits = field(default_factory=RiskLimits)
+    costs: Costs = field(default_factory=Costs)
+    schedule: Schedule = field(default_factory=Schedule)
+    gates: GateLimits = field(default_factory=GateLimits)
+    params: StrategyParams = field(default_factory=StrategyParams)
+    notices: Notices = field(default_factory=Notices)
     wants_live: bool = False
     exchange_url: str = "https://api.luno.com"
     exchange_ca: str = ""
@@ -869,6 +877,21 @@ class Credentials:
         raise TypeError("credentials are never pickled")
 
 
+RANGE_WORDS = types.MappingProxyType(
+    {
+        "yesno": "yes or no",
+        "action": "close or hold",
+        "pairs": "comma list of markets such as XBTZAR",
+        "durations": "comma list of 300, 900, 1800, 3600, 10800, 14400, 28800, 86400",
+        "counter": "3 to 4 capital letters",
+        "url": "a URL starting with https://",
+        "text": "text",
+        "secret": "as issued",
+        "path": "a writable folder",
+    }
+)
+
+
 class Field(NamedTuple):
     """One setting: its name, where it lands (`group.attribute`), its kind, default, range, unit and meaning."""
 
@@ -890,20 +913,6 @@ class Field(NamedTuple):
         return RANGE_WORDS.get(self.kind, self.kind)
 
 
-RANGE_WORDS = types.MappingProxyType(
-    {
-        "yesno": "yes or no",
-        "action": "close or hold",
-        "pairs": "comma list of markets such as XBTZAR",
-        "durations": "comma list of 300, 900, 1800, 3600, 10800, 14400, 28800, 86400",
-        "counter": "3 to 4 capital letters",
-        "url": "a URL starting with https://",
-        "text": "text",
-        "secret": "as issued",
-        "path": "a writable folder",
-    }
-)
-
 FIELDS = (
     Field("READ_KEY_ID", "", "secret", "", 0, 0, "", "Luno key for reading only (permission bits 131107)"),
     Field("READ_KEY_SECRET", "", "secret", "", 0, 0, "", "its secret"),
@@ -911,7 +920,7 @@ FIELDS = (
     Field("LIVE_KEY_SECRET", "", "secret", "", 0, 0, "", "its secret"),
     Field("ENABLE_LIVE", "wants_live", "yesno", "no", 0, 0, "", "ask for LIVE; the gates still decide", False),
     Field("COUNTER", "schedule.counter", "counter", "ZAR", 0, 0, "", "home currency; only its markets are traded"),
-    Field("PAIRS", "schedule.pairs", "pairs", DEFAULT_PAIRS, 0, 0, "", "markets that may be traded"),
+    Field("PAIRS", "schedule.pairs", "pairs", "XBTZAR,ETHZAR,XRPZAR,SOLZAR,LTCZAR", 0, 0, "", "markets to trade"),
     Field("TIMEFRAME_S", "schedule.timeframes", "durations", "3600", 0, 0, "s", "decision candles"),
     Field("PAPER_CASH", "schedule.paper_cash", "float", "100000", 1e3, 1e9, "counter", "cash PAPER starts with"),
     Field("RISK_PER_TRADE", "limits.risk_per_trade", "float", "0.005", 0.001, 0.02, "of equity",
@@ -1147,16 +1156,25 @@ def env_example() -> str:
         "",
     ]
     for spec in FIELDS:
-        unit = f" Unit: {spec.unit}." if spec.unit else ""
-        default = spec.default or "none"
-        lines.append(f"# {spec.meaning[0].upper()}{spec.meaning[1:]}.{unit} Allowed: {spec.range_text}. Default: {default}.")
+        meaning, unit = spec.meaning[0].upper() + spec.meaning[1:], f" Unit: {spec.unit}." if spec.unit else ""
+        lines.append(f"# {meaning}.{unit} Allowed: {spec.range_text}. Default: {spec.default or 'none'}.")
         lines.append(f"{PREFIX}{spec.name}=")
     return "\n".join(lines) + "\n"
 
 
+def settings_table() -> str:
+    """The table of settings for README.md."""
+    rows = ["| name | default | range | unit | meaning |", "|---|---|---|---|---|"]
+    for f in FIELDS:
+        cells = (f"`{PREFIX}{f.name}`", f.default or "-", f.range_text, f.unit or "-", f.meaning)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def config_hash(settings: Settings) -> str:
     """SHA-256 over everything that decides a trade; wishes, notices and hosts do not count."""
-    parts = (settings.limits, settings.costs, replace(settings.schedule, target_daily_return=0.0), settings.gates, settings.params)
+    schedule = replace(settings.schedule, target_daily_return=0.0)
+    parts = (settings.limits, settings.costs, schedule, settings.gates, settings.params)
     return hashlib.sha256(json.dumps([asdict(part) for part in parts], sort_keys=True).encode()).hexdigest()
 
 
@@ -1243,6 +1261,29 @@ def is_possible(rows: Floats, seconds: int) -> Flags:
         return np.asarray(sound & (opened % (seconds * 1000) == 0), dtype=np.bool_)
 
 
+def _jumps(close: Floats) -> Flags:
+    """Which closes are a jump away from the one before."""
+    flags = np.zeros(len(close), dtype=np.bool_)
+    flags[1:] = np.abs(close[1:] / close[:-1] - 1) > JUMP
+    return flags
+
+
+def shape_of(series: Series) -> CandleReport:
+    """Rows, ends, gaps, jumps and silent candles of an ordered series."""
+    if not len(series):
+        return CandleReport()
+    steps = np.diff(series.opened) // (series.seconds * 1000)
+    return CandleReport(
+        rows=len(series),
+        first_ms=int(series.opened[0]),
+        last_ms=int(series.opened[-1]),
+        missing=int((steps - 1).sum()),
+        longest_gap_ms=int((steps.max(initial=1) - 1) * series.seconds * 1000),
+        jumps=int(_jumps(series.close).sum()),
+        silent=int((series.volume == 0).sum()),
+    )
+
+
 def clean_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleReport]:
     """The closed, possible candles in order, each once (the first one wins), and a report of what was left out."""
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
@@ -1264,29 +1305,6 @@ def clean_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleR
         duplicates=len(table) - len(cleaned),
     )
     return cleaned, report
-
-
-def shape_of(series: Series) -> CandleReport:
-    """Rows, ends, gaps, jumps and silent candles of an ordered series."""
-    if not len(series):
-        return CandleReport()
-    steps = np.diff(series.opened) // (series.seconds * 1000)
-    return CandleReport(
-        rows=len(series),
-        first_ms=int(series.opened[0]),
-        last_ms=int(series.opened[-1]),
-        missing=int((steps - 1).sum()),
-        longest_gap_ms=int((steps.max(initial=1) - 1) * series.seconds * 1000),
-        jumps=int(_jumps(series.close).sum()),
-        silent=int((series.volume == 0).sum()),
-    )
-
-
-def _jumps(close: Floats) -> Flags:
-    """Which closes are a jump away from the one before."""
-    flags = np.zeros(len(close), dtype=np.bool_)
-    flags[1:] = np.abs(close[1:] / close[:-1] - 1) > JUMP
-    return flags
 
 
 def _gaps(series: Series) -> Flags:
@@ -1341,13 +1359,11 @@ def quote_doubts(market: Market, ticker: Ticker | None, now_ms: int) -> tuple[Fi
     if ticker is None or ticker.bid <= 0 or ticker.ask <= 0:
         return (*findings, Finding(Doubt.NO_QUOTE, "no bid or no ask"))
     if ticker.bid >= ticker.ask:
-        findings.append(Finding(Doubt.CROSSED, f"bid {ticker.bid:g} is not below ask {ticker.ask:g}"))
+        findings.append(Finding(Doubt.CROSSED, f"bid {plain(ticker.bid)} is not below ask {plain(ticker.ask)}"))
     age_s = (now_ms - ticker.time_ms) / 1000
     if age_s > MAX_QUOTE_AGE_S:
         findings.append(Finding(Doubt.STALE_QUOTE, f"quote is {age_s:.0f} s old, limit {MAX_QUOTE_AGE_S} s"))
     return tuple(findings)
-
-
 
 
 def stale_finding(last_closed_ms: int, seconds: int, now_ms: int) -> tuple[Finding, ...]:
@@ -1602,7 +1618,7 @@ def _share(value: Floats, full: float) -> Floats:
 
 
 def momentum_breakout(base: Base, params: StrategyParams) -> SetupColumns:
-    """Buy a close above the channel of the candles before it while the market trends up; leave below the exit channel."""
+    """Buy a close above the channel of the candles before it in an up-trend; leave below the exit channel."""
     series, range_ = base.series, base.atr
     high, _ = donchian(series, params.breakout)
     _, low = donchian(series, params.exit_channel)
@@ -1712,12 +1728,12 @@ def confidence_of(setup: Setup, needed: float) -> float:
 
 def explain(outlook: Outlook, setup: Setup) -> str:
     """The setup in one sentence with its numbers."""
-    n = dict(setup.numbers)
+    n, close = dict(setup.numbers), plain(outlook.close)
     if setup.strategy == MOMENTUM:
-        return f"Close {outlook.close:g} above the channel high {n['high']:g}; trend efficiency {n['efficiency']:.2f}"
+        return f"Close {close} above the channel high {plain(n['high'])}; trend efficiency {n['efficiency']:.2f}"
     if setup.strategy == EXPANSION:
-        return f"Range {n['width']:.1f} x normal after a quiet stretch; close {outlook.close:g} above {n['top']:g}"
-    return f"Close {outlook.close:g} is {n['z']:.1f} deviations from the mean {n['mean']:g} and has turned up"
+        return f"Range {n['width']:.1f} x normal after a quiet stretch; close {close} above {plain(n['top'])}"
+    return f"Close {close} is {n['z']:.1f} deviations from the mean {plain(n['mean'])} and has turned up"
 
 
 def explain_nothing(outlook: Outlook) -> str:
@@ -1726,8 +1742,9 @@ def explain_nothing(outlook: Outlook) -> str:
     if outlook.regime is Regime.UNKNOWN:
         return "No signal: the kind of market is unknown, too little history"
     if outlook.regime is Regime.RANGING:
-        return f"No signal: ranging, {n['z']:+.1f} deviations from the mean {n['mean']:g}"
-    return f"No signal: {outlook.regime.value}, close {outlook.close:g} against the channel high {n['high']:g}"
+        return f"No signal: ranging, {n['z']:+.1f} deviations from the mean {plain(n['mean'])}"
+    close, high = plain(outlook.close), plain(n["high"])
+    return f"No signal: {outlook.regime.value}, close {close} against the channel high {high}"
 
 
 def _signal(view: MarketView, outlook: Outlook, setup: Setup, costs: Costs) -> Signal:
@@ -1921,7 +1938,7 @@ def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | N
         return put_position(desk, _bought(desk, fill, order)), None
     held = desk.position(fill.pair)
     if held is None or fill.volume + fill.fee_base > held.volume + 1e-9:
-        raise ValueError(f"fill {fill.fill_id} sells {fill.volume:g} {fill.pair}, more than is held")
+        raise ValueError(f"fill {fill.fill_id} sells {plain(fill.volume)} {fill.pair}, more than is held")
     position = _sold(held, fill)
     if position.volume > 0:
         return put_position(desk, position), None
@@ -2083,10 +2100,11 @@ def check_numbers(case: Case) -> Problem | None:
     market, intent = case.view.market, case.intent
     for name, value in (("limit", intent.limit), ("stop", intent.stop)):
         if not (math.isfinite(value) and market.min_price <= value <= market.max_price):
-            return Problem(Refusal.BAD_NUMBER, f"The {name} {value:g} is outside the market's prices", ((name, value),))
+            why = f"The {name} {plain(value)} is outside the market's prices"
+            return Problem(Refusal.BAD_NUMBER, why, ((name, value),))
     if intent.side is Side.BUY and intent.stop >= intent.limit:
-        return Problem(Refusal.BAD_NUMBER, f"The stop {intent.stop:g} is not below the entry {intent.limit:g}",
-                       (("stop", intent.stop), ("limit", intent.limit)))
+        why = f"The stop {plain(intent.stop)} is not below the entry {plain(intent.limit)}"
+        return Problem(Refusal.BAD_NUMBER, why, (("stop", intent.stop), ("limit", intent.limit)))
     return None
 
 
@@ -2158,8 +2176,8 @@ def check_price(case: Case) -> Problem | None:
         return Problem(Refusal.PRICE_COLLAR, "Fewer than two sources for the price")
     for source, price in references.items():
         if not abs(intent.limit - price) <= limits.price_collar * price:
-            return Problem(Refusal.PRICE_COLLAR, f"Price {intent.limit:g} is more than {limits.price_collar:.0%} from"
-                           f" the {source} {price:g}", (("limit", intent.limit), ("reference", price)))
+            why = f"Price {plain(intent.limit)} is over {limits.price_collar:.0%} from the {source} {plain(price)}"
+            return Problem(Refusal.PRICE_COLLAR, why, (("limit", intent.limit), ("reference", price)))
     if not ticker.spread <= limits.max_spread:
         return Problem(Refusal.SPREAD, f"Spread {ticker.spread:.2%} > limit {limits.max_spread:.2%}",
                        (("spread", ticker.spread), ("limit", limits.max_spread)))
@@ -2196,8 +2214,8 @@ def check_losses(case: Case) -> Problem | None:
         ("day", desk.day_start_equity, limits.daily_loss_cap), ("week", desk.week_start_equity, limits.weekly_loss_cap)
     ):
         if not now > start * (1 - cap):
-            return Problem(Refusal.LOSS_CAP, f"The {name}'s result {now / start - 1:.2%} has reached the cap -{cap:.2%}",
-                           (("equity", now), ("start", start)))
+            why = f"The {name}'s result {now / start - 1:.2%} has reached the cap -{cap:.2%}"
+            return Problem(Refusal.LOSS_CAP, why, (("equity", now), ("start", start)))
     return None
 
 
@@ -2286,9 +2304,19 @@ def size_for_risk(case: Case) -> Problem | float:
     volume, least = case.view.market.round_volume(max(0.0, room)), smallest_volume(case)
     if volume < least:
         kind = Refusal.MIN_VOLUME if refusal is Refusal.ORDER_VALUE else refusal
-        return Problem(kind, f"The {words} leaves {max(0.0, room):g}, the smallest sellable order is {least:g}",
-                       (("room", room), ("minimum", least)))
+        why = f"The {words} leaves {plain(max(0.0, room))}, the smallest sellable order is {plain(least)}"
+        return Problem(kind, why, (("room", room), ("minimum", least)))
     return volume
+
+
+def _assess_sale(case: Case) -> RiskVerdict:
+    """A sale never exceeds what is held and is at least the market's minimum."""
+    held = case.desk.position(case.view.pair)
+    volume = case.view.market.round_volume(min(case.intent.volume, held.volume if held is not None else 0.0))
+    if volume < case.view.market.min_volume:
+        why = f"{plain(volume)} is less than the smallest order {plain(case.view.market.min_volume)}"
+        return RiskVerdict(case.intent, 0.0, Refusal.MIN_VOLUME, why, (("volume", volume),))
+    return RiskVerdict(case.intent, volume, None, case.intent.why, (("volume", volume),))
 
 
 def assess(case: Case) -> RiskVerdict:
@@ -2302,19 +2330,9 @@ def assess(case: Case) -> RiskVerdict:
         size = size_for_risk(case)
         if isinstance(size, Problem):
             return RiskVerdict(case.intent, 0.0, size.refusal, size.why, size.numbers)
-        return RiskVerdict(case.intent, size, None, f"{size:g} at {case.intent.limit:g}",
+        return RiskVerdict(case.intent, size, None, f"{plain(size)} at {plain(case.intent.limit)}",
                            (("volume", size), ("value", size * case.intent.limit)))
     return _assess_sale(case)
-
-
-def _assess_sale(case: Case) -> RiskVerdict:
-    """A sale never exceeds what is held and is at least the market's minimum."""
-    held = case.desk.position(case.view.pair)
-    volume = case.view.market.round_volume(min(case.intent.volume, held.volume if held is not None else 0.0))
-    if volume < case.view.market.min_volume:
-        why = f"{volume:g} is less than the smallest order {case.view.market.min_volume:g}"
-        return RiskVerdict(case.intent, 0.0, Refusal.MIN_VOLUME, why, (("volume", volume),))
-    return RiskVerdict(case.intent, volume, None, case.intent.why, (("volume", volume),))
 
 
 # ==============================================================================
@@ -2327,7 +2345,7 @@ def _assess_sale(case: Case) -> RiskVerdict:
 #   order                 with a book              without a book, with the bar after the order
 #   post-only entry       bar, last trade or the opposite quote at least one tick beyond the limit; at the limit
 #   taking entry or exit  walk the book, slip      open of the bar, half the spread and slippage worse
-#   protection            stop reached by bar low or last trade: the worse of open and stop, slipped; not below its limit
+#   protection            stop reached by bar low or last trade: the worse of open and stop, slipped, in its limit
 #   volume                the book's levels        at most a tenth of the bar's volume
 EVIDENCE_SLACK_MS = 15_000  # a bar that opened this much before the order is still the bar after it
 
@@ -2385,14 +2403,16 @@ def resting_execution(order: Order, view: MarketView) -> Execution | None:
     bar, ticker = bar_after(view, order), ticker_after(view, order)
     if bar is not None and bar.low <= through:
         volume = bar_volume(view, bar, order.remaining)
-        return Execution(order.limit, volume, True, f"bar low {bar.low:g}") if volume > 0 else None
+        return Execution(order.limit, volume, True, f"bar low {plain(bar.low)}") if volume > 0 else None
     seen = [p for p in (ticker.last, ticker.ask) if p > 0] if bar is None and ticker is not None else []
     if seen and min(seen) <= through:
-        return Execution(order.limit, order.remaining, True, f"trade or ask at {min(seen):g}")
+        return Execution(order.limit, order.remaining, True, f"trade or ask at {plain(min(seen))}")
     return None
 
 
-def walk_book(levels: Sequence[tuple[float, float]], wanted: float, is_allowed: Callable[[float], bool]) -> tuple[float, float]:
+def walk_book(
+    levels: Sequence[tuple[float, float]], wanted: float, is_allowed: Callable[[float], bool]
+) -> tuple[float, float]:
     """Volume and value taken from the levels in order, as far as their price is allowed."""
     volume = value = 0.0
     for price, size in levels:
@@ -2417,7 +2437,7 @@ def taking_execution(order: Order, view: MarketView, costs: Costs) -> Execution 
         volume, value = walk_book(side, order.remaining, is_allowed)
         price, words, volume = (value / volume if volume > 0 else 0.0), "book", market.round_volume(volume)
     elif bar is not None:
-        price, words = bar.open * (1 + sign * half_spread(view)), f"open {bar.open:g}"
+        price, words = bar.open * (1 + sign * half_spread(view)), f"open {plain(bar.open)}"
         volume = bar_volume(view, bar, order.remaining) if is_allowed(price) else 0.0
     else:
         return None
@@ -2448,7 +2468,7 @@ def stop_execution(order: Order, view: MarketView, costs: Costs) -> Execution | 
     if not has_traded:
         return None
     volume = bar_volume(view, bar, order.remaining) if bar is not None else order.remaining
-    return Execution(price, volume, order.is_triggered, f"stop {order.stop:g}") if volume > 0 else None
+    return Execution(price, volume, order.is_triggered, f"stop {plain(order.stop)}") if volume > 0 else None
 
 
 def execute(order: Order, view: MarketView, costs: Costs) -> tuple[Execution | None, bool]:
@@ -2647,6 +2667,22 @@ class Draft:
         self.round_trips.append(trip)
 
 
+def _tell_fill(draft: Draft, fill: Fill, trip: RoundTrip | None) -> None:
+    name = {OrderKind.PROTECTION: "stop", OrderKind.EXIT: "exit"}.get(fill.kind, "entry")
+    text = f"{fill.side.value} {plain(fill.volume)} {fill.pair} at {plain(fill.price)}"
+    if trip is not None:
+        text += f", round trip {trip.profit / (trip.entry * trip.volume):+.2%}" if trip.entry * trip.volume > 0 else ""
+    draft.tell(name, "info", text, fill.pair)
+
+
+def _sweep_dust(draft: Draft, position: Position) -> None:
+    """Close a position that is too small to sell once nothing more can be bought or sold."""
+    view = draft.moment.view(position.pair)
+    if view is None or position.volume >= view.market.min_volume or draft.desk.orders_of(position.pair):
+        return
+    draft.close(replace(position, exit_why=position.exit_why or "too small to sell"))
+
+
 def book(draft: Draft, settlement: Settlement) -> None:
     """Put fills and outcomes into the desk."""
     for fill in settlement.fills:
@@ -2664,22 +2700,6 @@ def book(draft: Draft, settlement: Settlement) -> None:
             draft.desk = put_order(draft.desk, replace(order, state=outcome.state, is_triggered=is_triggered))
     for position in draft.desk.positions:
         _sweep_dust(draft, position)
-
-
-def _tell_fill(draft: Draft, fill: Fill, trip: RoundTrip | None) -> None:
-    name = {OrderKind.PROTECTION: "stop", OrderKind.EXIT: "exit"}.get(fill.kind, "entry")
-    text = f"{fill.side.value} {fill.volume:g} {fill.pair} at {fill.price:g}"
-    if trip is not None:
-        text += f", round trip {trip.profit / (trip.entry * trip.volume):+.2%}" if trip.entry * trip.volume > 0 else ""
-    draft.tell(name, "info", text, fill.pair)
-
-
-def _sweep_dust(draft: Draft, position: Position) -> None:
-    """Close a position that is too small to sell once nothing more can be bought or sold."""
-    view = draft.moment.view(position.pair)
-    if view is None or position.volume >= view.market.min_volume or draft.desk.orders_of(position.pair):
-        return
-    draft.close(replace(position, exit_why=position.exit_why or "too small to sell"))
 
 
 def roll_day(draft: Draft) -> None:
@@ -2721,6 +2741,10 @@ def review_conditions(draft: Draft) -> None:
             draft.tell("state", "info", f"Over: {kind.words}")
 
 
+def _cap_words(limits: RiskLimits) -> str:
+    return "positions are being closed" if limits.daily_cap_action == "close" else "positions keep their stops"
+
+
 def review_caps(draft: Draft) -> None:
     """Set the daily and weekly caps when equity, open losses included, has fallen to them; end a cooldown."""
     limits, desk, now = draft.settings.limits, draft.desk, draft.now_ms
@@ -2740,15 +2764,18 @@ def review_caps(draft: Draft) -> None:
         draft.tell("weekly_cap", "error", f"Weekly loss cap reached: {why}; halted until you confirm")
 
 
-def _cap_words(limits: RiskLimits) -> str:
-    return "positions are being closed" if limits.daily_cap_action == "close" else "positions keep their stops"
-
-
 def review_limits(draft: Draft) -> None:
     """Day roll, machine and line, loss caps."""
     roll_day(draft)
     review_conditions(draft)
     review_caps(draft)
+
+
+def _plan_retry(draft: Draft, order: Order) -> None:
+    """Remember the signal of a timed-out entry if it still stands, to take it once the order is off."""
+    standing = [s for s in draft.signals if s.pair == order.pair and s.strategy == order.strategy]
+    if standing and order.kind is OrderKind.ENTRY and order.filled == 0:
+        draft.desk = replace(draft.desk, retries=(*draft.desk.retries, standing[0]))
 
 
 def cancel_entries(draft: Draft) -> None:
@@ -2764,13 +2791,6 @@ def cancel_entries(draft: Draft) -> None:
             draft.cancel(order)
 
 
-def _plan_retry(draft: Draft, order: Order) -> None:
-    """Remember the signal of a timed-out entry if it still stands, to take it once the order is off."""
-    standing = [s for s in draft.signals if s.pair == order.pair and s.strategy == order.strategy]
-    if standing and order.kind is OrderKind.ENTRY and order.filled == 0:
-        draft.desk = replace(draft.desk, retries=(*draft.desk.retries, standing[0]))
-
-
 def outlook_of(view: MarketView, timeframe_s: int) -> Outlook | None:
     """The view's row for one timeframe."""
     return next((o for o in view.outlooks if o.timeframe_s == timeframe_s), None)
@@ -2784,9 +2804,19 @@ def trail(draft: Draft, position: Position, view: MarketView) -> None:
     best = max(position.best, outlook.close)
     wanted = view.market.round_price(best - draft.settings.params.trail_atr * outlook.atr, Side.SELL)
     if wanted > position.stop + TRAIL_STEP_ATR * outlook.atr:
-        draft.moves[position.pair] = f"Stop raised from {position.stop:g} to {wanted:g}"
+        draft.moves[position.pair] = f"Stop raised from {plain(position.stop)} to {plain(wanted)}"
         position = replace(position, stop=wanted)
     draft.desk = put_position(draft.desk, replace(position, best=best))
+
+
+def _strategy_exit(draft: Draft, position: Position, outlook: Outlook) -> str:
+    setup = next((s for s in outlook.setups if s.strategy == position.strategy), None)
+    if setup is not None and setup.is_exit:
+        return "mean reached" if position.strategy == REVERSION else "trend over"
+    if outlook.regime in EXIT_REGIMES.get(position.strategy, ()):
+        return "regime change"
+    age = draft.now_ms - position.opened_ms
+    return "time" if age >= draft.settings.params.max_holding * position.timeframe_s * 1000 else ""
 
 
 def exit_reason(draft: Draft, position: Position, view: MarketView) -> str:
@@ -2802,16 +2832,6 @@ def exit_reason(draft: Draft, position: Position, view: MarketView) -> str:
     return "" if outlook is None else _strategy_exit(draft, position, outlook)
 
 
-def _strategy_exit(draft: Draft, position: Position, outlook: Outlook) -> str:
-    setup = next((s for s in outlook.setups if s.strategy == position.strategy), None)
-    if setup is not None and setup.is_exit:
-        return "mean reached" if position.strategy == REVERSION else "trend over"
-    if outlook.regime in EXIT_REGIMES.get(position.strategy, ()):
-        return "regime change"
-    age = draft.now_ms - position.opened_ms
-    return "time" if age >= draft.settings.params.max_holding * position.timeframe_s * 1000 else ""
-
-
 def sale(draft: Draft, position: Position, view: MarketView) -> RiskVerdict:
     """Risk's word on leaving a position at the bid, at most `exit_bound` below it."""
     bid = view.ticker.bid if view.ticker is not None else 0.0
@@ -2819,6 +2839,31 @@ def sale(draft: Draft, position: Position, view: MarketView) -> RiskVerdict:
     intent = OrderIntent(position.pair, Side.SELL, OrderKind.EXIT, limit, limit, position.volume, None,
                          position.exit_why)
     return assess(Case(intent, draft.desk, view, draft.moment, draft.settings))
+
+
+def order_for(draft: Draft, verdict: RiskVerdict, position: Position | None) -> Order:
+    """The approved intent as an order with its own id; a sale carries its position's strategy."""
+    intent, signal = verdict.intent, verdict.intent.signal
+    source = position if signal is None else signal
+    timeframe = source.timeframe_s if source is not None else 0
+    rests = draft.settings.schedule.entry_timeout_candles * timeframe * 1000
+    expires = draft.now_ms // 1000 * 1000 + rests if intent.kind is OrderKind.ENTRY else 0
+    return Order(
+        f"LB1-{draft.desk.next_order:06d}", intent.pair, intent.side, intent.kind, OrderState.INTENT, verdict.volume,
+        intent.limit, intent.stop, draft.now_ms, expires, source.strategy if source is not None else "",
+        source.regime if source is not None else Regime.UNKNOWN, timeframe, intent.why,
+    )
+
+
+def send(draft: Draft, verdict: RiskVerdict, position: Position | None = None) -> None:
+    """Make the order, put it on the desk, and have it placed after the report is written."""
+    order = order_for(draft, verdict, position)
+    desk = put_order(replace(draft.desk, next_order=draft.desk.next_order + 1), order)
+    if order.side is Side.BUY and verdict.intent.signal is not None:
+        mark = (order.pair, verdict.intent.signal.opened_ms)
+        desk = replace(desk, order_times=(*desk.order_times, draft.now_ms), entries=(*desk.entries, mark))
+    draft.desk = desk
+    draft.orders.append(order)
 
 
 def leave(draft: Draft, position: Position, view: MarketView) -> None:
@@ -2854,7 +2899,8 @@ def protect(draft: Draft, position: Position, view: MarketView) -> None:
     if resting or volume < view.market.min_volume:
         return
     limit = view.market.round_price(position.stop * (1 - draft.settings.costs.stop_gap), Side.SELL)
-    intent = OrderIntent(position.pair, Side.SELL, OrderKind.PROTECTION, limit, position.stop, volume, None, "protection")
+    kind = OrderKind.PROTECTION
+    intent = OrderIntent(position.pair, Side.SELL, kind, limit, position.stop, volume, None, kind.value)
     verdict = assess(Case(intent, draft.desk, view, draft.moment, draft.settings))
     draft.verdicts.append(verdict)
     if verdict.refusal is None:
@@ -2874,31 +2920,6 @@ def look_after_positions(draft: Draft) -> None:
         position = draft.desk.position(pair)
         if position is not None and position.phase is ExitPhase.NONE:
             protect(draft, position, view)
-
-
-def order_for(draft: Draft, verdict: RiskVerdict, position: Position | None) -> Order:
-    """The approved intent as an order with its own id; a sale carries its position's strategy."""
-    intent, signal = verdict.intent, verdict.intent.signal
-    source = position if signal is None else signal
-    timeframe = source.timeframe_s if source is not None else 0
-    rests = draft.settings.schedule.entry_timeout_candles * timeframe * 1000
-    expires = draft.now_ms // 1000 * 1000 + rests if intent.kind is OrderKind.ENTRY else 0
-    return Order(
-        f"LB1-{draft.desk.next_order:06d}", intent.pair, intent.side, intent.kind, OrderState.INTENT, verdict.volume,
-        intent.limit, intent.stop, draft.now_ms, expires, source.strategy if source is not None else "",
-        source.regime if source is not None else Regime.UNKNOWN, timeframe, intent.why,
-    )
-
-
-def send(draft: Draft, verdict: RiskVerdict, position: Position | None = None) -> None:
-    """Make the order, put it on the desk, and have it placed after the report is written."""
-    order = order_for(draft, verdict, position)
-    desk = put_order(replace(draft.desk, next_order=draft.desk.next_order + 1), order)
-    if order.side is Side.BUY and verdict.intent.signal is not None:
-        mark = (order.pair, verdict.intent.signal.opened_ms)
-        desk = replace(desk, order_times=(*desk.order_times, draft.now_ms), entries=(*desk.entries, mark))
-    draft.desk = desk
-    draft.orders.append(order)
 
 
 def entry_intent(signal: Signal, view: MarketView, kind: OrderKind, costs: Costs) -> OrderIntent:
@@ -2927,16 +2948,16 @@ def enter(draft: Draft) -> None:
     waiting = [s for s in draft.desk.retries if draft.desk.orders_of(s.pair)]
     ready = [s for s in draft.desk.retries if not draft.desk.orders_of(s.pair)]
     draft.desk = replace(draft.desk, retries=tuple(waiting))
-    for signal in ready:
-        unmarked = tuple(e for e in draft.desk.entries if e != (signal.pair, signal.opened_ms))
+    for retry in ready:
+        unmarked = tuple(e for e in draft.desk.entries if e != (retry.pair, retry.opened_ms))
         draft.desk = replace(draft.desk, entries=unmarked)
-        consider(draft, signal, OrderKind.TAKER_ENTRY)
+        consider(draft, retry, OrderKind.TAKER_ENTRY)
     planned = {s.pair for s in waiting}
     seen: set[tuple[str, int]] = set()
-    for signal in draft.signals if draft.moment.due else ():
-        key = (signal.pair, signal.timeframe_s)
-        if key not in seen and signal.pair not in planned:
-            consider(draft, signal, OrderKind.ENTRY)
+    for wish in draft.signals if draft.moment.due else ():
+        key = (wish.pair, wish.timeframe_s)
+        if key not in seen and wish.pair not in planned:
+            consider(draft, wish, OrderKind.ENTRY)
         seen.add(key)
 
 
@@ -2954,7 +2975,7 @@ class Reason(NamedTuple):
 def _held_row(draft: Draft, position: Position) -> Reason:
     if position.phase is not ExitPhase.NONE:
         return Reason(Action.EXIT, "exit", f"Leaving: {position.exit_why}", 0.0, position.strategy)
-    words = draft.moves.get(position.pair, f"Held from {position.entry:g}, stop {position.stop:g}")
+    words = draft.moves.get(position.pair, f"Held from {plain(position.entry)}, stop {plain(position.stop)}")
     return Reason(Action.HOLD, "hold", words, 0.0, position.strategy,
                (("entry", position.entry), ("mark", position.mark), ("stop", position.stop)))
 
@@ -2983,7 +3004,7 @@ def _row(draft: Draft, view: MarketView, timeframe_s: int) -> Reason:
         return Reason(Action.SKIP, finding.doubt.name.lower(), f"No decision: {finding.doubt.value}, {finding.why}")
     if draft.desk.orders_of(view.pair):
         order = draft.desk.orders_of(view.pair)[0]
-        return Reason(Action.WAIT, "working", f"Entry order rests at {order.limit:g}", 0.0, order.strategy)
+        return Reason(Action.WAIT, "working", f"Entry order rests at {plain(order.limit)}", 0.0, order.strategy)
     return Reason(Action.WAIT, "no-signal", explain_nothing(outlook), 0.0, "", (("close", outlook.close),))
 
 
@@ -2993,10 +3014,11 @@ def write_rows(draft: Draft) -> None:
         for timeframe in draft.moment.due:
             outlook = outlook_of(view, timeframe)
             row = _row(draft, view, timeframe)
+            regime_now = outlook.regime if outlook is not None else Regime.UNKNOWN
             opened = (draft.now_ms // (timeframe * 1000) - 1) * timeframe * 1000
             draft.decisions.append(Decision(
                 draft.now_ms, view.pair, timeframe, opened, row.action, row.strategy,
-                outlook.regime if outlook is not None else Regime.UNKNOWN, row.confidence, row.code, row.why, row.numbers,
+                regime_now, row.confidence, row.code, row.why, row.numbers,
             ))
 
 
@@ -3077,21 +3099,6 @@ class DailyReturns:
     worst_day: float
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """What a run amounts to; returns and shares are fractions, money is in counter."""
-
-    total_return: float
-    daily_returns: DailyReturns
-    max_drawdown: Drawdown
-    profit_factor: float | None
-    expectancy: float
-    exposure_time: float
-    round_trips: int
-    fees_paid: float
-    buy_and_hold: float
-
-
 def total_return(start: float, end: float) -> float:
     """End over start, less one."""
     return end / start - 1 if start > 0 else 0.0
@@ -3142,12 +3149,19 @@ def buy_and_hold(firsts: Sequence[tuple[float, float, float]]) -> float:
     return statistics.fmean(last / first * (1 - fee) * (1 - fee) for first, last, fee in firsts) - 1
 
 
-def group_metrics(trips: Sequence[RoundTrip], key: Callable[[RoundTrip], str]) -> dict[str, dict[str, float | None]]:
-    """Count, profit, share of winners, profit factor, expectancy and fees per strategy, pair or regime."""
-    groups: dict[str, list[RoundTrip]] = {}
-    for trip in trips:
-        groups.setdefault(key(trip), []).append(trip)
-    return {name: _group(groups[name]) for name in sorted(groups)}
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a run amounts to; returns and shares are fractions, money is in counter."""
+
+    total_return: float
+    daily_returns: DailyReturns
+    max_drawdown: Drawdown
+    profit_factor: float | None
+    expectancy: float
+    exposure_time: float
+    round_trips: int
+    fees_paid: float
+    buy_and_hold: float
 
 
 def _group(trips: Sequence[RoundTrip]) -> dict[str, float | None]:
@@ -3160,6 +3174,14 @@ def _group(trips: Sequence[RoundTrip]) -> dict[str, float | None]:
         "expectancy": expectancy(profits),
         "fees_paid": sum(t.fees for t in trips),
     }
+
+
+def group_metrics(trips: Sequence[RoundTrip], key: Callable[[RoundTrip], str]) -> dict[str, dict[str, float | None]]:
+    """Count, profit, share of winners, profit factor, expectancy and fees per strategy, pair or regime."""
+    groups: dict[str, list[RoundTrip]] = {}
+    for trip in trips:
+        groups.setdefault(key(trip), []).append(trip)
+    return {name: _group(groups[name]) for name in sorted(groups)}
 
 
 # ==============================================================================
@@ -3344,36 +3366,6 @@ def always(done: int, total: int) -> bool:
     return True
 
 
-def run_backtest(job: BacktestJob, on_progress: Progress = always) -> BacktestReport:
-    """Run `trade_moment` over the recorded candles; `on_progress(done, total)` is False to cancel."""
-    recorded, tape = Recorded(job), Tape(job.keeps_decisions)
-    executor = SimulatedExecutor(job.settings.costs)
-    desk = Desk(job.settings.schedule.paper_cash)
-    step = min(series.seconds for _, series in job.candles) * 1000
-    times = range(-(-job.start_ms // step) * step, job.end_ms + 1, step)
-    report: CycleReport | None = None
-    is_cancelled = False
-    for count, time_ms in enumerate(times):
-        if count % 256 == 0 and not on_progress(count, len(times)):
-            is_cancelled = True
-            break
-        if job.visits_every_bar or report is None or not is_idle(desk, time_ms, job.settings.schedule.timeframes):
-            report = trade_moment(desk, recorded.moment(time_ms), executor, tape, job.settings)[-1]
-            desk = report.desk
-        tape.end_step(time_ms, report)
-    on_progress(len(times), len(times))
-    return _summary(job, tape, desk, len(times), is_cancelled)
-
-
-def _summary(job: BacktestJob, tape: Tape, desk: Desk, steps: int, is_cancelled: bool) -> BacktestReport:
-    return BacktestReport(
-        job.start_ms, job.end_ms, config_hash(job.settings), _metrics(job, tape, desk, steps),
-        tuple(tape.round_trips), tuple(tape.fills), tuple(tape.orders), tuple(tape.decisions),
-        tuple(sorted(tape.codes.items())), tuple(sorted(tape.days.items())), _data(job),
-        tuple(m for m, _ in job.candles), desk, is_cancelled,
-    )
-
-
 def _data(job: BacktestJob) -> tuple[tuple[str, CandleReport, str], ...]:
     hashes = dict(job.hashes)
     return tuple((m.pair, shape_of(s), hashes.get(m.pair, "")) for m, s in job.candles)
@@ -3399,6 +3391,36 @@ def _metrics(job: BacktestJob, tape: Tape, desk: Desk, steps: int) -> Metrics:
         expectancy(profits), tape.held / steps if steps else 0.0, len(profits), desk.fees_paid,
         buy_and_hold(_holding(job)),
     )
+
+
+def _summary(job: BacktestJob, tape: Tape, desk: Desk, steps: int, is_cancelled: bool) -> BacktestReport:
+    return BacktestReport(
+        job.start_ms, job.end_ms, config_hash(job.settings), _metrics(job, tape, desk, steps),
+        tuple(tape.round_trips), tuple(tape.fills), tuple(tape.orders), tuple(tape.decisions),
+        tuple(sorted(tape.codes.items())), tuple(sorted(tape.days.items())), _data(job),
+        tuple(m for m, _ in job.candles), desk, is_cancelled,
+    )
+
+
+def run_backtest(job: BacktestJob, on_progress: Progress = always) -> BacktestReport:
+    """Run `trade_moment` over the recorded candles; `on_progress(done, total)` is False to cancel."""
+    recorded, tape = Recorded(job), Tape(job.keeps_decisions)
+    executor = SimulatedExecutor(job.settings.costs)
+    desk = Desk(job.settings.schedule.paper_cash)
+    step = min(series.seconds for _, series in job.candles) * 1000
+    times = range(-(-job.start_ms // step) * step, job.end_ms + 1, step)
+    report: CycleReport | None = None
+    is_cancelled = False
+    for count, time_ms in enumerate(times):
+        if count % 256 == 0 and not on_progress(count, len(times)):
+            is_cancelled = True
+            break
+        if job.visits_every_bar or report is None or not is_idle(desk, time_ms, job.settings.schedule.timeframes):
+            report = trade_moment(desk, recorded.moment(time_ms), executor, tape, job.settings)[-1]
+            desk = report.desk
+        tape.end_step(time_ms, report)
+    on_progress(len(times), len(times))
+    return _summary(job, tape, desk, len(times), is_cancelled)
 
 
 def _iso(time_ms: int) -> str:
@@ -3458,22 +3480,19 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS PORTFOLIO CYCLE
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE
 # ==============================================================================
 
 DASH = "—"  # unknown is never shown as zero
-UP_GLYPH, DOWN_GLYPH = "▲", "▼"
 DEAD_BAND = 0.00005  # a change below this fraction has no sign, no colour and no glyph
 DECISIONS_SHOWN = 200
-SLOW_MS = 2_000.0
-SKEW_SHOWN_MS = 2_000.0
-STALE_API_MS = 60_000
-CALLS_RESERVE = 40
+SLOW_MS, SKEW_SHOWN_MS, STALE_API_MS, CALLS_RESERVE = 2_000.0, 2_000.0, 60_000, 40
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-ZONE_LABELS = types.MappingProxyType(
-    {"SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC", "Coordinated Universal Time": "UTC"}
-)
 COIN_COUNTERS = frozenset(("XBT", "BTC", "ETH"))
+# Windows gives long names of zones
+ZONE_LABELS = types.MappingProxyType({
+    "SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC", "Coordinated Universal Time": "UTC",
+})
 
 
 @dataclass(frozen=True, slots=True)
@@ -3508,7 +3527,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the machine and the line are doing; None is unknown, all `_ms` times are on the clock of `now_ms`."""
+    """How machine and line are doing; None is unknown, all `_ms` times are by the clock of `now_ms`."""
 
     now_ms: int
     mode: Mode = Mode.PAPER
@@ -3535,7 +3554,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One cell of the status strip: what it is, its value, a line below, a tone; `short` is the line if narrow."""
+    """One cell of the status strip: caption, value, a line below, a tone; `short` is the line when narrow."""
 
     caption: str
     value: str
@@ -3557,14 +3576,13 @@ class Status:
     exposure: Reading
     day: Reading
     cap: Reading
-    cap_used: float
     api: Reading
+    cap_used: float
     counter: str
     lock_reason: str
     speed: float
     is_running: bool = False
     is_killed: bool = False
-    is_halted: bool = False
     is_market_time: bool = False
 
 
@@ -3580,9 +3598,6 @@ class DeskNews:
     fills: tuple[Row, ...] = ()
     banners: tuple[Banner, ...] = ()
     footer: str = ""
-
-
-# --- numbers ---
 
 
 def number_text(value: float | None, scale: int) -> str:
@@ -3653,7 +3668,7 @@ def tone_of(fraction: float | None) -> str:
 
 def with_glyph(text: str, tone: str) -> str:
     """The text behind the triangle of its tone, so that colour is never the only cue."""
-    return {"up": f"{UP_GLYPH} {text}", "down": f"{DOWN_GLYPH} {text}"}.get(tone, text)
+    return {"up": f"▲ {text}", "down": f"▼ {text}"}.get(tone, text)
 
 
 def big_text(value: float | None) -> str:
@@ -3684,16 +3699,6 @@ def countdown_text(span_ms: float) -> str:
     seconds = max(0, math.ceil(span_ms / 1000))
     hours, rest = divmod(seconds, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
-
-
-def eta_text(done: int, total: int, per_s: float | None) -> str:
-    """About how long the rest takes, in steps of five seconds; nothing before 5 % are done."""
-    if per_s is None or per_s <= 0 or total <= 0 or done < 0.05 * total or done >= total:
-        return ""
-    return f"about {countdown_text(max(5, round((total - done) / per_s / 5) * 5) * 1000)} left"
-
-
-# --- time ---
 
 
 def moment_of(time_ms: int, zone: Zone) -> datetime:
@@ -3727,41 +3732,26 @@ def stamp_text(time_ms: int, now_ms: int, zone: Zone) -> str:
     return f"{then.day:2d} {MONTHS[then.month - 1]} {then:%H:%M}"
 
 
+def day_and_time(time_ms: int, zone: Zone) -> str:
+    """A moment with its day, as the clock of a stepped market shows it: `22 Nov 14:05 SAST`."""
+    then = moment_of(time_ms, zone)
+    return f"{then.day} {MONTHS[then.month - 1]} {then:%H:%M} {zone.label}"
+
+
 def when_text(time_ms: int, now_ms: int, zone: Zone) -> str:
     """A time to wait for or look back to, with its zone: `14:05 SAST`, `23 Nov 02:00 SAST`."""
-    then, now = moment_of(time_ms, zone), moment_of(now_ms, zone)
-    day = "" if then.date() == now.date() else f"{then.day} {MONTHS[then.month - 1]} "
-    return f"{day}{then:%H:%M} {zone.label}"
+    then = moment_of(time_ms, zone)
+    is_today = then.date() == moment_of(now_ms, zone).date()
+    return f"{then:%H:%M} {zone.label}" if is_today else day_and_time(time_ms, zone)
 
 
-# --- the status strip ---
-
-STATE_NOTES = types.MappingProxyType(
-    {
-        TradingState.READY: "all orders",
-        TradingState.REDUCING: "exits only",
-        TradingState.COOLDOWN: "exits only",
-        TradingState.UNCERTAIN: "no orders",
-        TradingState.HALTED: "",
-        TradingState.KILLED: "",
-    }
-)
-STATE_TONES = types.MappingProxyType(
-    {TradingState.READY: "", TradingState.HALTED: "error", TradingState.KILLED: "error"}
-)
+STATE_NOTES = types.MappingProxyType({
+    TradingState.READY: "all orders", TradingState.REDUCING: "exits only",
+    TradingState.COOLDOWN: "exits only", TradingState.UNCERTAIN: "no orders",
+})
+STATE_TONES = types.MappingProxyType({"READY": "", "HALTED": "error", "KILLED": "error"})
 MODE_TONES = types.MappingProxyType({Mode.LIVE: "live", Mode.PAPER: "paper"})
 SIMULATED_MARKETS = frozenset((Mode.DEMO, Mode.REPLAY))
-
-
-def mode_words(health: Health) -> str:
-    """What the mode pill says."""
-    return "TEST EXCHANGE" if health.is_test_exchange else health.mode.value.upper()
-
-
-def _run_reading(health: Health) -> Reading:
-    if not health.is_running:
-        return Reading("", "■ Stopped", tone="muted")
-    return Reading("", "● Running", tone="up")
 
 
 def state_end_ms(desk: Desk) -> int:
@@ -3771,49 +3761,65 @@ def state_end_ms(desk: Desk) -> int:
 
 
 def _state_reading(desk: Desk, health: Health, zone: Zone) -> Reading:
+    """The trading state, with what it allows, until when, or since when."""
     state, until = desk.state, state_end_ms(desk)
-    note = STATE_NOTES[state]
-    if state is TradingState.COOLDOWN and until:
+    note = STATE_NOTES.get(state, "")
+    if state is TradingState.READY and not health.is_running:
+        note = "bot stopped"
+    elif until:
         note = "until " + when_text(until, health.now_ms, zone)
-    if state in (TradingState.HALTED, TradingState.KILLED):
+    elif not note:
         since = min(c.since_ms for c in desk.causes if c.kind.state is state)
         note = "since " + when_text(since, health.now_ms, zone)
-    return Reading("STATE", state.name, note, STATE_TONES.get(state, "warn"), note.removesuffix(" " + zone.label))
+    short = note.removesuffix(" " + zone.label)
+    return Reading("STATE", state.name, note, STATE_TONES.get(state.name, "warn"), short)
+
+
+def _equity_reading(desk: Desk, worth: float | None, counter: str) -> Reading:
+    start = desk.day_start_equity
+    if worth is None or start <= 0:
+        return Reading("EQUITY", money_text(worth, counter), "no prices yet" if worth is None else "")
+    note, short = money_text(start, counter), whole_money(start, counter)
+    return Reading("EQUITY", money_text(worth, counter), f"day start {note}", "", f"start {short}")
+
+
+def _exposure_reading(report: CycleReport | None, settings: Settings) -> Reading:
+    counter, limit = settings.schedule.counter, percent_text(settings.limits.max_exposure, 0)
+    if report is None or report.equity <= 0:
+        return Reading("EXPOSURE", DASH, f"limit {limit}")
+    share = percent_text(report.exposure / report.equity, 1)
+    return Reading("EXPOSURE", money_text(report.exposure, counter), f"{share} of {limit}")
+
+
+def _cash_reading(desk: Desk, worth: float | None, counter: str) -> Reading:
+    share = percent_text(desk.cash / worth, 1) if worth is not None and worth > 0 else ""
+    return Reading("CASH", money_text(desk.cash, counter), f"{share} of equity" if share else "", "", share)
 
 
 def _day_reading(desk: Desk, worth: float | None, settings: Settings) -> Reading:
-    """The day's result beside the owner's wish."""
-    wish = percent_text(settings.schedule.target_daily_return)
-    caption = "DAY P&L · UTC DAY"
+    """The day's result beside the owner's wish; the day is the one the daily cap counts by."""
+    caption, wish = "DAY P&L · UTC DAY", percent_text(settings.schedule.target_daily_return)
     if worth is None or desk.day_start_equity <= 0:
         return Reading(caption, DASH, f"{wish} wished")
     result = worth - desk.day_start_equity
     share = result / desk.day_start_equity
-    tone = tone_of(share)
+    tone, reached = tone_of(share), signed_percent(share)
     text = with_glyph(signed_money(result, settings.schedule.counter), tone)
-    reached = signed_percent(share)
     return Reading(caption, text, f"{reached} of {wish} wished", tone, f"{reached} of {wish}")
 
 
 def _cap_reading(desk: Desk, worth: float | None, settings: Settings) -> tuple[Reading, float]:
     """The daily loss cap: how much of it is used, and the money left before it halts."""
-    cap = settings.limits.daily_loss_cap
-    caption, start = f"DAILY CAP -{percent_text(cap)}", desk.day_start_equity
+    cap, start = settings.limits.daily_loss_cap, desk.day_start_equity
+    caption = f"DAILY CAP -{percent_text(cap)}"
     if worth is None or start <= 0:
-        return Reading(caption, DASH, "no equity yet"), 0.0
+        return Reading(caption, DASH, "no prices yet"), 0.0
     left = worth - start * (1 - cap)
     used = min(1.0, max(0.0, (start - worth) / (start * cap)))
     if left <= 0 or any(c.kind is CauseKind.DAILY_CAP for c in desk.causes):
         return Reading(caption, "reached", "cap reached", "error"), 1.0
-    room = whole_money(left, settings.schedule.counter)
-    tone = "warn" if used >= 0.5 else ""
+    room, tone = whole_money(left, settings.schedule.counter), "warn" if used >= 0.5 else ""
     return Reading(caption, percent_text(used, 0), f"{room} left before halt", tone, f"{room} left"), used
-
-
-def _market_reading(health: Health) -> Reading:
-    """Where the prices of a demo or replay come from."""
-    word = "Generated" if health.mode is Mode.DEMO else "Recorded"
-    return Reading("MARKET DATA", f"● {word}", health.progress or "no network used", "")
 
 
 def _api_trouble(health: Health) -> tuple[str, str, str]:
@@ -3832,59 +3838,51 @@ def _api_trouble(health: Health) -> tuple[str, str, str]:
 
 
 def _api_reading(health: Health) -> Reading:
-    """Health of the exchange's line: state, latency, and the age of the last good answer."""
+    """Health of the exchange's line: state, latency, age of the last answer; or where prices come from."""
     if health.mode in SIMULATED_MARKETS:
-        return _market_reading(health)
+        word = "● Generated" if health.mode is Mode.DEMO else "● Recorded"
+        return Reading("MARKET DATA", word, health.progress or "no network used")
     if health.last_ok_ms is None:
-        word, note = ("✖ Down", "no answer") if not health.has_network else ("○ Waiting", "no answer yet")
-        return Reading("LUNO API", word, note, "muted" if health.has_network else "error")
-    ago = age_text(health.now_ms - health.last_ok_ms) + " ago"
+        if health.has_network:
+            return Reading("LUNO API", "○ Waiting", "no answer yet", "muted")
+        return Reading("LUNO API", "✖ Down", "no answer", "error")
+    ago = age_text(health.now_ms - health.last_ok_ms)
     word, note, tone = _api_trouble(health)
-    if word:
-        return Reading("LUNO API", word, f"{note} · {ago}", tone)
-    return Reading("LUNO API", "● OK", f"{number_text(health.latency_ms, 0)} ms · {ago}", "up")
+    if not word:
+        word, note, tone = "● OK", f"{number_text(health.latency_ms, 0)} ms", "up"
+    return Reading("LUNO API", word, f"{note} · {ago} ago", tone, f"{note} · {ago}")
 
 
-def _share_of(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or whole is None or whole <= 0 else part / whole
-
-
-def status_row(
-    desk: Desk, report: CycleReport | None, settings: Settings, health: Health, zone: Zone
-) -> Status:
+def status_row(desk: Desk, report: CycleReport | None, settings: Settings, health: Health, zone: Zone) -> Status:
     """The status strip; without a report (nothing priced yet) the money is unknown, not zero."""
-    counter, limits = settings.schedule.counter, settings.limits
-    worth, exposed = (None, None) if report is None else (report.equity, report.exposure)
+    counter, worth = settings.schedule.counter, None if report is None else report.equity
     cap, used = _cap_reading(desk, worth, settings)
-    start = desk.day_start_equity if desk.day_start_equity > 0 else None
-    exposure_note = f"{percent_text(_share_of(exposed, worth), 1)} of {percent_text(limits.max_exposure, 0)}"
     return Status(
-        mode=mode_words(health),
+        mode="TEST EXCHANGE" if health.is_test_exchange else health.mode.value.upper(),
         mode_tone="test" if health.is_test_exchange else MODE_TONES.get(health.mode, "demo"),
-        run=_run_reading(health),
+        run=Reading("", "● Running", "", "up") if health.is_running else Reading("", "■ Stopped", "", "muted"),
         state=_state_reading(desk, health, zone),
-        equity=Reading("EQUITY", money_text(worth, counter), f"day start {money_text(start, counter)}"),
-        cash=Reading("CASH", money_text(desk.cash, counter), f"{percent_text(_share_of(desk.cash, worth), 1)} of equity"),
-        exposure=Reading("EXPOSURE", money_text(exposed, counter), exposure_note),
+        equity=_equity_reading(desk, worth, counter),
+        cash=_cash_reading(desk, worth, counter),
+        exposure=_exposure_reading(report, settings),
         day=_day_reading(desk, worth, settings),
         cap=cap,
-        cap_used=used,
         api=_api_reading(health),
+        cap_used=used,
         counter=counter,
         lock_reason=health.lock_reason,
         speed=health.speed,
         is_running=health.is_running,
         is_killed=desk.state is TradingState.KILLED,
-        is_halted=any(c.kind.state is TradingState.HALTED for c in desk.causes),
         is_market_time=health.mode in SIMULATED_MARKETS,
     )
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, notices."""
+    """The status bar: connection, next cycle, last candle, database, log, notices, parameter set."""
     is_simulated = health.mode in SIMULATED_MARKETS
-    link = "No network used" if is_simulated else "Connected" if health.has_network else "No network"
-    parts = [("●" if health.has_network or is_simulated else "✖") + " " + link]
+    link = "● No network used" if is_simulated else "● Connected" if health.has_network else "✖ No network"
+    parts = [link]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
         parts.append("Next cycle " + countdown_text(health.next_cycle_ms - health.now_ms))
     last = health.last_candle_ms
@@ -3895,20 +3893,15 @@ def footer_text(health: Health, zone: Zone) -> str:
     return "  ·  ".join(parts)
 
 
-# --- banners ---
-
 ENDS_CLEAN = "It ends by itself after a clean check of the account."
-STATE_RULES = types.MappingProxyType(
-    {
-        TradingState.REDUCING: ("No new entries; exits and stops still run.", ENDS_CLEAN),
-        TradingState.COOLDOWN: ("No new entries; exits and stops still run.", ""),
-        TradingState.UNCERTAIN: ("No orders are sent; stops that rest stay.", ENDS_CLEAN),
-        TradingState.HALTED: ("No orders at all; stops that rest stay.", "It ends when you resolve it."),
-        TradingState.KILLED: (
-            "No new orders; entry orders are cancelled, stops stay.", "Remove the kill file, then re-arm."
-        ),
-    }
-)
+ENTRIES_STOP = "No new entries; exits and stops still run."
+STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; how it ends
+    TradingState.REDUCING: (ENTRIES_STOP, ENDS_CLEAN),
+    TradingState.COOLDOWN: (ENTRIES_STOP, ""),
+    TradingState.UNCERTAIN: ("No orders are sent; stops that rest stay.", ENDS_CLEAN),
+    TradingState.HALTED: ("No orders at all; stops that rest stay.", "It ends when you resolve it."),
+    TradingState.KILLED: ("No new orders; entries are cancelled, stops stay.", "Remove the kill file, then re-arm."),
+})
 BANNER_LEVELS = types.MappingProxyType({"error": 0, "warning": 1, "info": 2})
 
 
@@ -3923,7 +3916,7 @@ def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) ->
     state = cause.kind.state
     stopped, ends = STATE_RULES[state]
     if cause.kind is CauseKind.WEEKLY_CAP:
-        stopped = STATE_RULES[TradingState.COOLDOWN][0]
+        stopped = ENTRIES_STOP
     if cause.kind is CauseKind.DAILY_CAP and settings.limits.daily_cap_action == "close":
         stopped = "No new entries; open positions are being closed."
     if cause.until_ms:
@@ -3943,13 +3936,13 @@ def cause_banner(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> B
 
 
 def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
-    """One line for all markets that are not entered now because their data is in doubt."""
+    """One line when most markets are in doubt; single ones are told in the ranking."""
     doubtful = [f"{v.market.name} ({v.findings[0].doubt.value})" for v in views if v.findings]
-    if not doubtful:
+    if 2 * len(doubtful) <= len(views):
         return ()
-    more = f" and {len(doubtful) - 4} more" if len(doubtful) > 4 else ""
+    level, more = "warning" if len(doubtful) == len(views) else "info", ", …" if len(doubtful) > 4 else ""
     text = f"No entries in {len(doubtful)} of {len(views)} markets: {', '.join(doubtful[:4])}{more}."
-    return (Banner("info", text, key="doubts"),)
+    return (Banner(level, text, key="doubts"),)
 
 
 def banner_rows(
@@ -3971,9 +3964,6 @@ def banner_rows(
     return tuple(sorted(banners, key=lambda b: BANNER_LEVELS[b.level]))
 
 
-# --- tables ---
-
-
 def _unique(rows: Iterable[Row]) -> tuple[Row, ...]:
     """The rows with a number behind keys that occur twice."""
     seen: Counter[str] = Counter()
@@ -3982,12 +3972,6 @@ def _unique(rows: Iterable[Row]) -> tuple[Row, ...]:
         seen[row.key] += 1
         result.append(row if seen[row.key] == 1 else replace(row, key=f"{row.key}#{seen[row.key]}"))
     return tuple(result)
-
-
-def paid_for(position: Position) -> float:
-    """What the part of a position that is still held has cost, fees included."""
-    share = position.volume / position.bought if position.bought > 0 else 0.0
-    return share * (position.entry_value + position.fees)
 
 
 def _protection_note(desk: Desk, position: Position) -> str:
@@ -4001,19 +3985,17 @@ def _protection_note(desk: Desk, position: Position) -> str:
 
 
 def _position_row(position: Position, market: Market, desk: Desk, now_ms: int) -> Row:
-    mark, paid = position.mark if position.mark > 0 else None, paid_for(position)
+    mark, scale = position.mark if position.mark > 0 else None, market.price_scale
+    held = position.volume / position.bought if position.bought > 0 else 0.0
+    paid = held * (position.entry_value + position.fees)
     result = None if mark is None else unrealised(position)
     share = None if result is None or paid <= 0 else result / paid
     tone, note = tone_of(share), _protection_note(desk, position)
     cells = (
-        f"{market.name} {note}".strip(),
-        with_glyph(signed_number(result, money_scale(market.counter)), tone),
-        signed_percent(share),
-        number_text(mark, market.price_scale),
-        number_text(position.stop, market.price_scale),
+        f"{market.name} {note}".strip(), with_glyph(signed_number(result, money_scale(market.counter)), tone),
+        signed_percent(share), number_text(mark, scale), number_text(position.stop, scale),
         percent_text(None if mark is None else (mark - position.stop) / mark, 1),
-        number_text(position.entry, market.price_scale),
-        number_text(position.volume, market.volume_scale),
+        number_text(position.entry, scale), number_text(position.volume, market.volume_scale),
         age_text(now_ms - position.opened_ms),
     )
     return Row(position.pair, cells, "warn" if note else tone)
@@ -4038,6 +4020,9 @@ def code_word(code: str) -> str:
 
 
 ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
+SETUP_WORDS = types.MappingProxyType(
+    {MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion", "": DASH}
+)
 ACTION_TONES = types.MappingProxyType(
     {Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted", Action.WAIT: "muted", Action.SKIP: "warn"}
 )
@@ -4083,7 +4068,8 @@ def _standing(decision: Decision, outlook: Outlook | None, name: str) -> Standin
     strengths = [s.strength for s in setups if math.isfinite(s.strength)]
     has_signal = decision.confidence > 0
     score = decision.confidence if has_signal else max(strengths, default=0.0)
-    return Standing(not has_signal, -score, name, decision.strategy.capitalize() or DASH, decision)
+    setup = SETUP_WORDS.get(decision.strategy, decision.strategy.capitalize())
+    return Standing(not has_signal, -score, name, setup, decision)
 
 
 def _ranking_row(place: int, standing: Standing, view: MarketView | None) -> Row:
@@ -4092,13 +4078,8 @@ def _ranking_row(place: int, standing: Standing, view: MarketView | None) -> Row
     spread = ticker.spread if ticker is not None else None
     turnover = ticker.volume_24h * ticker.last if ticker is not None else None
     cells = (
-        str(place),
-        standing.name,
-        number_text(score, 2) if score > 0 else DASH,
-        decision.regime.value.capitalize(),
-        standing.setup,
-        percent_text(spread),
-        big_text(turnover),
+        str(place), standing.name, number_text(score, 2) if score > 0 else DASH,
+        decision.regime.value.capitalize(), standing.setup, percent_text(spread), big_text(turnover),
         _action_word(decision),
     )
     tones = {Action.ENTER: "up", Action.EXIT: "down", Action.SKIP: "muted"}
@@ -4115,7 +4096,8 @@ def ranking_rows(
     by_pair = {v.pair: v for v in views}
     read = {(o.pair, o.timeframe_s): o for o in outlooks}
     names = _names_with_timeframe(decisions, {v.pair: v.market for v in views})
-    standings = [_standing(d, read.get((d.pair, d.timeframe_s)), n) for d, n in zip(decisions, names, strict=True)]
+    named = zip(decisions, names, strict=True)
+    standings = [_standing(d, read.get((d.pair, d.timeframe_s)), name) for d, name in named]
     ranked = sorted(standings, key=lambda s: s[:3])
     return _unique(_ranking_row(i, s, by_pair.get(s.decision.pair)) for i, s in enumerate(ranked, start=1))
 
@@ -4123,13 +4105,8 @@ def ranking_rows(
 def _decision_row(decision: Decision, name: str, now_ms: int, zone: Zone) -> Row:
     is_doubt = decision.code == Refusal.DOUBT.value
     tone = "warn" if is_doubt else ACTION_TONES.get(decision.action, "")
-    cells = (
-        stamp_text(decision.time_ms, now_ms, zone),
-        name,
-        decision.action.name,
-        number_text(decision.confidence, 2) if decision.confidence > 0 else DASH,
-        decision.why,
-    )
+    score = number_text(decision.confidence, 2) if decision.confidence > 0 else DASH
+    cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, decision.why)
     key = f"{decision.time_ms}-{decision.pair}-{decision.timeframe_s}-{decision.action.name}"
     return Row(key, cells, tone)
 
@@ -4144,19 +4121,13 @@ def decision_rows(
 
 
 def _fill_row(fill: Fill, market: Market | None, mode: str, time_text: str) -> Row:
-    price_scale = market.price_scale if market is not None else 8
-    volume_scale = market.volume_scale if market is not None else 8
-    scale = money_scale(market.counter) if market is not None else 2
     fee = fill.fee_counter + fill.fee_base * fill.price
+    price, volume, scale = 8, 8, 2
+    if market is not None:
+        price, volume, scale = market.price_scale, market.volume_scale, money_scale(market.counter)
     cells = (
-        time_text,
-        market.name if market is not None else fill.pair,
-        fill.side.name,
-        number_text(fill.volume, volume_scale),
-        number_text(fill.price, price_scale),
-        number_text(fill.value, scale),
-        number_text(fee, scale),
-        mode,
+        time_text, fill.pair if market is None else market.name, fill.side.name, number_text(fill.volume, volume),
+        number_text(fill.price, price), number_text(fill.value, scale), number_text(fee, scale), mode,
     )
     return Row(fill.fill_id, cells)
 
@@ -4170,9 +4141,6 @@ def fill_rows(
         time_text = stamp_text(fill.time_ms, now_ms, zone)
         rows.append(_fill_row(fill, markets.get(fill.pair), mode.lower(), time_text))
     return _unique(rows)
-
-
-# --- reports ---
 
 
 def number_in(values: Mapping[str, object], name: str) -> float | None:
@@ -4206,10 +4174,11 @@ def _daily_rows(days: Mapping[str, object], target: float) -> tuple[Row, ...]:
         Row("mean", ("Mean day", signed_percent(mean), f"{percent_text(target)} wished"), tone_of(mean)),
         Row("std", ("Standard deviation of days", percent_text(number_in(days, "std")), "UTC days")),
     ]
-    rows += [Row(key, (words, signed_percent(number_in(days, key)), "of daily returns")) for key, words in names]
-    best, worst = number_in(days, "best"), number_in(days, "worst_day")
-    rows.append(Row("best", ("Best day", signed_percent(best), "of equity at its start"), tone_of(best)))
-    rows.append(Row("worst_day", ("Worst day", signed_percent(worst), "of equity at its start"), tone_of(worst)))
+    for key, words in names:
+        rows.append(Row(key, (words, signed_percent(number_in(days, key)), "of daily returns")))
+    for key, words in (("best", "Best day"), ("worst_day", "Worst day")):
+        value = number_in(days, key)
+        rows.append(Row(key, (words, signed_percent(value), "of equity at its start"), tone_of(value)))
     return tuple(rows)
 
 
@@ -4229,7 +4198,7 @@ def metrics_rows(metrics: Mapping[str, object], counter: str, target: float) -> 
     factor_note = without if factor is None else "gains over losses, after costs"
     return (
         Row("total_return", ("Total return", signed_percent(total), "after costs"), tone_of(total)),
-        Row("buy_and_hold", ("Buy and hold", signed_percent(held), "same markets and span"), ""),
+        Row("buy_and_hold", ("Buy and hold", signed_percent(held), "same markets and span")),
         *_daily_rows(group_in(metrics, "daily_returns"), target),
         _drawdown_row(group_in(metrics, "max_drawdown")),
         Row("profit_factor", ("Profit factor", number_text(factor, 2), factor_note)),
@@ -4333,6 +4302,12 @@ class SteppedClock:
     def set_ms(self, ms: int) -> None:
         """Moves the clock to a moment."""
         self._us = ms * 1000
+
+
+def local_zone_parts() -> tuple[int, str]:
+    """Seconds that local time is ahead of UTC now, and the zone's name as the system gives it."""
+    local = time.localtime()
+    return local.tm_gmtoff, local.tm_zone
 
 
 def program_folder() -> Path:
@@ -4713,11 +4688,11 @@ _LOG_NAME = re.compile(r"(\d{4}-\d\d-\d\d)(-\d)?\.jsonl")
 
 
 class JsonLog:
-    """One JSON object a line in logs/, a file per UTC day; trouble is counted in `failures`, never raised."""
+    """One JSON object a line, a file per UTC day; trouble is counted in `failures` and never raised."""
 
     def __init__(self, folder: Path, redactor: Redactor, clock: Clock) -> None:
         self.failures = 0
-        self._folder = folder / "logs"
+        self._folder = folder
         self._redactor = redactor
         self._clock = clock
         self._handle = -1
@@ -5050,8 +5025,8 @@ def _money(value: float, scale: int) -> str:
 
 
 def _told(value: float, scale: int) -> str:
-    """The same for a price, volume or fee of a fill, with more digits if it lies on no grid, as averages do."""
-    is_on_grid = math.isfinite(value) and math.isclose(round(value, scale), value, rel_tol=1e-12, abs_tol=1e-15)
+    """The same for a price, volume or fee of a fill; more digits if it lies on no grid, as averages do."""
+    is_on_grid = math.isclose(round(value, scale), value, rel_tol=1e-12, abs_tol=1e-15)
     return _money(value, scale if is_on_grid else scale + 8)
 
 
@@ -5446,7 +5421,6 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-
 Params = Sequence[tuple[str, str]]
 LUNO_HOST = "api.luno.com"
 BODY_CAP = 2 * 1024 * 1024  # bytes after unpacking; a thousand candles are about 150 kB
@@ -5729,6 +5703,7 @@ KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
         "HTTP-403",
     )
 )
+TRIES = 2  # of one read at once; the session asks again with the next quote
 MAINTENANCE_CODES = frozenset(("ErrUnderMaintenance", "ErrMarketUnavailable"))
 RETRY_CODES = frozenset(("ErrInternal", "ErrDeadlineExceeded"))  # a read may simply be tried again
 RATE_WAIT_S = 30.0  # after a 429 that does not say how long
@@ -6117,12 +6092,12 @@ class LunoClient:
 
     def _public(self, path: str, params: Params, parse: Callable[[_Answer], T]) -> T:
         """A call that needs no key, so none is shown."""
-        return with_retries(lambda: self._once(path, params, parse, None), self._clock, self._rng)
+        return with_retries(lambda: self._once(path, params, parse, None), self._clock, self._rng, TRIES)
 
     def _private(self, path: str, params: Params, parse: Callable[[_Answer], T]) -> T:
         if not self._key:
             raise ExchangeRefused("no-key", "this needs a Luno key and none is set")
-        return with_retries(lambda: self._once(path, params, parse, self._key), self._clock, self._rng)
+        return with_retries(lambda: self._once(path, params, parse, self._key), self._clock, self._rng, TRIES)
 
     def _once(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None) -> T:
         self._limit.take()
@@ -6171,8 +6146,8 @@ DEMO_FINEST_S = 300
 DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
 DEMO_HISTORY_MS, DEMO_ENDLESS_MS = 70 * DAY_MS, 2**62
 BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
-COMMON_VOLATILITY = 0.0042  # per hour, of the factor that all markets share
-COMMON_REACH, OWN_REACH = 0.055, 0.045  # typical trend legs of that factor and of each market by itself
+COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
+COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
 LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
 LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
 CANDLES_S = (60, 300, 900, 1800, 3600, 10800, 14400, 28800, 86400, 259200, 604800)
@@ -6197,13 +6172,13 @@ class DemoProfile(NamedTuple):
 
 
 DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
-    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0030, 0.9, 0.0007, 28e6, 0.002),
-    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0045, 1.1, 0.0010, 12e6, 0.003),
-    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0055, 1.1, 0.0015, 15e6, 0.003),
-    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0060, 1.3, 0.0020, 6e6, 0.005),
-    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0050, 0.9, 0.0026, 3e6, 0.010),
-    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0060, 1.2, 0.0052, 0.75e6, 0.060),
-    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0060, 1.2, 0.0047, 0.65e6, 0.060),
+    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
+    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
+    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
+    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
+    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
+    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
+    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
 )
 
 
@@ -6220,7 +6195,7 @@ def _demo_path(seed: int, stream: int, reach: float, volatility: float) -> Itera
             kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
             x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
             # a trend turns back the farther the market has come
-            is_up = rng.random() < 1 / (1 + math.exp(level / reach))
+            is_up = rng.random() < 1 / (1 + math.exp((level + noise[-1]) / (3 * reach)))
             rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
             trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
             plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
@@ -6232,9 +6207,7 @@ def _demo_path(seed: int, stream: int, reach: float, volatility: float) -> Itera
         yield plan + noise, step
 
 
-def _demo_block(
-    rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float
-) -> Floats:
+def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
     """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
     scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
     heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
@@ -6533,9 +6506,7 @@ class DemoAccounts:
             if part > 0:
                 self._fill(order, index, track.closed_ms(index), (order.price, part), is_maker=True)
 
-    def _fill(
-        self, order: DemoOrder, index: int, time_ms: int, at: tuple[Decimal, Decimal], *, is_maker: bool
-    ) -> None:
+    def _fill(self, order: DemoOrder, index: int, time_ms: int, at: tuple[Decimal, Decimal], *, is_maker: bool) -> None:
         """Book one execution; its number tells only when it was, not how often anybody looked."""
         (price, volume), market, sign = at, order.market, 1 if order.is_buy else -1
         counter, is_in_base = price * volume, order.is_buy != self.are_fees_on_top
@@ -6653,10 +6624,7 @@ def _demo_trouble(order: DemoOrder, query: DemoQuery, status: str) -> Iterator[t
 
 
 class DemoExchange:
-    """Luno's REST answers from a generated or a recorded market; never to be mistaken for the real ones.
-
-    For tests: `faults` to come, `statuses` of markets (DELISTED hides one), `can_trade`, `skew_ms`, `calls`.
-    """
+    """Luno's REST answers from a generated or a recorded market; never to be mistaken for the real ones."""
 
     def __init__(
         self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int],
@@ -6665,6 +6633,7 @@ class DemoExchange:
         self.finest_s, self._clock, self._blocks = finest_s, clock, blocks
         self.history_start_ms, self.start_ms, self.end_ms = span
         self.accounts = DemoAccounts(tracks)
+        # for tests: trouble to come, statuses (DELISTED hides a market), the rights of the key, requests seen
         self.faults: deque[Fault] = deque()
         self.statuses = {pair: track.market.status for pair, track in tracks.items()}
         self.can_trade, self.skew_ms = True, 0
@@ -6712,7 +6681,7 @@ class DemoExchange:
             track.extend(np.asarray(data[pair], dtype=np.float64))
         first = min(int(track.opened[0]) for track in tracks.values())
         end = max(track.closed_ms(-1) for track in tracks.values())
-        lead = min(DEMO_HISTORY_MS, (end - first) // 2)
+        lead = DEMO_HISTORY_MS if end - first > DEMO_HISTORY_MS else (end - first) // 2
         return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end), iter(()))
 
     def markets(self) -> tuple[Market, ...]:
@@ -6907,7 +6876,7 @@ class DemoExchange:
 
 # ==============================================================================
 # FEED | closed candles and fresh quotes, with their faults named
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES CYCLE LUNO
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES LUNO
 # ==============================================================================
 
 MARKETS_EVERY_MS = HOUR_MS
@@ -6970,6 +6939,11 @@ class Track:
         """Forget candles older than any memory needs."""
         start = int(np.searchsorted(self.rows[:, 0], now_ms - KEEP_DAYS * DAY_MS))
         self.rows = self.rows[start:]
+
+
+def unlisted(pair: str, counter: str) -> Market:
+    """A market the exchange does not list: named, shown, never traded."""
+    return Market(pair, pair.removesuffix(counter), counter, 8, 8, 0.0, 0.0, 0.0, 0.0, "NOT LISTED")
 
 
 class Feed:
@@ -7056,7 +7030,7 @@ class Feed:
         if now_ms - self._markets_ms >= MARKETS_EVERY_MS:
             self.refresh_markets(now_ms)
         tickers = {t.pair: t for t in self._client.tickers(tuple(self.markets))}
-        self._troubles = self._update(now_ms, due)
+        self._troubles = self._update(now_ms, due, wanted)
         if due:
             self._correlate(now_ms)
         views = tuple(self._view(self.markets[p], tickers.get(p), now_ms, due, p in wanted) for p in self.markets)
@@ -7068,7 +7042,7 @@ class Feed:
         views = tuple(MarketView(m, None, None, (), None, finding) for m in self.markets.values())
         return Moment(now_ms, views, conditions, due)
 
-    def _update(self, now_ms: int, due: tuple[int, ...]) -> dict[str, tuple[Finding, ...]]:
+    def _update(self, now_ms: int, due: tuple[int, ...], wanted: frozenset[str]) -> dict[str, tuple[Finding, ...]]:
         """Fetch what closed since the last time; returns the doubts of markets whose candles could not be had."""
         troubles: dict[str, tuple[Finding, ...]] = {}
         for pair, market in self.markets.items():
@@ -7076,6 +7050,8 @@ class Feed:
                 continue
             try:
                 self._update_market(pair, now_ms, due)
+                if self._bar_s and (due or pair in wanted):
+                    self._update_bar(pair, now_ms)
             except (ExchangeDown, ExchangeRefused) as error:
                 troubles[pair] = (Finding(Doubt.NO_CANDLES, str(error)),)
         return troubles
@@ -7089,13 +7065,13 @@ class Feed:
             if len(track.rows):
                 series = series_of(track.rows, seconds)
                 self._tables[(pair, seconds)] = signal_table(pair, series, self._settings.params)
-        if self._bar_s:
-            last = self._bars.get(pair)
-            step = self._bar_s * 1000
-            since = last.opened_ms + step if last is not None else (now_ms // step - 2) * step
-            closed, _ = clean_rows(rows_of(self._client.candles(pair, since, self._bar_s)), self._bar_s, now_ms)
-            if len(closed):
-                self._bars[pair] = Candle(int(closed[-1, 0]), *(float(v) for v in closed[-1, 1:]))
+
+    def _update_bar(self, pair: str, now_ms: int) -> None:
+        """Fetch the newest finest candle; only markets with orders and those under decision need it."""
+        since = (now_ms // (self._bar_s * 1000) - 2) * self._bar_s * 1000
+        closed, _ = clean_rows(rows_of(self._client.candles(pair, since, self._bar_s)), self._bar_s, now_ms)
+        if len(closed):
+            self._bars[pair] = Candle(int(closed[-1, 0]), *(float(v) for v in closed[-1, 1:]))
 
     def _correlate(self, now_ms: int) -> None:
         closed_ms = now_ms - DECISION_DELAY_MS
@@ -7150,15 +7126,19 @@ class Feed:
         except (ExchangeDown, ExchangeRefused):
             return None
 
+    def data_events(self) -> Iterator[tuple[str, str, str]]:
+        """The data report of each market as an event, for the log."""
+        for pair, found in self.reports().items():
+            gap = f"longest gap {found.longest_gap_ms / HOUR_MS:.1f} h" if found.missing else "no gap"
+            faults = found.duplicates + found.disordered + found.future + found.impossible
+            text = (f"{pair}: {found.rows:,} candles, {found.missing_share:.2%} missing, {gap}, {found.jumps} jumps,"
+                    f" {found.silent} without a trade, {faults} refused")
+            yield "data", "warning" if found.missing or faults else "info", text
+
     def reports(self) -> dict[str, CandleReport]:
         """The data report per pair, of the first timeframe."""
         seconds = min(self._settings.schedule.timeframes)
         return {p: t.report for (p, s), t in self._tracks.items() if s == seconds}
-
-
-def unlisted(pair: str, counter: str) -> Market:
-    """A market the exchange does not list: named, shown, never traded."""
-    return Market(pair, pair.removesuffix(counter), counter, 8, 8, 0.0, 0.0, 0.0, 0.0, "NOT LISTED")
 
 
 # ==============================================================================
@@ -8412,7 +8392,7 @@ def _check_key_works(facts: DoctorFacts) -> Check:
     cures = (
         "needs a read key and the network",
         "try again when the exchange answers",
-        "make a read-only key at Luno (bits 131107), confirm it by e-mail, enter it in the window",
+        "make a read-only key at Luno (bits 131107), confirm it on your phone, enter it in the window",
     )
     return _asked("Read key works", facts.read_candles, "candles came: the key is right and confirmed", cures)
 
@@ -8615,8 +8595,7 @@ class Engine:
         self.report: CycleReport | None = None
         self.moment: Moment | None = None
         self.failures = 0
-        self._was_killed = False
-        self._has_key_trouble = False
+        self._was_killed = self._has_loaded = False
         saved = parts.store.last_desk(parts.mode)
         self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
         self._executor = SimulatedExecutor(settings.costs, parts.is_killed, self.desk.orders)
@@ -8632,7 +8611,12 @@ class Engine:
 
     def load(self, now_ms: int) -> LoadState | None:
         """Fetch one page of missing history; None when the session can begin."""
-        return self.parts.feed.load_page(now_ms)
+        state = self.parts.feed.load_page(now_ms)
+        if state is None and not self._has_loaded:
+            self._has_loaded = True
+            for kind, level, text in self.parts.feed.data_events():
+                self.tell(Event(now_ms, kind, level, text))
+        return state
 
     def step(self) -> tuple[CycleReport, ...] | None:
         """What is due now; None when the recording has ended."""
@@ -8677,11 +8661,14 @@ class Engine:
     def _blind(self, beat: Beat, base: Conditions, error: ExchangeDown | ExchangeRefused) -> Moment:
         self.failures += 1
         self.parts.pace.hold_back(self.failures)
-        is_refused = isinstance(error, ExchangeRefused)
+        code = error.code if isinstance(error, ExchangeRefused) else ""
+        is_refused = code in KEY_CODES
         text = f"No usable answer from Luno, try {self.failures}: {error}"
         self.tell(Event(beat.now_ms, "api_retry" if self.failures > 1 else "api_error", "warning", text))
-        conditions = replace(base, has_network=is_refused, is_key_refused=is_refused, is_reconciled=False,
-                             reconcile_age_ms=math.inf)
+        conditions = replace(
+            base, has_network=bool(code), is_key_refused=is_refused, is_maintenance=code in MAINTENANCE_CODES,
+            is_reconciled=False, reconcile_age_ms=math.inf,
+        )
         return self.parts.feed.blind_moment(beat.now_ms, beat.due, conditions, str(error))
 
     def _trade(self, moment: Moment) -> tuple[CycleReport, ...]:
@@ -8746,7 +8733,7 @@ class Engine:
 
 # ==============================================================================
 # WORKER | the thread that trades, and the processes that backtest
-# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns threading queue concurrent multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
 # ==============================================================================
 
 import multiprocessing
@@ -8887,7 +8874,8 @@ def folder_settings(settings: Settings, folder: CandleFolder, timeframes: tuple[
     """The settings for recorded candles: their markets, their counter, their smallest daily volume."""
     schedule = replace(settings.schedule, counter=folder.counter, pairs=tuple(sorted(folder.data)),
                        timeframes=timeframes or settings.schedule.timeframes)
-    limits = replace(settings.limits, min_volume_24h=folder.min_volume_24h)
+    is_foreign = folder.counter != settings.schedule.counter  # the owner's minimum is in his own currency
+    limits = replace(settings.limits, min_volume_24h=folder.min_volume_24h) if is_foreign else settings.limits
     return replace(settings, schedule=schedule, limits=limits)
 
 
@@ -8913,6 +8901,15 @@ def cached_job(store: Store, markets: Mapping[str, Market], settings: Settings) 
     return BacktestJob(candles, settings, first_decision_ms(first, last), last)
 
 
+def _tell_progress(pipe: Connection, last_s: float, done: int, total: int) -> float:
+    """Send progress if the last one is a fifth of a second old; returns when it was sent last."""
+    now = SystemClock().mono_s()
+    if now - last_s < 0.2 and done < total:
+        return last_s
+    pipe.send(BacktestProgress(done, total, "running"))
+    return now
+
+
 def _backtest_child(source: BacktestJob | BacktestRequest, settings: Settings, pipe: Connection) -> None:
     """Runs in a process of its own: read, run, tell progress five times a second, send the report."""
 
@@ -8936,15 +8933,6 @@ def _backtest_child(source: BacktestJob | BacktestRequest, settings: Settings, p
         pipe.close()
 
 
-def _tell_progress(pipe: Connection, last_s: float, done: int, total: int) -> float:
-    """Send progress if the last one is a fifth of a second old; returns when it was sent last."""
-    now = time.monotonic()
-    if now - last_s < 0.2 and done < total:
-        return last_s
-    pipe.send(BacktestProgress(done, total, "running"))
-    return now
-
-
 def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> None:
     """Runs in a process of its own: write the audit of a database to a folder."""
     try:
@@ -8965,6 +8953,7 @@ class Child:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
         self._process.start()
+        self._wall = SystemClock()
         theirs.close()
         self._ends_s = math.inf
         self.is_done = False
@@ -8977,7 +8966,7 @@ class Child:
         except (EOFError, OSError):
             self._process.join(1.0)
             self.is_done = True
-        if time.monotonic() > self._ends_s:
+        if self._wall.mono_s() > self._ends_s:
             self._process.terminate()
         if not self._process.is_alive() and not self._pipe.poll():
             self.is_done = True
@@ -8990,7 +8979,7 @@ class Child:
     def cancel(self) -> None:
         """Ask the process to stop; it is ended if it has not within a few seconds."""
         if math.isinf(self._ends_s):
-            self._ends_s = time.monotonic() + CHILD_PATIENCE_S
+            self._ends_s = self._wall.mono_s() + CHILD_PATIENCE_S
             with contextlib.suppress(OSError):
                 self._pipe.send("cancel")
 
@@ -9002,8 +8991,7 @@ class Child:
 
 def local_zone() -> Zone:
     """The computer's time zone now."""
-    local = time.localtime()
-    return zone_of(local.tm_gmtoff, local.tm_zone)
+    return zone_of(*local_zone_parts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -9084,6 +9072,7 @@ class Worker:
 
     def __init__(self, open_engine: OpenEngine) -> None:
         self._open = open_engine
+        self._wall = SystemClock()
         self._commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lunobiz-worker", daemon=False)
@@ -9169,12 +9158,12 @@ class Worker:
 
     def _patience_s(self) -> float:
         """Seconds until something is due, never more than a fifth."""
-        return min(NEWS_EVERY_S, max(0.0, self._next_s - time.monotonic())) if self._is_running else NEWS_EVERY_S
+        return min(NEWS_EVERY_S, max(0.0, self._next_s - self._wall.mono_s())) if self._is_running else NEWS_EVERY_S
 
     def _step(self, engine: Engine) -> None:
         """Do what is due: a page of history, or beats until the speed is kept or the time is used up."""
-        started = time.monotonic()
-        while self._is_running and time.monotonic() >= self._next_s and time.monotonic() - started < STEP_BUDGET_S:
+        started = self._wall.mono_s()
+        while self._is_running and self._next_s <= self._wall.mono_s() < started + STEP_BUDGET_S:
             if self._load(engine):
                 return
             reports = engine.step()
@@ -9191,7 +9180,7 @@ class Worker:
             state = engine.load(self._options.clock.now_ms())
         except (ExchangeDown, ExchangeRefused) as error:
             self._progress = f"History cannot be loaded: {error}. Trying again."
-            self._next_s = time.monotonic() + 10
+            self._next_s = self._wall.mono_s() + 10
             return True
         self._progress = "" if state is None else f"Loading {state.words} ({state.done} of {state.total} done)"
         return state is not None
@@ -9202,7 +9191,7 @@ class Worker:
 
     def _post(self, engine: Engine, is_urgent: bool) -> None:
         """Tell the window, at most five times a second."""
-        now = time.monotonic()
+        now = self._wall.mono_s()
         if is_urgent or now - self._news_s >= NEWS_EVERY_S:
             self._news_s = now
             self._events.put(self._newsroom.news(self._is_running, self._speed, self._progress))
@@ -9212,9 +9201,9 @@ class Worker:
         now = self._options.clock.now_ms()
         if isinstance(command, (Start, Stop)):
             self._is_running = isinstance(command, Start)
-            self._next_s = time.monotonic()
+            self._next_s = self._wall.mono_s()
         elif isinstance(command, SetSpeed):
-            self._speed, self._next_s = max(0.0, command.speed), time.monotonic()
+            self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
         elif isinstance(command, (Rearm, ResolveHalt)):
             problem = engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now)
             if problem:
@@ -9231,12 +9220,15 @@ class Worker:
         elif isinstance(command, CancelBacktest) and self._backtest is not None:
             self._backtest.cancel()
         elif isinstance(command, Export) and self._export is None:
-            self._export = Child(_export_child, str(self._options.database), command.folder, time.time_ns() // 1_000_000)
+            now_ms = self._wall.now_ms()
+            self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
 
     def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
-        schedule = replace(engine.settings.schedule, timeframes=request.timeframes or engine.settings.schedule.timeframes,
-                           pairs=request.pairs or engine.settings.schedule.pairs)
-        settings = engine.settings if request.source == "folder" else replace(engine.settings, schedule=schedule)
+        schedule, settings = engine.settings.schedule, engine.settings
+        if request.source == "cache":
+            chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
+                             pairs=request.pairs or schedule.pairs)
+            settings = replace(settings, schedule=chosen)
         try:
             source = request if request.source == "folder" else cached_job(
                 engine.parts.store, engine.parts.feed.markets, settings)
@@ -9277,10 +9269,20 @@ class Worker:
         values = report_json(report, settings)
         metrics = metrics_json(report.metrics)
         kept = {k: values[k] for k in ("version", "config_hash", "parameters", "period", "metrics", "by_strategy")}
-        engine.parts.store.record_metrics(time.time_ns() // 1_000_000, "backtest", kept)
+        engine.parts.store.record_metrics(self._wall.now_ms(), "backtest", kept)
         rows = metrics_rows(metrics, settings.schedule.counter, settings.schedule.target_daily_return)
-        title = f"{', '.join(sorted(settings.schedule.pairs))}; candles of {', '.join(map(str, settings.schedule.timeframes))} s"
-        return BacktestDone(rows, title, f"{len(report.round_trips)} round trips. First parameter set, NOT CHOSEN by training.")
+        schedule = settings.schedule
+        title = f"{', '.join(sorted(schedule.pairs))}; candles of {', '.join(map(str, schedule.timeframes))} s"
+        summary = f"{len(report.round_trips)} round trips. First parameter set, NOT CHOSEN by training."
+        return BacktestDone(rows, title, summary)
+
+
+FaultHook = Callable[[type[BaseException], BaseException | None, types.TracebackType | None], None]
+
+
+def hook_threads(on_fault: FaultHook) -> None:
+    """Have every error that ends a thread told to `on_fault`."""
+    threading.excepthook = lambda told: on_fault(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 # ==============================================================================
@@ -9303,7 +9305,8 @@ ROW_SPACING = 1.45  # row height in line heights
 CELL_PADDING = 8  # what a Treeview leaves left and right of a cell's text together, in pixels at 96 dpi
 COLUMN_GAP = "  "  # in front of left-aligned text: the column before it may end in digits
 BANDED_ROWS = 60
-STRIP_LEVELS = 4  # how far the status strip can be squeezed: roomy, snug, short notes, no notes
+# how far the status strip can be squeezed: roomy, snug, short notes, no notes, small
+STRIP_LEVELS, NO_NOTES = 5, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -9324,10 +9327,10 @@ class Palette:
     banner_warning: tuple[str, str]
     banner_info: tuple[str, str]
 
-    def tone(self, name: str, plain: str) -> str:
+    def tone(self, name: str, default: str) -> str:
         """The colour of a tone; plain text keeps the theme's."""
         table = {"up": self.up, "down": self.down, "warn": self.warn, "error": self.error}
-        return self.muted if name == "muted" else table.get(name, plain)
+        return self.muted if name == "muted" else table.get(name, default)
 
     def mode(self, name: str) -> tuple[str, str]:
         """Background and text of the mode's pill and bar."""
@@ -9340,19 +9343,24 @@ class Palette:
 
 
 # blue and orange keep their distance for colour-blind eyes, where green and red do not
-DARK = Palette(
-    up="#5ab0ff", down="#ff9a4d", muted="#8b98a5", warn="#f2c14e", error="#ff9a4d", band="#1a2028",
-    paper=("#5898db", "#0b1420"), live=("#e07b2c", "#140b03"), demo=("#38b897", "#06201a"),
-    test=("#f2c14e", "#1c1500"), banner_error=("#e07b2c", "#140b03"), banner_warning=("#edb332", "#1c1500"),
-    banner_info=("#24384f", "#dcebfa"),
-)  # fmt: skip
-LIGHT = Palette(
-    up="#0b5cad", down="#b84a00", muted="#5b6672", warn="#8a5a00", error="#b84a00", band="#eef1f6",
-    paper=("#2765ab", "#ffffff"), live=("#b84a00", "#ffffff"), demo=("#0a6b54", "#ffffff"),
-    test=("#8a5a00", "#ffffff"), banner_error=("#b84a00", "#ffffff"), banner_warning=("#f2c14e", "#241a00"),
-    banner_info=("#d7e6f6", "#0e2f52"),
-)  # fmt: skip
 LEVEL_GLYPHS = types.MappingProxyType({"error": "✖", "warning": "▲", "info": "●"})
+
+
+def palette_of(is_dark: bool) -> Palette:
+    """Blue and orange keep their distance for colour-blind eyes, where green and red do not."""
+    if is_dark:
+        return Palette(
+            up="#5ab0ff", down="#ff9a4d", muted="#8b98a5", warn="#f2c14e", error="#ff9a4d", band="#1f2731",
+            paper=("#5898db", "#0b1420"), live=("#e07b2c", "#140b03"), demo=("#38b897", "#06201a"),
+            test=("#f2c14e", "#1c1500"), banner_error=("#e07b2c", "#140b03"), banner_warning=("#edb332", "#1c1500"),
+            banner_info=("#24384f", "#dcebfa"),
+        )
+    return Palette(
+        up="#0b5cad", down="#b84a00", muted="#5b6672", warn="#8a5a00", error="#b84a00", band="#eef1f6",
+        paper=("#2765ab", "#ffffff"), live=("#b84a00", "#ffffff"), demo=("#0a6b54", "#ffffff"),
+        test=("#8a5a00", "#ffffff"), banner_error=("#b84a00", "#ffffff"), banner_warning=("#f2c14e", "#241a00"),
+        banner_info=("#d7e6f6", "#0e2f52"),
+    )
 
 
 def has_even_digits(measure: Callable[[str], int]) -> bool:
@@ -9408,8 +9416,8 @@ class Look:
         self.small = self._font("small", family, -1)
         self.caption = self._font("caption", family, -2)
         self.title = self._font("title", family, 3, "bold")
-        self.values = tuple(self._font(f"value{n}", family, n, "bold") for n in (4, 3, 1))
-        self.palette = DARK
+        self.values = tuple(self._font(f"value{n}", family, n, "bold") for n in (4, 3, 1, 1, 0))  # by strip level
+        self.palette = palette_of(is_dark=True)
         self.plain = ""
         self.field = ""
         root.style.on_theme_change(self._restyle)
@@ -9445,11 +9453,13 @@ class Look:
 
     def _restyle(self, style: ttk.Style) -> None:
         """Tag colours and own styles are not part of a theme: set them again after every switch."""
-        self.palette = DARK if self.is_dark else LIGHT
+        self.palette = palette_of(self.is_dark)
         self.plain, self.field = str(style.colors.fg), str(style.colors.inputbg)
         height = round(self.body.metrics("linespace") * ROW_SPACING)
         style.configure("Treeview", font=self.body, rowheight=height)
-        style.configure("Treeview.Heading", font=self.bold, foreground=self.palette.muted)
+        style.configure(
+            "Treeview.Heading", font=self.bold, foreground=self.palette.muted, padding=(self.px(2), self.px(5))
+        )
         style.map("Treeview.Heading", foreground=[("active", self.plain)])
         style.configure("TNotebook.Tab", padding=(self.px(14), self.px(6)))
         for listener in self._listeners:
@@ -9460,13 +9470,22 @@ class Look:
 class Column:
     """A column: its heading, a text as wide as it usually gets, and how it is set.
 
-    Numbers are right-aligned and never narrower than what they hold; one column stretches over what is left.
+    Numbers are right-aligned and never narrower than what they hold. One column stretches over what is left and
+    ends in an ellipsis where it must. In a narrow table columns with a rank are left out, the lowest rank first.
     """
 
     heading: str
     sample: str
     is_number: bool = False
     stretches: bool = False
+    rank: int = 0
+
+
+def copy_text(widget: tkinter.Misc, text: str) -> None:
+    """Put text on the clipboard; nothing selected leaves the clipboard alone."""
+    if text:
+        widget.clipboard_clear()
+        widget.clipboard_append(text)
 
 
 class Table:
@@ -9484,6 +9503,8 @@ class Table:
         self.on_open: Callable[[tuple[str, ...], tuple[str, ...]], None] | None = None
         self._order: list[str] = []
         self._shown: dict[str, tuple[Row, bool]] = {}
+        self._hidden: list[int] = []
+        self._stretch_room = 0
         self._head(title)
         self._build_tree()
         self._empty = ttk.Label(self.tree, text=empty, justify="center", anchor="center", font=look.body)
@@ -9500,6 +9521,8 @@ class Table:
         self._title.pack(side="left")
         self.count = ttk.Label(self.head, text="0", font=self.look.small)
         self.count.pack(side="left", padx=self.look.px(8))
+        self._absent = ttk.Label(self.head, font=self.look.caption)
+        self._absent.pack(side="left")
         self.frame.columnconfigure(0, weight=1)
         self.frame.rowconfigure(1, weight=1)
 
@@ -9508,6 +9531,7 @@ class Table:
 
         names = [str(i) for i in range(len(self.columns))]
         self.tree = ttk.Treeview(self.frame, columns=names, show="headings", selectmode="extended", height=3)
+        self.tree.configure(displaycolumns=names)
         self.tree.grid(row=1, column=0, sticky="nsew")
         self._vertical = ttk.Scrollbar(self.frame, orient="vertical", command=self.tree.yview)
         self._horizontal = ttk.Scrollbar(self.frame, orient="horizontal", command=self.tree.xview)
@@ -9517,6 +9541,7 @@ class Table:
             yscrollcommand=lambda first, last: self._scrolled(self._vertical, first, last),
             xscrollcommand=lambda first, last: self._scrolled(self._horizontal, first, last),
         )
+        self.tree.bind("<Configure>", lambda event: self._arrange())
         for sequence in ("<Control-c>", "<Control-C>"):
             self.tree.bind(sequence, self._copy)
         for sequence in ("<Double-1>", "<Return>"):
@@ -9545,14 +9570,52 @@ class Table:
             self._widen(index, width)
 
     def _widen(self, index: int, text_width: int) -> None:
-        width = text_width + self.look.px(CELL_PADDING + 4)
+        width = text_width + self.look.px(CELL_PADDING) + 4
         if width > self._widths[index]:
             self._widths[index] = width
             self.tree.column(str(index), width=width, minwidth=width)
 
+    def _arrange(self) -> None:
+        """Leave out what a narrow table has no room for, say so, and cut the texts of the stretching column."""
+        room = self.tree.winfo_width() - self.look.px(4)
+        shown = list(range(len(self.columns)))
+        for index in sorted((i for i in shown if self.columns[i].rank), key=lambda i: self.columns[i].rank):
+            if sum(self._widths[i] for i in shown) > room > 1:
+                shown.remove(index)
+        hidden = [i for i in range(len(self.columns)) if i not in shown]
+        if hidden != self._hidden:
+            self._hidden = hidden
+            self.tree.configure(displaycolumns=[str(i) for i in shown])
+            names = ", ".join(self.columns[i].heading for i in hidden)
+            self._absent.configure(text=f"no room for {names}" if names else "")
+        stretching = next((i for i in shown if self.columns[i].stretches), None)
+        if stretching is not None:
+            taken = sum(self._widths[i] for i in shown if i != stretching)
+            width = max(self._widths[stretching], room - taken)
+            self.tree.column(str(stretching), width=width)  # Tk would not fill the gap of a column left out
+            self._stretch_room = width - self.look.px(CELL_PADDING)
+            for key in self._order:
+                self._cut(key, stretching)
+
+    def _cut(self, key: str, index: int) -> None:
+        text = self._fitting(self._padded(index, self._shown[key][0].cells[index]))
+        if self.tree.set(key, str(index)) != text:
+            self.tree.set(key, str(index), text)
+
+    def _fitting(self, text: str) -> str:
+        """The text, or as much of it as fits, with an ellipsis: a Treeview would cut it within a letter."""
+        width = self.look.body.measure(text)
+        if width <= self._stretch_room or self._stretch_room <= 0:
+            return text
+        length = len(text) * self._stretch_room // width
+        while length > 0 and self.look.body.measure(text[:length] + "…") > self._stretch_room:
+            length -= 1
+        return text[:length].rstrip() + "…"
+
     def _padded(self, index: int, text: str) -> str:
         """Left-aligned text keeps away from digits that end right before it."""
-        follows_number = index > 0 and self.columns[index - 1].is_number
+        before = [c for i, c in enumerate(self.columns[:index]) if i == index - 1 or not c.rank][-2:]
+        follows_number = any(column.is_number for column in before)
         return COLUMN_GAP + text if follows_number and not self.columns[index].is_number else text
 
     def set_columns(self, columns: Sequence[Column]) -> None:
@@ -9576,7 +9639,7 @@ class Table:
 
     def show(self, rows: Sequence[Row]) -> None:
         """Make the table show these rows, touching only what differs."""
-        anchor = self._anchor()
+        anchor, widths = self._anchor(), list(self._widths)
         wanted = {row.key for row in rows}
         gone = [key for key in self._order if key not in wanted]
         if gone:
@@ -9586,6 +9649,8 @@ class Table:
                 del self._shown[key]
         for index, row in enumerate(rows):
             self._put(index, row, len(rows) <= BANDED_ROWS and index % 2 == 1)
+        if widths != self._widths:
+            self._arrange()
         self.count.configure(text=f"{len(rows):,}")
         self._return_to(anchor)
         self._show_emptiness()
@@ -9605,11 +9670,13 @@ class Table:
         self._shown[row.key] = (row, is_band)
 
     def _values(self, row: Row) -> tuple[str, ...]:
-        texts = tuple(self._padded(index, text) for index, text in enumerate(row.cells))
+        texts = [self._padded(index, text) for index, text in enumerate(row.cells)]
         for index, text in enumerate(texts):
-            if not self.columns[index].stretches:
+            if self.columns[index].stretches:
+                texts[index] = self._fitting(text)
+            else:
                 self._widen(index, self.look.body.measure(text))
-        return texts
+        return tuple(texts)
 
     def _tags(self, row: Row, is_band: bool) -> tuple[str, ...]:
         return (row.tone or "plain", "band") if is_band else (row.tone or "plain",)
@@ -9630,7 +9697,7 @@ class Table:
         if self._order:
             self._empty.place_forget()
         else:
-            self._empty.place(relx=0.5, rely=0.55, anchor="center")
+            self._empty.place_configure(relx=0.5, rely=0.55, anchor="center")
 
     def recolour(self) -> None:
         """Tag colours after a switch of the theme."""
@@ -9638,7 +9705,8 @@ class Table:
             self.tree.tag_configure(tone, foreground=self.look.colour(tone))
         self.tree.tag_configure("plain", foreground=self.look.plain)
         self.tree.tag_configure("band", background=self.look.palette.band)
-        self.count.configure(foreground=self.look.palette.muted)
+        for label in (self.count, self._absent):
+            label.configure(foreground=self.look.palette.muted)
         self._empty.configure(background=self.look.field, foreground=self.look.palette.muted)
 
     def selected_text(self) -> str:
@@ -9655,13 +9723,6 @@ class Table:
         chosen = self.tree.focus()
         if self.on_open is not None and chosen in self._shown:
             self.on_open(tuple(c.heading for c in self.columns), self._shown[chosen][0].cells)
-
-
-def copy_text(widget: tkinter.Misc, text: str) -> None:
-    """Put text on the clipboard; nothing selected leaves the clipboard alone."""
-    if text:
-        widget.clipboard_clear()
-        widget.clipboard_append(text)
 
 
 def add_tip(widget: tkinter.Misc, text: str) -> ttk.ToolTip:
@@ -9722,8 +9783,10 @@ class ReadingCell:
     def squeeze(self, level: int) -> None:
         """Take less room: smaller values, short notes, at last no notes."""
         self._level = level
-        self._value.configure(font=self._look.values[min(level, 2)])
-        if level >= STRIP_LEVELS - 1:
+        self._value.configure(font=self._look.values[level])
+        if self._bar is not None:
+            self._bar.configure(length=self._look.px(60 if level > NO_NOTES else 110))
+        if level >= NO_NOTES:
             self._note.grid_remove()
         else:
             self._note.grid()
@@ -9732,10 +9795,8 @@ class ReadingCell:
     @property
     def width(self) -> int:
         """The width the cell asks for, without what stands around it."""
-        labels = [self._caption, self._value, self._note if self._level < STRIP_LEVELS - 1 else self._caption]
-        if self._bar is not None:
-            labels.remove(self._value)
-        return max(label.winfo_reqwidth() for label in labels)
+        parts = [self._caption, self._bar or self._value, *([self._note] if self._level < NO_NOTES else [])]
+        return max(part.winfo_reqwidth() for part in parts)
 
     def fade(self, note: str) -> None:
         """Mute a figure that is too old to be trusted and say how old it is."""
@@ -9845,18 +9906,19 @@ class StatusStrip:
         for cell in self._cells.values():
             cell.squeeze(level)
             cell.line.pack_configure(padx=pad)
-        self._pill.configure(font=self._look.title if level < 2 else self._look.bold, padx=self._look.px(12 - 2 * level))
+        font = self._look.title if level < 2 else self._look.bold
+        self._pill.configure(font=font, padx=self._look.px((12, 10, 8, 6, 4)[level]))
 
     def _pad(self) -> int:
-        return self._look.px((11, 7, 4, 3)[self._level])
+        return self._look.px((11, 7, 4, 3, 2)[self._level])
 
     def _needed(self) -> int:
         """The width all parts ask for now; the packer itself would only tell after the next redraw."""
-        around = 2 * self._pad() + 2
+        around = 2 * self._pad() + self._look.px(2)
         cells = sum(cell.width + around for cell in self._cells.values())
         pill = max(self._pill.winfo_reqwidth(), self._run.winfo_reqwidth())
         clock = max(self._clock.winfo_reqwidth(), self._clock_note.winfo_reqwidth())
-        return cells + pill + clock + self.kill.winfo_reqwidth() + self._look.px(16 + 12 + 8)
+        return cells + pill + clock + self.kill.winfo_reqwidth() + self._look.px(16 + 12 + 8 + 6)
 
     def _paint_mode(self, tone: str) -> None:
         background, text = self._look.palette.mode(tone)
@@ -9895,7 +9957,7 @@ NO_LOG = "Nothing logged yet, or nothing that fits the filter."
 
 @dataclass(frozen=True, slots=True)
 class Doings:
-    """What the buttons of the action bar do."""
+    """What the buttons of the action bar and of the banners do."""
 
     start_stop: Callable[[], None]
     backtest: Callable[[], None]
@@ -9903,6 +9965,7 @@ class Doings:
     open_folder: Callable[[], None]
     set_speed: Callable[[float], None]
     toggle_theme: Callable[[], None]
+    act_on_banner: Callable[[str], None]
 
 
 class ActionBar:
@@ -10019,16 +10082,19 @@ class BannerBar:
         self._drawn = self.visible
         for banner in self._drawn[:BANNERS_SHOWN]:
             self._draw(banner)
-        hidden = len(self._drawn) - BANNERS_SHOWN
-        if hidden > 0:
-            import ttkbootstrap as ttk
-
-            more = ttk.Label(self.frame, text=f"{hidden} more in the log", font=self._look.small)
-            more.configure(foreground=self._look.palette.muted)
-            more.pack(anchor="w", pady=(0, self._look.px(4)))
+        self._draw_rest(self._drawn[BANNERS_SHOWN:])
         if not self._drawn:
             self.frame.configure(height=1)
         self._wrap()
+
+    def _draw_rest(self, rest: Sequence[Banner]) -> None:
+        """What has no line of its own: how many, and the beginning of the first."""
+        import ttkbootstrap as ttk
+
+        if rest:
+            text = f"{len(rest)} more: {rest[0].text}"
+            more = ttk.Label(self.frame, text=text, font=self._look.small, foreground=self._look.palette.muted)
+            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
 
     def _draw(self, banner: Banner) -> None:
         import tkinter
@@ -10064,52 +10130,36 @@ class BannerBar:
 
 def _positions_columns(unit: str) -> tuple[Column, ...]:
     return (
-        Column("Market", "XBT/ZAR", stretches=True),
-        Column(f"P&L {unit}", "▲ +1,182.44", is_number=True),
-        Column("P&L %", "+10.17 %", is_number=True),
-        Column("Last", "1,262,905", is_number=True),
-        Column("Stop", "1,223,344", is_number=True),
-        Column("To stop", "13.1 %", is_number=True),
-        Column("Entry", "1,248,310", is_number=True),
-        Column("Size", "0.012500", is_number=True),
-        Column("Age", "12h 14m", is_number=True),
-    )
+        Column("Market", "XBT/ZAR", stretches=True), Column(f"P&L {unit}", "▲ +1,182.44", True),
+        Column("P&L %", "+1.17 %", True), Column("Last", "1,262,905", True), Column("Stop", "1,223,344", True),
+        Column("To stop", "3.1 %", True, rank=3), Column("Entry", "1,248,310", True, rank=2),
+        Column("Size", "0.012500", True), Column("Age", "2h 14m", True, rank=1),
+    )  # fmt: skip
 
 
 def _ranking_columns(unit: str) -> tuple[Column, ...]:
     return (
-        Column("#", "10", is_number=True),
-        Column("Market", "XBT/ZAR"),
-        Column("Score", "0.81", is_number=True),
-        Column("Regime", "Unknown"),
-        Column("Setup", "Volatility expansion"),
-        Column("Spread", "0.18 %", is_number=True),
-        Column(f"24h vol {unit}", "138.2 M", is_number=True),
-        Column("Action", "Reject: volume 24h", stretches=True),
-    )
+        Column("#", "7", True, rank=1), Column("Market", "XBT/ZAR"), Column("Score", "0.81", True),
+        Column("Regime", "Trending", rank=2), Column("Setup", "Vol. expansion", rank=4),
+        Column("Spread", "0.18 %", True), Column(f"24h vol {unit}", "38.2 M", True, rank=3),
+        Column("Action", "Reject: spread", stretches=True),
+    )  # fmt: skip
 
 
 def _decision_columns() -> tuple[Column, ...]:
     return (
-        Column("Time", "22 Nov 14:05"),
-        Column("Market", "XBT/ZAR"),
-        Column("Decision", "REJECT"),
-        Column("Conf.", "0.81", is_number=True),
-        Column("Reason", "Spread 0.31 % > limit 0.25 %", stretches=True),
+        Column("Time", "14:05:00"), Column("Market", "XBT/ZAR"), Column("Decision", "REJECT"),
+        Column("Conf.", "0.81", True), Column("Reason", "Spread 0.31 % > limit 0.25 %", stretches=True),
     )
 
 
 def _fill_columns(unit: str) -> tuple[Column, ...]:
     return (
-        Column("Time", "22 Nov 14:05"),
-        Column("Market", "XBT/ZAR"),
-        Column("Side", "SELL"),
-        Column("Size", "0.012500", is_number=True),
-        Column("Price", "1,248,310", is_number=True),
-        Column(f"Value {unit}", "15,603.88", is_number=True),
-        Column(f"Fee {unit}", "115.60", is_number=True),
+        Column("Time", "14:05:00"), Column("Market", "XBT/ZAR"), Column("Side", "SELL"),
+        Column("Size", "0.012500", True), Column("Price", "1,248,310", True),
+        Column(f"Value {unit}", "15,603.88", True, rank=1), Column(f"Fee {unit}", "15.60", True, rank=2),
         Column("Mode", "replay", stretches=True),
-    )
+    )  # fmt: skip
 
 
 class DeskPanel:
@@ -10146,8 +10196,8 @@ class DeskPanel:
         self._rows.unbind("<Map>")
         self.frame.update_idletasks()
         self._rows.sashpos(0, int(self._rows.winfo_height() * 0.42))
-        self._top.sashpos(0, int(self._top.winfo_width() * 0.54))
-        self._bottom.sashpos(0, int(self._bottom.winfo_width() * 0.56))
+        self._top.sashpos(0, int(self._top.winfo_width() * 0.53))
+        self._bottom.sashpos(0, int(self._bottom.winfo_width() * 0.57))
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -10203,11 +10253,17 @@ class Tempo:
         return now_s - self._started_s
 
     @property
-    def per_s(self) -> float | None:
-        """Steps a second, None while it cannot be told."""
+    def per_s(self) -> float:
+        """Steps a second, 0 while it cannot be told."""
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
-            return None
+            return 0.0
         return (self._marks[-1][1] - self._marks[0][1]) / (self._marks[-1][0] - self._marks[0][0])
+
+    def left_text(self, done: int, total: int) -> str:
+        """About how long the rest takes, in steps of five seconds; nothing before 5 % are done."""
+        if self.per_s <= 0 or done < 0.05 * total or done >= total:
+            return ""
+        return f"about {countdown_text(max(5, round((total - done) / self.per_s / 5) * 5) * 1000)} left"
 
 
 class BacktestPanel:
@@ -10236,6 +10292,7 @@ class BacktestPanel:
         )
         self.result = Table(right, look, "Result", columns, NO_RESULT)
         self.result.frame.pack(fill="both", expand=True)
+        self.result.count.pack_forget()
         self._summary = ttk.Label(right, font=look.small, justify="left", padding=(look.px(6), look.px(6)))
         self._summary.pack(fill="x")
         right.bind("<Configure>", lambda event: self._summary.configure(wraplength=max(200, event.width - 30)))
@@ -10364,7 +10421,7 @@ class BacktestPanel:
         now = self._clock.mono_s()
         self._tempo.note(now, progress.done)
         share = progress.done / progress.total if progress.total > 0 else 0.0
-        left = eta_text(progress.done, progress.total, self._tempo.per_s)
+        left = self._tempo.left_text(progress.done, progress.total)
         elapsed = countdown_text(self._tempo.elapsed_s(now) * 1000)
         parts = [f"{progress.done:,} of {progress.total:,}", percent_text(share, 0), f"elapsed {elapsed}", left]
         self._progress.configure(value=share)
@@ -10425,7 +10482,7 @@ class LogPanel:
             tools, text="Follow newest", variable=self.follows, bootstyle="round-toggle", command=self._follow
         ).pack(side="left", padx=px(12))
         columns = (
-            Column("Time", "22 Nov 14:05"), Column("Level", "WARNING"), Column("Area", "network"),
+            Column("Time", "14:05:00"), Column("Level", "WARNING"), Column("Area", "network"),
             Column("Message", "Paper fill XRP/ZAR BUY 410.00 @ 23.84, fee 9.77", stretches=True),
         )  # fmt: skip
         self.table = Table(self.frame, look, "Log", columns, NO_LOG)
@@ -10475,23 +10532,31 @@ class LogPanel:
 class Footer:
     """The status bar: how long ago the worker was heard, its own words, version and folder."""
 
-    def __init__(self, parent: tkinter.Misc, look: Look, about: str) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
         import ttkbootstrap as ttk
 
-        self._look = look
-        self._tone = "muted"
+        self._look, self._tone, self._version, self._folder = look, "muted", version, folder
         self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
-        self._about = ttk.Label(self.frame, text=about, font=look.small)
-        self._about.pack(side="right")
-        self._cycle = ttk.Label(self.frame, font=look.small)
+        self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
+        self._about.pack(side="right", padx=(look.px(8), 0))
         self._cycle.pack(side="left")
-        self._text = ttk.Label(self.frame, font=look.small)
         self._text.pack(side="left", padx=(look.px(14), 0))
+        add_tip(self._about, f"Data folder: {folder}")
+        self.frame.bind("<Configure>", lambda event: self._fit())
         look.on_change(self.recolour)
+
+    def _fit(self) -> None:
+        """The folder is named only where there is room for it; the tip has it always."""
+        whole = f"{self._version}  ·  {self._folder}"
+        needed = self._cycle.winfo_reqwidth() + self._text.winfo_reqwidth() + self._look.small.measure(whole)
+        is_wide = needed + self._look.px(60) <= self.frame.winfo_width()
+        self._about.configure(text=whole if is_wide else self._version)
 
     def show(self, text: str) -> None:
         """The worker's words."""
-        self._text.configure(text=text)
+        if text != self._text.cget("text"):
+            self._text.configure(text=text)
+            self._fit()
 
     def show_cycle(self, text: str, tone: str) -> None:
         """How long ago the last cycle was."""
@@ -10641,12 +10706,13 @@ def ask_exit(look: Look, mode: str, positions: Sequence[Row]) -> bool:
     return ask_question(look, question) == "Stop bot and exit"
 
 
-def ask_rearm(look: Look) -> bool:
+def ask_rearm(look: Look, folder: str) -> bool:
     """May the bot send orders again after the kill switch?"""
     lines = (
         "The bot may open positions again at the next closed candle.",
-        "The kill file must be gone from the data folder and from beside the program; if it is not, the bot "
-        "stays killed and says so.",
+        "First remove the kill file from the data folder, and from beside the program if it is there; "
+        "as long as one is found the bot stays killed.",
+        folder,
     )
     answers = ("Re-arm", "Stay killed")
     question = Question("Re-arm", "Re-arm the bot after the kill switch?", lines, answers, is_grave=True)
@@ -10688,9 +10754,9 @@ class FirstRun:
         self.dialog = dialog = Dialog(look, "Welcome to LunoBiz")
         self.look, self.key_id, self.secret = look, "", ""
         dialog.say("How do you want to start?", is_head=True)
-        dialog.say("The demo runs on invented prices inside this program: no key, no network, no money.")
-        dialog.say("With a read-only key LunoBiz trades on paper, at Luno's real prices, with invented money.")
-        later = dialog.say("You can enter a key later: start the program again without one.")
+        dialog.say("The demo runs on prices invented by this program: no key, no network.")
+        dialog.say("With a read-only key it trades on paper at Luno's real prices.")
+        later = dialog.say("A key can be entered at any later start.")
         later.configure(foreground=look.palette.muted)
         self.demo = dialog.button("Start the demo", partial(dialog.finish, "demo"), "primary")
         self.key = dialog.button("Enter a read-only key…", self._ask_key)
@@ -10750,6 +10816,8 @@ WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
 JOIN_S = 5.0
 NOTES_KEPT = 5
+SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
+SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
 
 @dataclass(frozen=True, slots=True)
@@ -10826,79 +10894,178 @@ class Heartbeat:
         return (f"▲ {text}", "warn") if silent >= SILENT_WARN_S else (text, "muted")
 
 
-class Dashboard:
-    """The window: it shows frozen news and sends commands; it never computes, waits or touches the network."""
+class Screen:
+    """All that is seen: the panels, the newest news in them, the notes of the moment, clock and silence."""
 
-    def __init__(self, worker: Worker, options: WindowOptions) -> None:
-        self._worker, self._options = worker, options
-        self._news: DeskNews | None = None
+    def __init__(self, root: ttk.App, look: Look, options: WindowOptions, clock: Clock) -> None:
+        self.root, self.look, self.options = root, look, options
+        self.clock, self.zone = clock, local_zone()
+        self.news: DeskNews | None = None
+        self.heartbeat = Heartbeat(clock.mono_s())
         self._notes: list[Banner] = []
-        self._closing_s: float | None = None
-        self._is_faded = False
-        self._choice = ""
-        self._timers: dict[str, str] = {}
-        self._zone = local_zone()
-        self._clock: Clock = SystemClock()
-        self._heartbeat = Heartbeat(self._clock.mono_s())
-        is_dark = options.theme == "dark" or (not options.theme and not prefers_light())
-        mode = "TEST EXCHANGE" if options.is_test_exchange else options.mode.value.upper()
-        self.root = open_root(self._title(mode), is_dark)
-        self.root.report_callback_exception = self._on_fault
-        self.root.protocol("WM_DELETE_WINDOW", self.close)
-        self.look = Look(self.root)
-        self._build()
-        self._bind_keys()
-        fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
-        self._tick()
-        self._drain()
+        self._is_faded = self._is_silent = False
 
-    def _title(self, mode: str) -> str:
-        return f"{mode} — {self._options.title}"
-
-    # --- building ---
-
-    def _build(self) -> None:
+    def build(self, doings: Doings, on_kill: Callable[[], None], post: Callable[[object], None]) -> None:
         """The status bar is packed first, so that a small window loses the tables' rows and nothing else."""
         import ttkbootstrap as ttk
 
-        look, options = self.look, self._options
-        self.footer = Footer(self.root, look, f"{options.title} {options.version}  ·  {options.folder}")
+        root, look, options = self.root, self.look, self.options
+        self.footer = Footer(root, look, f"{options.title} {options.version}", str(options.folder))
         self.footer.frame.pack(side="bottom", fill="x")
-        self.strip = StatusStrip(self.root, look, self.kill_or_rearm)
+        self.strip = StatusStrip(root, look, on_kill)
+        self.actions = ActionBar(root, look, doings)
+        self.banners = BannerBar(root, look, doings.act_on_banner, self.open_log)
         self.strip.bar.pack(side="top", fill="x")
-        self.strip.frame.pack(side="top", fill="x")
-        doings = Doings(
-            self.start_or_stop, self.open_backtest, self.export, self._open_folder, self._set_speed, look.toggle
-        )  # fmt: skip
-        self.actions = ActionBar(self.root, look, doings)
-        self.actions.frame.pack(side="top", fill="x")
-        self.banners = BannerBar(self.root, look, self._act_on_banner, self._open_log)
-        self.banners.frame.pack(side="top", fill="x")
-        self.tabs = ttk.Notebook(self.root)
+        for part in (self.strip, self.actions, self.banners):
+            part.frame.pack(side="top", fill="x")
+        self.tabs = ttk.Notebook(root)
         self.tabs.pack(fill="both", expand=True, padx=look.px(8))
         self.desk = DeskPanel(self.tabs, look)
-        self.backtest = BacktestPanel(self.tabs, look, self._worker.send, self._clock)
-        self.log = LogPanel(self.tabs, look, self._zone)
+        self.backtest = BacktestPanel(self.tabs, look, post, self.clock)
+        self.log = LogPanel(self.tabs, look, self.zone)
         for panel, name in ((self.desk, "Dashboard"), (self.backtest, "Backtest"), (self.log, "Log")):
             self.tabs.add(panel.frame, text=name)
         self.tabs.bind("<<NotebookTabChanged>>", lambda event: self._show_tab())
         for table in (*self.desk.tables, self.log.table, self.backtest.result):
             table.on_open = partial(show_row, look)
 
+    @property
+    def tab(self) -> int:
+        """The tab in front: 0 dashboard, 1 backtest, 2 log."""
+        return int(self.tabs.index("current"))
+
+    def open_log(self) -> None:
+        """Bring the log to the front."""
+        self.tabs.select(2)
+
+    def take(self, event: object) -> bool:
+        """Act on one event of the worker; True if the log has a new line."""
+        if isinstance(event, LogLine):
+            self.log.add(event, self.now_ms())
+        elif isinstance(event, BacktestProgress):
+            self.backtest.show_progress(event)
+            return False
+        elif isinstance(event, BacktestDone):
+            self.backtest.show_result(event)
+            return False
+        elif isinstance(event, Note):
+            self.note(event.level, event.text)
+        elif isinstance(event, Failed):
+            self.backtest.end("Ended with an error")
+            self.note("error", event.text)
+        return True
+
+    def note(self, level: str, text: str) -> None:
+        """A message of the moment: a line of the log, and a banner until it is dismissed."""
+        now = self.now_ms()
+        self.log.add(LogLine(now, level, "window", text), now)
+        banner = Banner(level, text)
+        self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
+        self._show_banners()
+
+    def show(self, news: DeskNews) -> None:
+        """Show the newest figures."""
+        before, self.news = self.news, news
+        self.heartbeat.heard(self.clock.mono_s())
+        if self._is_faded:
+            self._is_faded = False
+            self.strip.unfade()
+        self.strip.show(news.status)
+        self.actions.show(news.status)
+        self.footer.show(news.footer)
+        if before is None or before.status.mode != news.status.mode:
+            self.root.title(f"{news.status.mode} — {self.options.title}")
+        self._show_banners()
+        self.show_clock()
+        if self.tab == 0:
+            self.desk.show(news)
+
+    def _show_tab(self) -> None:
+        """A tab that was hidden catches up when it is opened."""
+        if self.tab == 0 and self.news is not None:
+            self.desk.show(self.news)
+        if self.tab == 2:
+            self.log.refresh()
+
+    def _show_banners(self) -> None:
+        conditions = self.news.banners if self.news is not None else ()
+        silence = (Banner("error", SILENCE, key="silence"),) if self._is_silent else ()
+        self.banners.show((*silence, *conditions, *reversed(self._notes)))
+
+    def dismiss(self) -> None:
+        """Dismiss the topmost banner."""
+        self.banners.dismiss_top()
+        self._notes = [n for n in self._notes if n in self.banners.visible]
+
+    def now_ms(self) -> int:
+        """The time that is shown: the market's in a demo or replay, else the computer's."""
+        if self.news is not None and self.news.status.is_market_time:
+            return self.news.time_ms
+        return self.clock.now_ms()
+
+    def show_clock(self) -> None:
+        """The time, local and UTC; a stepped market shows its own, with the day."""
+        now = self.now_ms()
+        if self.news is not None and self.news.status.is_market_time:
+            self.strip.show_clock(day_and_time(now, self.zone), "market time")
+        else:
+            utc = clock_text(now, Zone()) + " UTC"
+            self.strip.show_clock(f"{clock_text(now, self.zone)} {self.zone.label}", utc)
+
+    def show_silence(self, is_alive: bool) -> None:
+        """How long ago the last cycle was; old figures are muted, and a dead worker is told without its help."""
+        is_running = self.news is not None and self.news.status.is_running
+        text, tone = self.heartbeat.verdict(self.clock.mono_s(), self._cycle_age_s(), is_running, is_alive)
+        self.footer.show_cycle(text, tone)
+        if self._is_silent != (tone == "error"):
+            self._is_silent = tone == "error"
+            self._show_banners()
+        if tone in ("warn", "error") and self.news is not None:
+            self._is_faded = True
+            age_s = max(self.heartbeat.age_s(self.clock.mono_s()), self._cycle_age_s())
+            self.strip.fade(f"stale {age_s:,.0f} s")
+
+    def _cycle_age_s(self) -> float:
+        """Age of the last cycle by the computer's clock; a stepped market has no such age."""
+        if self.news is None or self.news.status.is_market_time:
+            return 0.0
+        return max(0.0, (self.clock.now_ms() - self.news.time_ms) / 1000)
+
+
+class Dashboard:
+    """The window: it shows frozen news and sends commands; it never computes, waits or uses the network."""
+
+    def __init__(self, worker: Worker, options: WindowOptions) -> None:
+        self._worker, self._options = worker, options
+        self._clock: Clock = SystemClock()
+        self._choice = ""
+        self._closing_s: float | None = None
+        self._timers: dict[str, str] = {}
+        mode = "TEST EXCHANGE" if options.is_test_exchange else options.mode.value.upper()
+        is_dark = options.theme == "dark" or (not options.theme and not prefers_light())
+        self.root = open_root(f"{mode} — {options.title}", is_dark)
+        self.root.report_callback_exception = self._on_fault
+        self.root.protocol("WM_DELETE_WINDOW", self.close)
+        self.look = Look(self.root)
+        self.screen = Screen(self.root, self.look, options, self._clock)
+        doings = Doings(
+            start_stop=self.start_or_stop, backtest=self.open_backtest, export=self.export,
+            open_folder=self._open_folder, set_speed=self._set_speed, toggle_theme=self.look.toggle,
+            act_on_banner=self._act_on_banner,
+        )  # fmt: skip
+        self.screen.build(doings, self.kill_or_rearm, worker.send)
+        self._bind_keys()
+        fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
+        self._tick()
+        self._drain()
+
     def _bind_keys(self) -> None:
+        tabs = self.screen.tabs
         keys: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("<F5>", self.start_or_stop),
-            ("<Alt-s>", self.start_or_stop),
-            ("<F9>", self.kill),
-            ("<F1>", self._help),
-            ("<Control-b>", self.open_backtest),
-            ("<Control-e>", self.export),
-            ("<Control-f>", self._find),
-            ("<Escape>", self._escape),
-            ("<Control-Key-1>", partial(self.tabs.select, 0)),
-            ("<Control-Key-2>", partial(self.tabs.select, 1)),
-            ("<Control-Key-3>", partial(self.tabs.select, 2)),
-        )
+            ("<F5>", self.start_or_stop), ("<Alt-s>", self.start_or_stop), ("<F9>", self.kill), ("<F1>", self._help),
+            ("<Control-b>", self.open_backtest), ("<Control-e>", self.export), ("<Control-f>", self._find),
+            ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(3)),
+        )  # fmt: skip
         for sequence, action in keys:
             # the kill switch must work while a dialog is open, the others must not
             binder = self.root.bind_all if sequence == "<F9>" else self.root.bind
@@ -10917,12 +11084,10 @@ class Dashboard:
         self.root.mainloop()
         return self._choice
 
-    # --- commands ---
-
     @property
     def is_running(self) -> bool:
         """True while the bot trades."""
-        return self._news is not None and self._news.status.is_running
+        return self.screen.news is not None and self.screen.news.status.is_running
 
     def start_or_stop(self) -> None:
         """F5: the one button whose label is what it does."""
@@ -10934,31 +11099,32 @@ class Dashboard:
             self._options.write_kill()
         except (OSError, LunobizError) as error:
             why = type(error).__name__
-            self.note("error", f"The kill file could not be written ({why}); the bot has been told.")
+            self.screen.note("error", f"The kill file could not be written ({why}); the bot has been told.")
         self._worker.send(Kill())
-        self.note("info", f"Kill switch pressed at {clock_text(self._now_ms(), self._zone)} {self._zone.label}.")
+        pressed = when_text(self.screen.now_ms(), self.screen.now_ms(), self.screen.zone)
+        self.screen.note("warning", f"Kill switch pressed at {pressed}.")
 
     def kill_or_rearm(self) -> None:
         """The kill button; when the bot is killed it re-arms, with a question."""
-        if self._news is None or not self._news.status.is_killed:
+        if self.screen.news is None or not self.screen.news.status.is_killed:
             self.kill()
-        elif ask_rearm(self.look):
+        elif ask_rearm(self.look, str(self._options.folder)):
             self._worker.send(Rearm())
 
     def _act_on_banner(self, action: str) -> None:
+        news = self.screen.news
         if action == "rearm":
             self.kill_or_rearm()
-        elif action == "resolve" and self._news is not None:
-            reasons = [b.text for b in self._news.banners if b.action == "resolve"]
-            if ask_resolve(self.look, reasons):
-                self._worker.send(ResolveHalt())
+        reasons = [b.text for b in news.banners if b.action == "resolve"] if news is not None else []
+        if action == "resolve" and ask_resolve(self.look, reasons):
+            self._worker.send(ResolveHalt())
 
     def _set_speed(self, speed: float) -> None:
         self._worker.send(SetSpeed(speed))
 
     def open_backtest(self) -> None:
         """Ctrl+B: the form of the backtest."""
-        self.tabs.select(1)
+        self.screen.tabs.select(1)
 
     def export(self) -> None:
         """Ctrl+E: everything as files, into a folder of the owner's choice."""
@@ -10972,24 +11138,20 @@ class Dashboard:
         try:
             show_folder(self._options.folder)
         except (OSError, ValueError):
-            self.note("warning", f"The folder could not be opened: {self._options.folder}")
-
-    def _open_log(self) -> None:
-        self.tabs.select(2)
+            self.screen.note("warning", f"The folder could not be opened: {self._options.folder}")
 
     def _find(self) -> None:
-        self._open_log()
-        self.log.find.focus_set()
+        self.screen.open_log()
+        self.screen.log.find.focus_set()
 
     def _help(self) -> None:
-        show_help(self.look, f"LunoBiz {self._options.version}, data in {self._options.folder}")
+        show_help(self.look, f"{self._options.title} {self._options.version}, data in {self._options.folder}")
 
     def _escape(self) -> None:
-        if self.backtest.is_running and self.tabs.index("current") == 1:
-            self.backtest.stop()
+        if self.screen.backtest.is_running and self.screen.tab == 1:
+            self.screen.backtest.stop()
         else:
-            self.banners.dismiss_top()
-            self._notes = [n for n in self._notes if n in self.banners.visible]
+            self.screen.dismiss()
 
     def ask_first_run(self) -> None:
         """A start without a key: the demo, or the key to paper trading; the worker has not been started."""
@@ -10999,8 +11161,6 @@ class Dashboard:
             answer = self._options.save_key(first.key_id, first.secret)
             ask_question(self.look, Question("Your read-only key", answer, (), ("Close",)))
         self.end()
-
-    # --- news ---
 
     def _drain(self) -> None:
         """Take what the worker has sent, at most fifty at a time; a fault in one may not stop the next."""
@@ -11022,119 +11182,32 @@ class Dashboard:
             if isinstance(event, DeskNews):
                 newest = event
             else:
-                has_lines = self._take_event(event) or has_lines
+                has_lines = self.screen.take(event) or has_lines
         if newest is not None:
-            self.show(newest)
-        if has_lines and self.tabs.index("current") == 2:
-            self.log.refresh()
-
-    def _take_event(self, event: object) -> bool:
-        """Act on one event; True if the log has a new line."""
-        if isinstance(event, LogLine):
-            self.log.add(event, self._now_ms())
-        elif isinstance(event, BacktestProgress):
-            self.backtest.show_progress(event)
-            return False
-        elif isinstance(event, BacktestDone):
-            self.backtest.show_result(event)
-            return False
-        elif isinstance(event, Note):
-            self.note(event.level, event.text)
-        elif isinstance(event, Failed):
-            self.backtest.end("Ended with an error")
-            self.note("error", event.text)
-        return True
-
-    def note(self, level: str, text: str) -> None:
-        """A message of the moment: a line of the log, and a banner until it is dismissed."""
-        now = self._now_ms()
-        self.log.add(LogLine(now, level, "window", text), now)
-        banner = Banner(level, text)
-        self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
-        self._show_banners()
-
-    def show(self, news: DeskNews) -> None:
-        """Show the newest figures."""
-        before, self._news = self._news, news
-        self._heartbeat.heard(self._clock.mono_s())
-        if self._is_faded:
-            self._is_faded = False
-            self.strip.unfade()
-        self.strip.show(news.status)
-        self.actions.show(news.status)
-        self.footer.show(news.footer)
-        if before is None or before.status.mode != news.status.mode:
-            self.root.title(self._title(news.status.mode))
-        self._show_banners()
-        self._show_clock()
-        if self.tabs.index("current") == 0:
-            self.desk.show(news)
-
-    def _show_tab(self) -> None:
-        """A tab that was hidden catches up when it is opened."""
-        current = self.tabs.index("current")
-        if current == 0 and self._news is not None:
-            self.desk.show(self._news)
-        if current == 2:
-            self.log.refresh()
-
-    def _show_banners(self) -> None:
-        conditions = self._news.banners if self._news is not None else ()
-        self.banners.show((*conditions, *reversed(self._notes)))
-
-    # --- time ---
-
-    def _now_ms(self) -> int:
-        """The time that is shown: the market's in a demo or replay, else the computer's."""
-        if self._news is not None and self._news.status.is_market_time:
-            return self._news.time_ms
-        return self._clock.now_ms()
+            self.screen.show(newest)
+        if has_lines and self.screen.tab == 2:
+            self.screen.log.refresh()
 
     def _tick(self) -> None:
         """Once a second: the clock, and how long the worker has been silent."""
         try:
-            self._show_clock()
-            self._show_silence()
+            self.screen.show_clock()
+            was_heard = self.screen.news is not None
+            self.screen.show_silence(not was_heard or self._worker.is_alive() or self._closing_s is not None)
         finally:
             self._timers["tick"] = self.root.after(1000, self._tick)
-
-    def _show_clock(self) -> None:
-        now = self._now_ms()
-        if self._news is not None and self._news.status.is_market_time:
-            local = when_text(now, self._clock.now_ms(), self._zone)
-            self.strip.show_clock(local, "market time")
-        else:
-            local = f"{clock_text(now, self._zone)} {self._zone.label}"
-            self.strip.show_clock(local, clock_text(now, Zone()) + " UTC")
-
-    def _show_silence(self) -> None:
-        now = self._clock.mono_s()
-        is_alive = self._news is None or self._worker.is_alive() or self._closing_s is not None
-        text, tone = self._heartbeat.verdict(now, self._cycle_age_s(), self.is_running, is_alive)
-        self.footer.show_cycle(text, tone)
-        if tone in ("warn", "error") and self._news is not None:
-            self._is_faded = True
-            self.strip.fade(f"stale {max(self._heartbeat.age_s(now), self._cycle_age_s()):,.0f} s")
-
-    def _cycle_age_s(self) -> float:
-        """Age of the last cycle by the computer's clock; a stepped market has no such age."""
-        if self._news is None or self._news.status.is_market_time:
-            return 0.0
-        return max(0.0, (self._clock.now_ms() - self._news.time_ms) / 1000)
-
-    # --- the end ---
 
     def close(self) -> None:
         """The window's close button: ask while the bot runs, then let the worker finish its journal."""
         if self._closing_s is not None:
             self.end()
             return
-        news = self._news
+        news = self.screen.news
         if news is not None and self.is_running and not ask_exit(self.look, news.status.mode, news.positions):
             return
         self._closing_s = self._clock.mono_s()
         self._worker.send(Shutdown())
-        self.note("info", "Closing: the worker finishes its journal first.")
+        self.screen.note("info", "Closing: the worker finishes its journal first.")
 
     def end(self) -> None:
         """Take the window down, its timers first."""
@@ -11148,9 +11221,8 @@ class Dashboard:
             self.end()
             return True
         waited = self._clock.mono_s() - (self._closing_s or 0.0)
-        text = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
-        if waited > JOIN_S and not any(n.text == text for n in self._notes):
-            self.note("warning", text)
+        if waited > JOIN_S and not any(b.text == SLOW_END for b in self.screen.banners.visible):
+            self.screen.note("warning", SLOW_END)
         return False
 
     def _on_fault(self, kind: type[BaseException], error: BaseException, trace: object) -> None:
@@ -11158,7 +11230,7 @@ class Dashboard:
         text = fault_text(error)
         if self._options.write_log is not None:
             self._options.write_log(text)
-        self.note("error", text)
+        self.screen.note("error", text)
 
 
 # ==============================================================================
@@ -11174,7 +11246,7 @@ EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 LOCKED = "LIVE is locked: no gate evaluation has passed for this configuration"
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
-DEMO_SEED = 3  # a market that gets going in its first hours, with losses and gains
+DEMO_SEED = 6  # a market that gets going in its first hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -11267,15 +11339,23 @@ def _fresh_store(session: Session) -> Store:
     return Store(session.database, session.redactor, session.synchronous)
 
 
+def save_key(home: Path, key_id: str, secret: str) -> str:
+    """Keep a read-only key in the data folder's .env; returns what to tell the owner."""
+    names = {PREFIX + "READ_KEY_ID": key_id.strip(), PREFIX + "READ_KEY_SECRET": secret.strip()}
+    try:
+        parse_read_key(names)
+        write_env(home / ".env", names)
+    except SettingsError as error:
+        return f"The key was not saved: {error}"
+    return "The key was saved. Close the program and start it again to use it."
+
+
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
     """The one place that knows which parts make a mode."""
     wall = SystemClock()
     store = _fresh_store(session)
     log = JsonLog(session.home / "logs", session.redactor, wall)
-    if session.mode is Mode.PAPER:
-        ways = _real_ways(session, wall)
-    else:
-        ways = _stepped_ways(session)
+    ways = _real_ways(session, wall) if session.mode is Mode.PAPER else _stepped_ways(session)
     limit = RateLimit(ways.clock)
     client = LunoClient(ways.transport, ways.key, limit, ways.clock, random.Random(session.seed))
     feed = Feed(client, store, ways.settings, ways.bar_s)
@@ -11288,17 +11368,6 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         session.speed, session.mode is not Mode.PAPER,
     )
     return Engine(parts, ways.settings), options
-
-
-def save_key(home: Path, key_id: str, secret: str) -> str:
-    """Keep a read-only key in the data folder's .env; returns what to tell the owner."""
-    names = {PREFIX + "READ_KEY_ID": key_id.strip(), PREFIX + "READ_KEY_SECRET": secret.strip()}
-    try:
-        parse_read_key(names)
-        write_env(home / ".env", names)
-    except SettingsError as error:
-        return f"The key was not saved: {error}"
-    return "The key was saved. Close the program and start it again to use it."
 
 
 def emit(value: Mapping[str, object]) -> None:
@@ -11326,6 +11395,13 @@ def _lines(report: CycleReport, state: TradingState) -> Iterator[dict[str, objec
 
 def ignore_event(event: Event) -> None:
     """Nobody listens in a headless run: its reports are the output."""
+
+
+def _pause(market_s: float, session: Session) -> None:
+    """Wait as the speed asks; real time waits a tick."""
+    speed = 1.0 if session.mode is Mode.PAPER else session.speed
+    if speed > 0:
+        SystemClock().sleep(market_s / speed)
 
 
 def run_headless(session: Session, cycles: int) -> int:
@@ -11356,23 +11432,17 @@ def run_headless(session: Session, cycles: int) -> int:
     return EXIT_OK
 
 
-def _pause(market_s: float, session: Session) -> None:
-    """Wait as the speed asks; real time waits a tick."""
-    speed = 1.0 if session.mode is Mode.PAPER else session.speed
-    if speed > 0:
-        time.sleep(market_s / speed)
-
-
 def run_file_backtest(session: Session, arguments: argparse.Namespace) -> int:
     """A backtest of a folder from the command line, with progress on stderr and the report in a file."""
     folder = read_folder(Path(arguments.data), arguments.pairs)
     settings = folder_settings(session.settings, folder, arguments.timeframe)
     job = folder_job(settings, folder, arguments.fees)
-    started = time.monotonic()
+    wall = SystemClock()
+    started = wall.mono_s()
 
     def on_progress(done: int, total: int) -> bool:
         if sys.stderr is not None and sys.stderr.isatty():
-            sys.stderr.write(f"\r{done / total:4.0%} of {total:,} steps, {time.monotonic() - started:.0f} s ")
+            sys.stderr.write(f"\r{done / total:4.0%} of {total:,} steps, {wall.mono_s() - started:.0f} s ")
         return True
 
     report = run_backtest(job, on_progress)
@@ -11394,11 +11464,21 @@ def _probe(session: Session) -> LunoClient:
     return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
 
 
+def now_hour_ms() -> int:
+    """Two hours ago, on the hour."""
+    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
+
+
+def _skew_of(client: LunoClient) -> float:
+    """The clock's difference, NaN until the exchange has answered."""
+    return client.skew_ms if client.last_ok_ms else math.nan
+
+
 def run_doctor(home: Path, env: Mapping[str, str]) -> int:
     """The self-check, a row per check; 1 if any failed."""
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
-        home_doubts=folder_doubts(home, os.environ), live_locks=(LOCKED,), is_ignored=is_ignored_by_git,
+        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
         open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(),
     )
     with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
@@ -11406,17 +11486,12 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
         client = _probe(session)
         pair = session.settings.schedule.pairs[0]
         facts = replace(
-            facts, read_tickers=client.tickers, skew_ms=lambda: client.skew_ms,
+            facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
             read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
         )
     checks = run_checks(facts)
     sys.stdout.write(format_checks(checks) + "\n")
     return EXIT_NO if has_failed(checks) else EXIT_OK
-
-
-def now_hour_ms() -> int:
-    """Two hours ago, on the hour."""
-    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
 
 
 def run_export(session: Session, folder: str) -> int:
@@ -11428,11 +11503,28 @@ def run_export(session: Session, folder: str) -> int:
     return EXIT_OK
 
 
+def fault_words(error: BaseException | None) -> str:
+    """An unforeseen error as its kind and place; its own text might hold what may not be shown."""
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    return f"internal fault {type(error).__name__} at " + "; ".join(f"{f.name}:{f.lineno}" for f in frames[-4:])
+
+
+def _hook_faults(log: JsonLog) -> None:
+    """Whatever escapes in any thread goes to the log, by kind and place only."""
+
+    def on_fault(kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None) -> None:
+        log.write("error", "fault", fault_words(error))
+
+    sys.excepthook = on_fault
+    hook_threads(on_fault)
+
+
 def run_window(session: Session) -> int:
     """The dashboard; the worker opens the session in its own thread."""
     has_key = session.mode is not Mode.PAPER or bool(parse_read_key(session.env))
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
+    _hook_faults(log)
     choice = Dashboard(worker, WindowOptions(
         session.mode, session.home, __version__, lambda: write_kill_file(session.home),
         lambda i, s: save_key(session.home, i, s), is_test_exchange=session.settings.is_test_exchange,
@@ -11489,7 +11581,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange; 4 damaged or locked data.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
     )
     what = p.add_mutually_exclusive_group()
     what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
@@ -11501,9 +11594,10 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
     source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
     p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N decision candles")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
     p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=f"seed of everything random (default {DEMO_SEED})")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
     p.add_argument("--data", metavar="DIR", help="with --backtest: folder of recorded candles")
     p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest: only these markets")
     p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
@@ -11576,8 +11670,7 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -11594,9 +11687,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     except Exception as error:
         if sys.stderr is not None:
-            frames = traceback.extract_tb(error.__traceback__)
-            where = "; ".join(f"{f.name}:{f.lineno}" for f in frames[-4:])
-            sys.stderr.write(f"lunobiz: internal fault {type(error).__name__} at {where}\n")
+            sys.stderr.write(f"lunobiz: {fault_words(error)}\n")
         return EXIT_NO
 
 

@@ -64,7 +64,8 @@ def order(number: int, **changes: object) -> Order:
     """An entry order as the cycle makes it."""
     made = Order(
         f"LB1-{number:06}", "XBTZAR", Side.BUY, OrderKind.ENTRY, OrderState.INTENT, 0.123456,
-        1_234_567.0, 1_200_000.0, T0 + number, T0 + number + 3_600_000, "breakout", Regime.TRENDING, 3600, "close above the channel",
+        1_234_567.0, 1_200_000.0, T0 + number, T0 + number + 3_600_000, "breakout",
+        Regime.TRENDING, 3600, "close above the channel",
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -93,9 +94,7 @@ def report(number: int, **changes: object) -> CycleReport:
         now_ms=T0 + number,
         due=(3600,),
         desk=desk,
-        settlement=Settlement(
-            (fill(number),), (Outcome(f"LB1-{number:06}", OrderState.OPEN, "accepted", False),)
-        ),
+        settlement=Settlement((fill(number),), (Outcome(f"LB1-{number:06}", OrderState.OPEN, "accepted", False),)),
         signals=(),
         verdicts=(),
         decisions=(decision,),
@@ -136,15 +135,15 @@ def test_a_cycle_is_written_to_all_its_tables(store: Store) -> None:
     assert store.table("fills") == [
         {
             "rowid": 1, "time_ms": T0 + 1, "mode": "paper", "fill_id": f"LB1-000001@{T0 + 1}",
-            "order_id": "LB1-000001", "pair": "XBTZAR", "side": "buy", "kind": "entry", "price": "1234567", "volume": "0.120000",
-            "value": "148148.040000", "fee_base": "0.00000000", "fee_counter": "592.59216000", "is_maker": 1,
+            "order_id": "LB1-000001", "pair": "XBTZAR", "side": "buy", "kind": "entry",
+            "price": "1234567", "volume": "0.120000",
+            "value": "148148.040000",
+            "fee_base": "0.00000000", "fee_counter": "592.59216000", "is_maker": 1,
             "evidence": "bar low 1234000",
         }
     ]  # fmt: skip
     (trade,) = store.table("trades")
-    figures = [
-        trade[name] for name in ("volume", "entry", "exit", "fees", "profit", "opened_ms", "closed_ms")
-    ]
+    figures = [trade[name] for name in ("volume", "entry", "exit", "fees", "profit", "opened_ms", "closed_ms")]
     assert figures == ["0.120000", "1234567", "1300000", "1216.59000000", "6635.37000000", T0, T0 + 1]
     (decision,) = store.table("decisions")
     assert (decision["numbers"], decision["action"]) == ('{"a":2.0,"b":0.1}', "enter")
@@ -233,9 +232,7 @@ def test_the_same_fill_twice_is_kept_once(store: Store) -> None:
     twice = Settlement((fill(1, evidence="told again", time_ms=T0 + 5), fill(2)))
     store.record(report(2, settlement=twice), Mode.PAPER, MARKETS)
     assert [row["fill_id"] for row in store.table("fills")] == [fill(1).fill_id, fill(2).fill_id]
-    store.record(
-        report(3, settlement=Settlement((fill(1),))), Mode.LIVE, MARKETS
-    )  # another mode, another fill
+    store.record(report(3, settlement=Settlement((fill(1),))), Mode.LIVE, MARKETS)  # another mode, another fill
     assert len(store.table("fills")) == 3
 
 
@@ -381,7 +378,7 @@ def test_a_kill_at_any_moment_loses_no_cycle_and_halves_none(path: Path, run: in
     command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)]
     told = 0
     for start in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=path.parent)
         assert process.stdout is not None
         for _ in range(random.Random(100 * run + start).randint(3, 40)):
             told = int(process.stdout.readline())
@@ -496,9 +493,7 @@ def test_a_newer_database_is_refused_and_kept(path: Path) -> None:
     assert "newer LunoBiz" in refused(path)
 
 
-@pytest.mark.parametrize(
-    "what", ["TRIGGER fills_stay", "INDEX snapshots_by_mode", "VIEW orders", "TABLE attempts"]
-)
+@pytest.mark.parametrize("what", ["TRIGGER fills_stay", "INDEX snapshots_by_mode", "VIEW orders", "TABLE attempts"])
 def test_a_database_with_something_missing_is_refused(path: Path, what: str) -> None:
     filled(path)
     other = sqlite3.connect(path)
@@ -678,9 +673,7 @@ def candle_rows(count: int, seed: int = 1, timeframe_s: int = 300) -> NDArray[np
     chance = np.random.default_rng(seed)
     times = T0 + np.arange(count) * timeframe_s * 1000.0
     close = np.round(1e6 * np.exp(np.cumsum(chance.normal(0, 0.001, count))))
-    return np.column_stack(
-        [times, close, close + 500, close - 500, close + 10, np.round(chance.random(count), 6)]
-    )
+    return np.column_stack([times, close, close + 500, close - 500, close + 10, np.round(chance.random(count), 6)])
 
 
 def as_candles(rows: NDArray[np.float64]) -> list[Candle]:

@@ -1,0 +1,228 @@
+"""DIALOGS: the safe answer is the easy one, and nothing secret stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+
+import lunobiz as lb
+import screen as sc
+from screen import screen  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def look(screen: None) -> Iterator[lb.Look]:  # noqa: F811
+    root = lb.open_root("test", is_dark=True)
+    root.deiconify()
+    root.geometry("900x600")
+    yield lb.Look(root)
+    root.destroy()
+
+
+def top(look: lb.Look) -> lb.ttk.Toplevel:  # type: ignore[name-defined]
+    """The dialog that is open."""
+    return next(c for c in look.root.winfo_children() if c.winfo_class() == "Toplevel")
+
+
+def widgets(parent: object, kind: str) -> list[object]:
+    """All widgets of a class below a widget, in the order they were made."""
+    found = []
+    for child in parent.winfo_children():  # type: ignore[attr-defined]
+        found += [child] if child.winfo_class() == kind else []
+        found += widgets(child, kind)
+    return found
+
+
+def texts(look: lb.Look) -> str:
+    return "\n".join(str(w.cget("text")) for w in widgets(top(look), "TLabel"))  # type: ignore[attr-defined]
+
+
+def button(look: lb.Look, text: str) -> lb.ttk.Button:  # type: ignore[name-defined]
+    return next(b for b in widgets(top(look), "TButton") if b.cget("text") == text)  # type: ignore[attr-defined]
+
+
+def during(look: lb.Look, *steps: Callable[[], object]) -> None:
+    """Do these things one after another once the next dialog is open; close it in the end whatever happens."""
+
+    def act(left: tuple[Callable[[], object], ...]) -> None:
+        try:
+            left[0]()
+        except BaseException:
+            for child in look.root.winfo_children():
+                if child.winfo_class() == "Toplevel":
+                    child.destroy()
+            raise
+        if left[1:]:
+            look.root.after(120, act, left[1:])
+
+    def fail(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        faults.append(error)
+
+    faults: list[BaseException] = []
+    look.root.report_callback_exception = fail  # type: ignore[assignment]
+    look.root.faults = faults  # type: ignore[attr-defined]
+    look.root.after(250, act, steps)
+
+
+def check(look: lb.Look) -> None:
+    """Raise what failed inside a dialog."""
+    faults = cast("list[BaseException]", look.root.faults)  # type: ignore[attr-defined]
+    if faults:
+        raise faults[0]
+
+
+def press(look: lb.Look, key: str) -> Callable[[], object]:
+    return lambda: (look.root.focus_get() or top(look)).event_generate(key)
+
+
+QUESTION = lb.Question("Title", "Sure?", ("One line.", "Another."), ("Do it", "Leave it"), is_grave=True)
+
+
+@pytest.mark.parametrize(("key", "answer"), [("<Return>", "Leave it"), ("<Escape>", "")])
+def test_enter_and_escape_are_safe(look: lb.Look, key: str, answer: str) -> None:
+    during(look, press(look, key))
+    assert lb.ask_question(look, QUESTION) == answer
+    check(look)
+
+
+def test_a_question_shows_its_lines_and_takes_the_click(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), lambda: button(look, "Do it").invoke())
+    assert lb.ask_question(look, QUESTION) == "Do it"
+    check(look)
+    assert seen == ["Sure?\nOne line.\nAnother."]
+
+
+def test_the_safe_answer_stands_rightmost_and_has_the_focus(look: lb.Look) -> None:
+    seen: list[object] = []
+
+    def inspect() -> None:
+        safe, grave = button(look, "Leave it"), button(look, "Do it")
+        seen.append((safe.winfo_rootx() > grave.winfo_rootx(), look.root.focus_get() is safe))
+
+    during(look, inspect, lambda: top(look).destroy())
+    lb.ask_question(look, QUESTION)
+    check(look)
+    assert seen == [(True, True)]
+
+
+def test_the_loop_goes_on_under_a_dialog(look: lb.Look) -> None:
+    beats: list[int] = []
+
+    def beat() -> None:
+        beats.append(1)
+        look.root.after(20, beat)
+
+    beat()
+    during(look, lambda: None, press(look, "<Escape>"))
+    lb.ask_question(look, QUESTION)
+    check(look)
+    assert len(beats) > 5
+
+
+def test_exit_lists_what_is_open_and_what_becomes_of_it(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), press(look, "<Return>"))
+    assert not lb.ask_exit(look, "DEMO", sc.news().positions)
+    check(look)
+    assert "3 open positions:" in seen[0]
+    assert "•  ETH/ZAR   ▼ -240.34 (-1.67 %)   stop 45,198" in seen[0]
+    assert "DEMO positions are kept in the database" in seen[0]
+
+
+def test_exit_without_positions(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), lambda: button(look, "Stop bot and exit").invoke())
+    assert lb.ask_exit(look, "PAPER", ())
+    check(look)
+    assert "There are no open positions." in seen[0]
+
+
+def test_rearming_and_resolving_need_a_click(look: lb.Look) -> None:
+    during(look, press(look, "<Return>"))
+    assert not lb.ask_rearm(look, "/data")
+    during(look, lambda: button(look, "Re-arm").invoke())
+    assert lb.ask_rearm(look, "/data")
+    during(look, press(look, "<Escape>"))
+    assert not lb.ask_resolve(look, ["HALTED. Key refused."])
+    during(look, lambda: button(look, "Resolved, go on").invoke())
+    assert lb.ask_resolve(look, ["HALTED. Key refused."])
+    check(look)
+
+
+def test_a_row_is_shown_in_full_and_copied(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(
+        look, lambda: seen.append(texts(look)), lambda: button(look, "Copy").invoke(), lambda: button(look, "Close").invoke()
+    )
+    lb.show_row(look, ("Market", "Reason"), ("XRP/ZAR", "A long sentence"))
+    check(look)
+    assert seen == ["Market\nXRP/ZAR\nReason\nA long sentence"]
+    assert look.root.clipboard_get() == "XRP/ZAR\tA long sentence"
+
+
+def test_help_lists_every_key(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), press(look, "<Escape>"))
+    lb.show_help(look, "LunoBiz 0.1.0")
+    check(look)
+    assert all(key in seen[0] for key in ("F5", "F9", "Ctrl+1, 2, 3", "Ctrl+B", "Ctrl+E", "Ctrl+F", "Ctrl+C", "Esc", "F1"))
+
+
+# ---- first run --------------------------------------------------------------
+
+
+def test_the_demo_is_one_key_away(look: lb.Look) -> None:
+    first = lb.FirstRun(look)
+    during(look, press(look, "<Return>"))
+    assert first.choose() == "demo"
+    check(look)
+
+
+def test_closing_the_first_dialog_chooses_nothing(look: lb.Look) -> None:
+    first = lb.FirstRun(look)
+    during(look, press(look, "<Escape>"))
+    assert first.choose() == ""
+    check(look)
+
+
+def typed(first: lb.FirstRun, key_id: str, secret: str) -> Callable[[], object]:
+    def type_in() -> None:
+        for entry, text in zip(first.entries, (key_id, secret), strict=True):
+            entry.delete(0, "end")
+            entry.insert(0, text)
+
+    return type_in
+
+
+def test_a_key_is_masked_taken_and_wiped(look: lb.Look) -> None:
+    first = lb.FirstRun(look)
+    seen: list[object] = []
+
+    def inspect() -> None:
+        seen.append([str(entry.cget("show")) for entry in first.entries])
+        seen.append(texts(look))
+
+    during(look, lambda: first.key.invoke(), typed(first, "abc123", "s3cret"), inspect, lambda: first.save.invoke())
+    assert first.choose() == "key"
+    check(look)
+    assert (first.key_id, first.secret) == ("abc123", "s3cret")
+    assert seen[0] == ["•", "•"]
+    assert "Leave every box for orders, Send and Withdraw empty." in str(seen[1])
+    assert "Candles of Luno need a key" in str(seen[1])
+
+
+@pytest.mark.parametrize(("key_id", "secret"), [("", ""), ("abc123", ""), ("", "s3cret"), ("a b", "x"), ("a:b", "x")])
+def test_half_a_key_is_not_taken(look: lb.Look, key_id: str, secret: str) -> None:
+    first = lb.FirstRun(look)
+    seen: list[str] = []
+    during(
+        look, lambda: first.key.invoke(), typed(first, key_id, secret), lambda: first.save.invoke(),
+        lambda: seen.append(str(first.problem.cget("text"))), press(look, "<Escape>"),
+    )  # fmt: skip
+    assert first.choose() == ""
+    check(look)
+    assert seen == ["✖ Paste both the key ID and its secret, just as Luno shows them."]
+    assert first.key_id == first.secret == ""
