@@ -115,24 +115,33 @@ class RateLimited(ExchangeDown):
     """The exchange asks for fewer calls: wait `wait_s` seconds."""
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__(f"rate limit reached, waiting {wait_s:.0f} s")
+        super().__init__(wait_s)
         self.wait_s = wait_s
+
+    def __str__(self) -> str:
+        return f"rate limit reached, waiting {self.wait_s:.0f} s"
 
 
 class ExchangeRefused(LunobizError):
     """The exchange refused the request: do not repeat it, show `code`."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{message} ({code})")
-        self.code = code
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
 
 
 class OutcomeUnknown(LunobizError):
     """An order may or may not exist: settle `order_id` before anything else."""
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"the outcome of order {order_id} is unknown")
+        super().__init__(order_id)
         self.order_id = order_id
+
+    def __str__(self) -> str:
+        return f"the outcome of order {self.order_id} is unknown"
 
 
 class AuditBroken(LunobizError):
@@ -313,13 +322,20 @@ class ExitPhase(Enum):
     EXITING = "exiting"
 
 
+def _slack(value: float, step: float) -> float:
+    """How near to the grid counts as on it: a millionth of a step, or the last binary digits of the value."""
+    return max(step * 1e-6, 4 * math.ulp(value))
+
+
 def _floor_steps(value: float, scale: int) -> float:
-    """Value rounded down to `scale` decimals, tolerant of the last binary digit."""
-    return round(math.floor(round(value * 10.0**scale, 6)) / 10.0**scale, scale)
+    """Value rounded down to `scale` decimals; `round` knows the grid, a product with 10**scale misses it."""
+    near, step = round(value, scale), 10.0**-scale
+    return near if near - value <= _slack(value, step) else round(near - step, scale)
 
 
 def _ceil_steps(value: float, scale: int) -> float:
-    return round(math.ceil(round(value * 10.0**scale, 6)) / 10.0**scale, scale)
+    near, step = round(value, scale), 10.0**-scale
+    return near if value - near <= _slack(value, step) else round(near + step, scale)
 
 
 def plain(value: float) -> str:
@@ -860,12 +876,28 @@ class Settings:
         return self.exchange_url != "https://api.luno.com"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """A key pair or a token; its repr never shows it and it refuses to be pickled."""
+    """A key pair or a token; nothing shows it, and it refuses to be changed, copied or pickled.
 
-    key_id: str = ""
-    secret: str = ""
+    Not a dataclass: `asdict` and `astuple` would spell it out.
+    """
+
+    __slots__ = ("key_id", "secret")
+    key_id: str
+    secret: str
+
+    def __init__(self, key_id: str = "", secret: str = "") -> None:
+        object.__setattr__(self, "key_id", key_id)
+        object.__setattr__(self, "secret", secret)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError("credentials never change")
+
+    def __delattr__(self, name: str) -> None:
+        raise TypeError("credentials never change")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Credentials) and (self.key_id, self.secret) == (other.key_id, other.secret)
 
     def __repr__(self) -> str:
         return "Credentials(set)" if self else "Credentials(empty)"
@@ -874,6 +906,9 @@ class Credentials:
         return bool(self.key_id and self.secret)
 
     def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("credentials are never pickled")
+
+    def __getstate__(self) -> object:
         raise TypeError("credentials are never pickled")
 
 
@@ -909,7 +944,7 @@ class Field(NamedTuple):
     def range_text(self) -> str:
         """The allowed range in words."""
         if self.kind in ("float", "int"):
-            return f"{self.low:,g} to {self.high:,g}"
+            return f"{plain(self.low)} to {plain(self.high)}"
         return RANGE_WORDS.get(self.kind, self.kind)
 
 
@@ -966,7 +1001,7 @@ FIELDS = (
     Field("HOME", "", "path", "", 0, 0, "", "folder of database, log and kill file", False),
 )
 SECRET_NAMES = tuple(PREFIX + f.name for f in FIELDS if f.kind == "secret")
-_NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?")
+_NUMBER = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,12})?")
 _PAIR = re.compile(r"[A-Z0-9]{6,10}")
 _COUNTER = re.compile(r"[A-Z]{3,4}")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
@@ -975,9 +1010,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 def plain_number(text: str) -> float:
     """A number written as 1000000, 1,000,000 or 1 000 000; ValueError says how to write it otherwise."""
     squeezed = text.strip()
-    if re.fullmatch(r"-?\d{1,3}(([, ])\d{3})(\2\d{3})*(\.\d+)?", squeezed):
+    if re.fullmatch(r"-?[1-9][0-9]{0,2}([, ])[0-9]{3}(\1[0-9]{3})*(\.[0-9]+)?", squeezed):
         squeezed = squeezed.replace(",", "").replace(" ", "")
-    if re.fullmatch(r"-?\d+,\d+", squeezed):
+    if re.fullmatch(r"-?[0-9]+,[0-9]+", squeezed):
         raise ValueError(f"use a point: {squeezed.replace(',', '.')}")
     if not _NUMBER.fullmatch(squeezed):
         raise ValueError("write a plain number such as 0.75")
@@ -1024,8 +1059,8 @@ def _read_durations(spec: Field, text: str) -> tuple[int, ...]:
 
 
 def _read_url(spec: Field, text: str) -> str:
-    url = text.strip().rstrip("/")
-    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:\d{1,5})?", url):
+    url = text.strip().rstrip("/").lower()
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?", url):
         raise ValueError("write https://host or https://host:port, nothing behind it")
     return url
 
@@ -1143,7 +1178,7 @@ def parse_read_key(env: Mapping[str, str]) -> Credentials:
 def telegram_token(env: Mapping[str, str]) -> Credentials:
     """The Telegram bot's token, as a value that hides itself."""
     token = env.get(PREFIX + "TELEGRAM_TOKEN", "").strip()
-    if token and not re.fullmatch(r"\d{3,20}:[A-Za-z0-9_-]{10,100}", token):
+    if token and not re.fullmatch(r"[0-9]{3,20}:[A-Za-z0-9_-]{10,100}", token):
         raise SettingsError("LUNOBIZ_TELEGRAM_TOKEN does not look like a bot token (digits, a colon, letters)")
     return Credentials("telegram", token) if token else Credentials()
 
@@ -1538,14 +1573,20 @@ def bollinger(close: Floats, n: int) -> tuple[Floats, Floats]:
 MOMENTUM, EXPANSION, REVERSION = "momentum breakout", "volatility expansion", "mean reversion"
 STRATEGIES = (MOMENTUM, EXPANSION, REVERSION)
 REGIME_FAST_S, REGIME_SLOW_S = 14_400, 86_400
-MEMORY_DAYS = 62  # the correlation of 60 daily returns is the longest memory
+MEMORY_DAYS = 62  # the correlation of 60 daily returns is the longest memory in days
 REGIMES = (Regime.UNKNOWN, Regime.TRENDING, Regime.RANGING, Regime.WILD)
 TREND_CANDLES, CALM_CANDLES, DAY_CANDLES, DAILY_TREND = 30, 60, 6, 10
+MEMORY_CANDLES = 130  # the longest channel, 120 candles, and what it lags
 
 
 def memory_rows(timeframe_s: int) -> int:
     """How many closed candles the strategies look back on, regimes included."""
-    return MEMORY_DAYS * 86_400 // timeframe_s
+    return max(MEMORY_DAYS * 86_400 // timeframe_s, MEMORY_CANDLES)
+
+
+def memory_days(timeframe_s: int) -> int:
+    """The same in days, rounded up."""
+    return -(-memory_rows(timeframe_s) * timeframe_s // 86_400)
 
 
 class RegimeColumns(NamedTuple):
@@ -1575,7 +1616,7 @@ def regime(series: Series, params: StrategyParams) -> RegimeColumns:
     Wild: the volatility of the last day is a multiple of that of ten days. Trending: four-hour or daily closes went
     somewhere (efficiency ratio). Ranging: neither.
     """
-    fast, slow = (_whole(series, max(s, series.seconds)) for s in (REGIME_FAST_S, REGIME_SLOW_S))
+    fast, slow = (_whole(series, -(-s // series.seconds) * series.seconds) for s in (REGIME_FAST_S, REGIME_SLOW_S))
     calm = realised_volatility(fast.close, CALM_CANDLES)
     ratio = np.divide(realised_volatility(fast.close, DAY_CANDLES), calm, out=np.ones(len(calm)), where=calm > 0)
     ratio[np.isnan(calm)] = np.nan
@@ -1643,13 +1684,14 @@ def volatility_expansion(base: Base, params: StrategyParams) -> SetupColumns:
     with np.errstate(invalid="ignore", divide="ignore"):
         place = np.where(series.high > series.low, (series.close - series.low) / (series.high - series.low), 0.0)
         entry = (width > params.expansion * before) & (before < quiet) & (place > 0.75) & (series.close > top)
-        entry &= (base.regime.code != 3) & (base.regime.code != 0)
+        entry &= (base.regime.code != 3) & (base.regime.code != 0) & (before > 0)
         leave = series.close < low
         strength = 0.4 + 0.3 * _share(width / before - params.expansion, 2.0) + 0.3 * _share(1 - before / quiet, 0.5)
         stop = params.stop_atr * before
         move = 2.0 * stop / series.close
+        wider = width / before
     return SetupColumns(EXPANSION, entry, leave, strength, stop, move,
-                        (("width", width / before), ("top", top), ("low", low)))
+                        (("width", wider), ("top", top), ("low", low)))
 
 
 def mean_reversion(base: Base, params: StrategyParams) -> SetupColumns:
@@ -1709,12 +1751,14 @@ def outlook_at(table: SignalTable, row: int) -> Outlook:
         float(table.atr[row]),
         REGIMES[int(table.regime.code[row])],
         tuple(_setup_at(columns, row) for columns in table.setups),
-        doubts_at(table.doubts, row, days, MEMORY_DAYS),
+        doubts_at(table.doubts, row, days, memory_days(table.series.seconds)),
     )
 
 
 def break_even(market: Market, spread: float, costs: Costs) -> float:
     """The rise, as a fraction, at which a post-only entry and a taking exit earn nothing: fees, spread, slippage."""
+    if not spread < 2:  # no bid or no quote at all: no rise pays for that
+        return math.inf
     paid = 1 + market.maker_fee
     kept = (1 - market.taker_fee) * (1 - costs.slippage) * (1 - spread / 2)
     return paid / kept - 1
@@ -1878,29 +1922,31 @@ def put_order(desk: Desk, order: Order) -> Desk:
 def _bought(desk: Desk, fill: Fill, order: Order) -> Position:
     """The position after a buy."""
     held = desk.position(fill.pair)
+    got = fill.volume - fill.fee_base  # a fee in base is a fee: it was paid for and never held
     fee = fill.fee_counter + fill.fee_base * fill.price
     if held is None:
         return Position(
-            fill.pair, fill.volume - fill.fee_base, order.stop, max(0.0, fill.price - order.stop), fill.time_ms,
-            order.strategy, order.regime, order.timeframe_s, fill.price, fill.price, fill.volume, fill.value, fee, 0.0,
+            fill.pair, got, order.stop, max(0.0, fill.price - order.stop), fill.time_ms,
+            order.strategy, order.regime, order.timeframe_s, fill.price, fill.price, got, got * fill.price, fee, 0.0,
         )
     return replace(
         held,
-        volume=held.volume + fill.volume - fill.fee_base,
-        bought=held.bought + fill.volume,
-        entry_value=held.entry_value + fill.value,
+        volume=held.volume + got,
+        bought=held.bought + got,
+        entry_value=held.entry_value + got * fill.price,
         fees=held.fees + fee,
     )
 
 
 def _sold(held: Position, fill: Fill) -> Position:
     """The position after a sale."""
-    left = held.volume - fill.volume - fill.fee_base
+    gone = fill.volume + fill.fee_base
+    left = held.volume - gone
     return replace(
         held,
         volume=left if left > 1e-12 else 0.0,
-        sold=held.sold + fill.volume,
-        exit_value=held.exit_value + fill.value,
+        sold=held.sold + gone,
+        exit_value=held.exit_value + gone * fill.price,
         fees=held.fees + fill.fee_counter + fill.fee_base * fill.price,
         exit_why=held.exit_why or fill.kind.value,
     )
@@ -1926,8 +1972,10 @@ def close_position(desk: Desk, position: Position, now_ms: int) -> tuple[Desk, R
 def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | None]:
     """The desk after one fill of one of its orders; a round trip if it closed the position.
 
-    ValueError if a sale exceeds what is held: that can only be a fault and must not be booked.
+    ValueError if it exceeds its order, or a sale what is held: that can only be a fault and must not be booked.
     """
+    if fill.volume > order.remaining + 1e-9:
+        raise ValueError(f"fill {fill.fill_id} of {plain(fill.volume)} {fill.pair} is more than was ordered")
     sign = -1 if fill.side is Side.BUY else 1
     fee = fill.fee_counter + fill.fee_base * fill.price
     desk = replace(
@@ -2005,8 +2053,10 @@ def desk_from_json(text: str) -> Desk:
         for name in ("entries", "closings", "dust"):
             row[name] = tuple((str(a), b) for a, b in row[name])
         row["order_times"] = tuple(row["order_times"])
+        if not all(isinstance(row[n], float) and math.isfinite(row[n]) for n in ("cash", "day_start_equity")):
+            raise ValueError("not a number")
         return Desk(**row)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"the saved desk cannot be read ({type(error).__name__})") from None
 
 
@@ -2069,10 +2119,8 @@ def check_kill(case: Case) -> Problem | None:
 
 def may_reduce(desk: Desk) -> bool:
     """True if exits are allowed in the desk's state."""
-    if desk.state in (TradingState.READY, TradingState.REDUCING, TradingState.COOLDOWN):
-        return True
-    halting = {c.kind for c in desk.causes if c.kind.state is desk.state}
-    return desk.state is TradingState.HALTED and halting == {CauseKind.WEEKLY_CAP}
+    barring = {c.kind for c in desk.causes if c.kind.state.value >= TradingState.UNCERTAIN.value}
+    return barring <= {CauseKind.WEEKLY_CAP}
 
 
 def check_state(case: Case) -> Problem | None:
@@ -2098,6 +2146,8 @@ def check_mode(case: Case) -> Problem | None:
 def check_numbers(case: Case) -> Problem | None:
     """P5: prices finite, positive and within the market's range."""
     market, intent = case.view.market, case.intent
+    if not math.isfinite(intent.volume):
+        return Problem(Refusal.BAD_NUMBER, "The volume is no number", (("volume", intent.volume),))
     for name, value in (("limit", intent.limit), ("stop", intent.stop)):
         if not (math.isfinite(value) and market.min_price <= value <= market.max_price):
             why = f"The {name} {plain(value)} is outside the market's prices"
@@ -2118,7 +2168,7 @@ def check_signal(case: Case) -> Problem | None:
         return Problem(Refusal.BREAK_EVEN, f"Expected move {signal.move:.2%} < {needed:.2%}, which is"
                        f" {case.settings.limits.min_edge:g} x the break-even {signal.break_even:.2%}",
                        (("move", signal.move), ("break_even", signal.break_even), ("limit", needed)))
-    if signal.confidence < floor:
+    if not signal.confidence >= floor:
         return Problem(Refusal.CONFIDENCE, f"Confidence {signal.confidence:.2f} below {floor:.2f}",
                        (("confidence", signal.confidence), ("limit", floor)))
     return None
@@ -2149,6 +2199,8 @@ def check_market(case: Case) -> Problem | None:
 def check_fresh(case: Case) -> Problem | None:
     """P9: a quote that is not older than MAX_QUOTE_AGE_S."""
     ticker = case.view.ticker
+    if case.intent.kind is OrderKind.PROTECTION:
+        return None  # its price is the position's stop, not the quote's
     if ticker is None or ticker.bid <= 0:
         return Problem(Refusal.STALE, "No quote")
     age_s = (case.moment.now_ms - ticker.time_ms) / 1000
@@ -2178,11 +2230,11 @@ def check_price(case: Case) -> Problem | None:
         if not abs(intent.limit - price) <= limits.price_collar * price:
             why = f"Price {plain(intent.limit)} is over {limits.price_collar:.0%} from the {source} {plain(price)}"
             return Problem(Refusal.PRICE_COLLAR, why, (("limit", intent.limit), ("reference", price)))
-    if not ticker.spread <= limits.max_spread:
+    if not 0 <= ticker.spread <= limits.max_spread:
         return Problem(Refusal.SPREAD, f"Spread {ticker.spread:.2%} > limit {limits.max_spread:.2%}",
                        (("spread", ticker.spread), ("limit", limits.max_spread)))
     value = ticker.volume_24h * ticker.last
-    if value < limits.min_volume_24h:
+    if not value >= limits.min_volume_24h:
         return Problem(Refusal.VOLUME_24H, f"24 h volume {value:,.0f} < minimum {limits.min_volume_24h:,.0f}",
                        (("volume_24h", value), ("limit", limits.min_volume_24h)))
     return None
@@ -2214,7 +2266,7 @@ def check_losses(case: Case) -> Problem | None:
         ("day", desk.day_start_equity, limits.daily_loss_cap), ("week", desk.week_start_equity, limits.weekly_loss_cap)
     ):
         if not now > start * (1 - cap):
-            why = f"The {name}'s result {now / start - 1:.2%} has reached the cap -{cap:.2%}"
+            why = f"The {name} went from {start:,.2f} to {now:,.2f}, at the cap of -{cap:.2%}"
             return Problem(Refusal.LOSS_CAP, why, (("equity", now), ("start", start)))
     return None
 
@@ -2303,9 +2355,8 @@ def size_for_risk(case: Case) -> Problem | float:
     refusal, words, room = min(rooms(case), key=lambda r: r[2])
     volume, least = case.view.market.round_volume(max(0.0, room)), smallest_volume(case)
     if volume < least:
-        kind = Refusal.MIN_VOLUME if refusal is Refusal.ORDER_VALUE else refusal
         why = f"The {words} leaves {plain(max(0.0, room))}, the smallest sellable order is {plain(least)}"
-        return Problem(kind, why, (("room", room), ("minimum", least)))
+        return Problem(refusal, why, (("room", room), ("minimum", least)))
     return volume
 
 
@@ -2392,6 +2443,11 @@ def ticker_after(view: MarketView, order: Order) -> Ticker | None:
     return ticker if ticker is not None and ticker.time_ms > order.created_ms else None
 
 
+def traded(ticker: Ticker) -> float:
+    """The last price, but not below the bid: what is, was traded before that bid came in."""
+    return max(ticker.last, ticker.bid) if ticker.last > 0 else 0.0
+
+
 def bar_volume(view: MarketView, bar: Candle, wanted: float) -> float:
     """How much of an order one bar can have filled."""
     return view.market.round_volume(min(wanted, bar.volume * BAR_SHARE))
@@ -2404,9 +2460,10 @@ def resting_execution(order: Order, view: MarketView) -> Execution | None:
     if bar is not None and bar.low <= through:
         volume = bar_volume(view, bar, order.remaining)
         return Execution(order.limit, volume, True, f"bar low {plain(bar.low)}") if volume > 0 else None
-    seen = [p for p in (ticker.last, ticker.ask) if p > 0] if bar is None and ticker is not None else []
+    seen = [p for p in (traded(ticker), ticker.ask) if p > 0] if bar is None and ticker is not None else []
     if seen and min(seen) <= through:
-        return Execution(order.limit, order.remaining, True, f"trade or ask at {plain(min(seen))}")
+        volume = view.market.round_volume(order.remaining)
+        return Execution(order.limit, volume, True, f"trade or ask at {plain(min(seen))}")
     return None
 
 
@@ -2447,7 +2504,7 @@ def taking_execution(order: Order, view: MarketView, costs: Costs) -> Execution 
 def is_stop_reached(order: Order, view: MarketView) -> bool:
     """True when the market traded at or below the stop after the order was placed."""
     bar, ticker = bar_after(view, order), ticker_after(view, order)
-    low = min([bar.low] if bar is not None else [ticker.last] if ticker is not None else [math.inf])
+    low = min([bar.low] if bar is not None else [traded(ticker)] if ticker is not None else [math.inf])
     return low <= order.stop
 
 
@@ -2461,13 +2518,13 @@ def stop_execution(order: Order, view: MarketView, costs: Costs) -> Execution | 
     if order.is_triggered:
         price, has_traded = order.limit, top >= order.limit + market.tick * 0.999999
     else:
-        start = bar.open if bar is not None else ticker.last if ticker is not None else 0.0
+        start = bar.open if bar is not None else traded(ticker) if ticker is not None else 0.0
         worst = min(start, order.stop) * (1 - half_spread(view)) * (1 - costs.slippage)
         price = market.round_price(worst, Side.SELL)
         has_traded = price >= order.limit
     if not has_traded:
         return None
-    volume = bar_volume(view, bar, order.remaining) if bar is not None else order.remaining
+    volume = bar_volume(view, bar, order.remaining) if bar is not None else market.round_volume(order.remaining)
     return Execution(price, volume, order.is_triggered, f"stop {plain(order.stop)}") if volume > 0 else None
 
 
@@ -2531,7 +2588,8 @@ class CycleReport:
     def is_quiet(self) -> bool:
         """True when nothing happened that the audit must keep."""
         s = self.settlement
-        return not (s.fills or s.outcomes or self.decisions or self.cancels or self.orders or self.events)
+        told = self.decisions or self.events or self.round_trips
+        return not (s.fills or s.outcomes or self.cancels or self.orders or told)
 
 
 class Executor(Protocol):
@@ -2568,11 +2626,12 @@ class SimulatedExecutor:
         self._orders: dict[str, Order] = {}
         self._outcomes: list[Outcome] = []
         for order in orders:  # a desk read back after a crash: do what was written and may not have been done
+            if order.state is OrderState.INTENT and not order.is_cancelling:
+                self._accept(order)
+                continue
             self._orders[order.order_id] = replace(order, state=OrderState.OPEN)
             if order.is_cancelling:
                 self.cancel(order)
-            elif order.state is OrderState.INTENT:
-                self._outcomes.append(Outcome(order.order_id, OrderState.OPEN, "accepted"))
 
     def settle(self, moment: Moment) -> Settlement:
         """Fills that the moment's evidence gives, and what became of orders placed or cancelled before."""
@@ -2617,6 +2676,9 @@ class SimulatedExecutor:
 
     def place(self, order: Order) -> None:
         """Accept an order, or refuse it when the kill switch came on after it was decided."""
+        self._accept(order)
+
+    def _accept(self, order: Order) -> None:
         if self._is_killed():
             self._outcomes.append(Outcome(order.order_id, OrderState.REJECTED, "kill switch"))
             return
@@ -2707,9 +2769,9 @@ def roll_day(draft: Draft) -> None:
     desk, now = draft.desk, draft.now_ms
     day, week = now // DAY_MS, (now // DAY_MS + 3) // 7
     value = equity(desk)
-    if day != desk.day:
+    if day > desk.day:
         desk = replace(desk, day=day, day_start_equity=value)
-    if week != desk.week:
+    if week > desk.week:
         desk = replace(desk, week=week, week_start_equity=value)
     draft.desk = replace(
         desk,
@@ -2731,6 +2793,7 @@ def review_conditions(draft: Draft) -> None:
         (CauseKind.KEY_REFUSED, now.is_key_refused),
         (CauseKind.CLOCK_SKEW, abs(now.skew_ms) > MAX_SKEW_MS),
         (CauseKind.RESUMED, now.loop_gap_ms > MAX_LOOP_GAP_MS),
+        (CauseKind.UNKNOWN_ORDER, any(o.state is OrderState.UNKNOWN for o in draft.desk.orders)),
     ):
         has_it = any(c.kind is kind for c in draft.desk.causes)
         if is_wrong and not has_it:
@@ -2753,6 +2816,8 @@ def review_caps(draft: Draft) -> None:
         draft.desk = desk = clear_cause(desk, CauseKind.DAILY_CAP)
         draft.tell("cooldown", "info", "Cooldown over: entries are allowed again")
     value, kinds = equity(desk), {c.kind for c in desk.causes}
+    if desk.day_start_equity <= 0 or desk.week_start_equity <= 0:
+        return  # nothing to lose
     if CauseKind.DAILY_CAP not in kinds and value <= desk.day_start_equity * (1 - limits.daily_loss_cap):
         until = max((desk.day + 1) * DAY_MS, now + int(limits.cooldown_hours * HOUR_MS))
         why = f"day {value / desk.day_start_equity - 1:.2%}, cap -{limits.daily_loss_cap:.2%}"
@@ -2773,7 +2838,8 @@ def review_limits(draft: Draft) -> None:
 
 def _plan_retry(draft: Draft, order: Order) -> None:
     """Remember the signal of a timed-out entry if it still stands, to take it once the order is off."""
-    standing = [s for s in draft.signals if s.pair == order.pair and s.strategy == order.strategy]
+    wanted = (order.pair, order.strategy, order.timeframe_s)
+    standing = [s for s in draft.signals if (s.pair, s.strategy, s.timeframe_s) == wanted]
     if standing and order.kind is OrderKind.ENTRY and order.filled == 0:
         draft.desk = replace(draft.desk, retries=(*draft.desk.retries, standing[0]))
 
@@ -2846,8 +2912,10 @@ def order_for(draft: Draft, verdict: RiskVerdict, position: Position | None) -> 
     intent, signal = verdict.intent, verdict.intent.signal
     source = position if signal is None else signal
     timeframe = source.timeframe_s if source is not None else 0
-    rests = draft.settings.schedule.entry_timeout_candles * timeframe * 1000
-    expires = draft.now_ms // 1000 * 1000 + rests if intent.kind is OrderKind.ENTRY else 0
+    expires = 0
+    if intent.kind is OrderKind.ENTRY and signal is not None:
+        candles = 1 + draft.settings.schedule.entry_timeout_candles
+        expires = signal.opened_ms + candles * timeframe * 1000 + DECISION_DELAY_MS
     return Order(
         f"LB1-{draft.desk.next_order:06d}", intent.pair, intent.side, intent.kind, OrderState.INTENT, verdict.volume,
         intent.limit, intent.stop, draft.now_ms, expires, source.strategy if source is not None else "",
@@ -2866,6 +2934,14 @@ def send(draft: Draft, verdict: RiskVerdict, position: Position | None = None) -
     draft.orders.append(order)
 
 
+def _tell_refused(draft: Draft, verdict: RiskVerdict) -> None:
+    """A sale or protection that cannot go out, told at each decision: the owner may have to act."""
+    code = verdict.refusal.value if verdict.refusal is not None else ""
+    if draft.moment.due:
+        intent = verdict.intent
+        draft.tell("refused", "error", f"{intent.kind.value} refused, {code}: {verdict.why}", intent.pair)
+
+
 def leave(draft: Draft, position: Position, view: MarketView) -> None:
     """One step of leaving: take the market's orders off, then sell, then sell what is left."""
     if position.phase is ExitPhase.NONE:
@@ -2874,17 +2950,17 @@ def leave(draft: Draft, position: Position, view: MarketView) -> None:
             return
         position = replace(position, phase=ExitPhase.CANCELLING, exit_why=why)
         draft.desk = put_position(draft.desk, position)
-    if not may_reduce(draft.desk):
-        return
     working = draft.desk.orders_of(position.pair)
-    for order in working:
-        if order.kind is not OrderKind.EXIT:
-            draft.cancel(order)
-    if working:
+    if not may_reduce(draft.desk) or any(o.kind is OrderKind.EXIT for o in working):
         return
     verdict = sale(draft, position, view)
     draft.verdicts.append(verdict)
-    if verdict.refusal is None:
+    if verdict.refusal is not None:
+        _tell_refused(draft, verdict)
+        return
+    for order in working:
+        draft.cancel(order)
+    if not working:
         draft.desk = put_position(draft.desk, replace(position, phase=ExitPhase.EXITING))
         send(draft, verdict, position)
 
@@ -2894,16 +2970,19 @@ def protect(draft: Draft, position: Position, view: MarketView) -> None:
     resting = draft.desk.orders_of(position.pair, OrderKind.PROTECTION)
     volume = view.market.round_volume(position.volume)
     stale = [o for o in resting if o.stop != position.stop or view.market.round_volume(o.remaining) != volume]
-    for order in stale if may_reduce(draft.desk) else ():
-        draft.cancel(order)
-    if resting or volume < view.market.min_volume:
+    if (resting and not stale) or volume < view.market.min_volume:
         return
     limit = view.market.round_price(position.stop * (1 - draft.settings.costs.stop_gap), Side.SELL)
     kind = OrderKind.PROTECTION
     intent = OrderIntent(position.pair, Side.SELL, kind, limit, position.stop, volume, None, kind.value)
     verdict = assess(Case(intent, draft.desk, view, draft.moment, draft.settings))
     draft.verdicts.append(verdict)
-    if verdict.refusal is None:
+    if verdict.refusal is not None:
+        _tell_refused(draft, verdict)
+        return
+    for order in stale:
+        draft.cancel(order)
+    if not resting:
         send(draft, verdict, position)
 
 
@@ -2946,7 +3025,8 @@ def consider(draft: Draft, signal: Signal, kind: OrderKind) -> None:
 def enter(draft: Draft) -> None:
     """Entries, strongest first, each judged against the desk that the ones before it have left."""
     waiting = [s for s in draft.desk.retries if draft.desk.orders_of(s.pair)]
-    ready = [s for s in draft.desk.retries if not draft.desk.orders_of(s.pair)]
+    ready = [s for s in draft.desk.retries if not draft.desk.orders_of(s.pair)
+             and draft.now_ms < s.opened_ms + 2 * s.timeframe_s * 1000]  # the candle after it is still open
     draft.desk = replace(draft.desk, retries=tuple(waiting))
     for retry in ready:
         unmarked = tuple(e for e in draft.desk.entries if e != (retry.pair, retry.opened_ms))
@@ -3002,6 +3082,8 @@ def _row(draft: Draft, view: MarketView, timeframe_s: int) -> Reason:
     if outlook is None or findings:
         finding = findings[0] if findings else Finding(Doubt.STALE_CANDLES, "the candle has not arrived")
         return Reason(Action.SKIP, finding.doubt.name.lower(), f"No decision: {finding.doubt.value}, {finding.why}")
+    if position is not None:
+        return _held_row(draft, position)
     if draft.desk.orders_of(view.pair):
         order = draft.desk.orders_of(view.pair)[0]
         return Reason(Action.WAIT, "working", f"Entry order rests at {plain(order.limit)}", 0.0, order.strategy)
@@ -4254,15 +4336,12 @@ class Clock(Protocol):
 
     def now_ms(self) -> int:
         """UTC epoch milliseconds; they may jump."""
-        ...
 
     def mono_s(self) -> float:
         """Seconds that never run backwards, for measuring how long something took."""
-        ...
 
     def sleep(self, seconds: float) -> None:
         """Lets that much time pass."""
-        ...
 
 
 class SystemClock:
@@ -4357,15 +4436,6 @@ def data_folder(argument: str | None, env: Mapping[str, str]) -> Path:
 SYNCED_NAMES = ("onedrive", "dropbox", "google drive", "googledrive", "icloud", "nextcloud")
 
 
-def _drive_doubt(folder: Path) -> str:
-    """What is wrong with the drive of a folder on Windows, or ""."""
-    if sys.platform == "win32":
-        kind = ctypes.windll.kernel32.GetDriveTypeW(folder.anchor)
-        return {2: "is on a removable drive", 4: "is on a network drive"}.get(kind, "")
-    else:
-        return ""
-
-
 def folder_doubts(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     """Sentences on why a database is not safe in this folder; LIVE refuses to start there, PAPER warns."""
     doubts = []
@@ -4375,8 +4445,10 @@ def folder_doubts(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
         doubts.append(f"{folder} is synchronised by a cloud program, which can damage the database")
     if str(folder).startswith(("\\\\", "//")):
         doubts.append(f"{folder} is on a network share")
-    drive = _drive_doubt(folder)
-    return (*doubts, f"{folder} {drive}") if drive else tuple(doubts)
+    if sys.platform == "win32":
+        kind = {2: "removable", 4: "network"}.get(ctypes.windll.kernel32.GetDriveTypeW(folder.anchor))
+        doubts += [f"{folder} is on a {kind} drive"] if kind else []
+    return tuple(doubts)
 
 
 def private_file(path: Path) -> None:
@@ -4388,13 +4460,9 @@ def private_file(path: Path) -> None:
         tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(  # noqa: S603 - a fixed program and our own path
-                [tool, str(path), "/inheritance:r", "/grant:r", f"{user}:F"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=10,
-                check=False,
-                creationflags=subprocess.CREATE_NO_WINDOW,
-            )
+                [tool, str(path), "/inheritance:r", "/grant:r", f"{user}:F"], stdin=subprocess.DEVNULL,
+                capture_output=True, timeout=10, check=False, creationflags=subprocess.CREATE_NO_WINDOW,
+            )  # fmt: skip
 
 
 def replace_file(source: Path, target: Path, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -4424,25 +4492,19 @@ def write_safely(path: Path, data: bytes) -> None:
             fresh.unlink()
 
 
-def _env_text(path: Path) -> str:
-    """The text of a settings file, "" if there is none."""
+def _env_bindings(path: Path) -> list[Binding]:
+    """All lines of a settings file, if there is one; SettingsError names one of ours that cannot be understood."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        return ""
+        return []
     except (OSError, UnicodeDecodeError):
         raise SettingsError(f"{path} cannot be read; save it as UTF-8 text") from None
     if "\0" in text:
         raise SettingsError(f"{path} is damaged or not UTF-8 text; restore it from its dated copy")
-    return text
-
-
-def _env_bindings(path: Path) -> list[Binding]:
-    """All lines of a settings file; SettingsError names one of ours that cannot be understood."""
-    bindings = list(parse_stream(io.StringIO(_env_text(path), newline="")))
+    bindings = list(parse_stream(io.StringIO(text, newline="")))
     for binding in bindings:
-        name = binding.original.string if binding.error else binding.key or ""
-        is_ours = PREFIX in name if binding.error else name.startswith(PREFIX)
+        is_ours = PREFIX in binding.original.string if binding.error else (binding.key or "").startswith(PREFIX)
         if is_ours and binding.value is None:
             raise SettingsError(f"{path}, line {binding.original.line}: write NAME=value; check the quotes")
     return bindings
@@ -4459,8 +4521,7 @@ def read_env(folders: Sequence[Path], environ: Mapping[str, str]) -> dict[str, s
 
 _ENV_NAME = re.compile(PREFIX + r"[A-Z0-9_]{1,60}")
 _ENV_PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]*")
-# what stands before the value, the value, and the comment behind it
-_ENV_LINE = re.compile(
+_ENV_LINE = re.compile(  # what stands before the value, the value, and the comment behind it
     r"(\s*(?:export\s+)?[^=\s'#]+[^\S\r\n]*=[^\S\r\n]*?)"
     r"('(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|(?![^\S\r\n]*['\"])[^\r\n]*?)"
     r"((?:[^\S\r\n]+#[^\r\n]*)?\s*)",
@@ -4469,49 +4530,35 @@ _ENV_LINE = re.compile(
 KEPT_COPIES = 10
 
 
-def _env_value(text: str) -> str:
-    """A value as it is written in a settings file."""
-    if _ENV_PLAIN.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def _env_updated(bindings: Iterable[Binding], values: Mapping[str, str], newline: str) -> str:
     """The file's text with these values; every other line and all comments stay as they are."""
-    chunks: list[str] = []
-    known: set[str] = set()
+    fresh = {}
+    for name, value in values.items():
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        fresh[name] = value if _ENV_PLAIN.fullmatch(value) else f"'{escaped}'"
+    text, new = "", dict(fresh)
     for binding in bindings:
         line, name = binding.original.string, binding.key or ""
-        if name in values:
-            known.add(name)
+        if name in fresh:
+            new.pop(name, None)
             parts = _ENV_LINE.fullmatch(line)
-            value = _env_value(values[name])
-            line = parts[1] + value + parts[3] if parts else f"{name}={value}{newline}"
-        chunks.append(line)
-    text = "".join(chunks)
+            line = parts[1] + fresh[name] + parts[3] if parts else f"{name}={fresh[name]}{newline}"
+        text += line
     if text and not text.endswith(("\n", "\r")):
         text += newline
-    return text + "".join(f"{n}={_env_value(values[n])}{newline}" for n in values if n not in known)
+    return text + "".join(f"{name}={value}{newline}" for name, value in new.items())
 
 
 def _copy_dated(path: Path) -> None:
     """A private copy of a settings file beside it; only the newest copies are kept, for they hold secrets."""
-    stem = f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
-    names = (stem, *(f"{stem}-{n}" for n in range(2, 10)))
-    free = next((p for name in names if not (p := path.with_name(name)).exists()), path.with_name(stem))
-    write_safely(free, path.read_bytes())
-    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT\d{6}Z(-\d+)?")
-    copies = sorted(p for p in path.parent.iterdir() if dated.fullmatch(p.name))
-    for old in copies[:-KEPT_COPIES]:
+    write_safely(path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%fZ}"), path.read_bytes())
+    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT[\d.]+Z(-\d+)?")
+    for old in sorted(p for p in path.parent.iterdir() if dated.fullmatch(p.name))[:-KEPT_COPIES]:
         old.unlink()
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:
-    """Sets our values in a settings file and keeps all else; the old file stays beside it with its date.
-
-    SettingsError if a value cannot be written or would be read back otherwise; the file is then untouched.
-    """
+    """Sets our values in a settings file and keeps all else, and a dated copy; SettingsError leaves it untouched."""
     for name, value in values.items():
         if not _ENV_NAME.fullmatch(name):
             raise SettingsError(f"{name[:60]} is not the name of a setting")
@@ -4566,20 +4613,11 @@ def write_kill_file(folder: Path) -> None:
         raise KilledByOwner(f"the kill file cannot be written in {folder}: close the program to stop it")
 
 
-def _lock(handle: int) -> None:
-    """Takes the exclusive lock of an open file; OSError if another process has it."""
-    if sys.platform == "win32":
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 class InstanceLock:
     """Only one program per data folder; the system frees the lock when a program ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._handle = -1
+        self._path, self._handle = path, -1
 
     def acquire(self) -> bool:
         """True if the lock is ours now; False if another program has it."""
@@ -4590,7 +4628,10 @@ class InstanceLock:
         except OSError:
             raise SettingsError(f"{self._path} cannot be opened; check the rights of the folder") from None
         try:
-            _lock(handle)
+            if sys.platform == "win32":
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
             return False
@@ -4606,8 +4647,7 @@ class InstanceLock:
 
 HIDDEN = "***"
 SHORTEST_SECRET = 4  # redacting shorter ones would eat every text
-# at most one group takes part in a match: the label that may stay
-_SECRET_SHAPES = re.compile(
+_SECRET_SHAPES = re.compile(  # at most one group takes part in a match: the label that may stay
     r"((?:authorization|cookie)[\"']?\s*[:=]\s*)[\"']?[^\r\n\"']+"
     r"|(\b(?:basic|bearer)\s+)[\w+/.=~-]{16,}"
     r"|(bot)\d{3,20}:[\w-]{10,}"
@@ -4666,12 +4706,13 @@ class Redactor:
             return [self.clean_value(v) for v in value]
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else str(float(value))
-        if value is None or isinstance(value, (bool, int, np.integer)):
-            return int(value) if isinstance(value, np.integer) else value
+        if isinstance(value, np.integer):
+            return int(value)
+        if value is None or isinstance(value, int):
+            return value
         if isinstance(value, Enum):
             return value.name
-        is_plain = isinstance(value, (Decimal, Path))
-        return self.clean(str(value)) if is_plain else type(value).__name__
+        return self.clean(str(value)) if isinstance(value, (Decimal, Path)) else type(value).__name__
 
     def _pass(self, text: str) -> str:
         folded = text.casefold()
@@ -4691,12 +4732,8 @@ class JsonLog:
     """One JSON object a line, a file per UTC day; trouble is counted in `failures` and never raised."""
 
     def __init__(self, folder: Path, redactor: Redactor, clock: Clock) -> None:
-        self.failures = 0
-        self._folder = folder
-        self._redactor = redactor
-        self._clock = clock
-        self._handle = -1
-        self._day = -1
+        self._folder, self._redactor, self._clock = folder, redactor, clock
+        self.failures, self._handle, self._day = 0, -1, -1
         self._left = 0  # bytes that still go into the open file
 
     def write(self, level: str, kind: str, text: str, **details: object) -> None:
@@ -4730,15 +4767,16 @@ class JsonLog:
     def _open(self, now_ms: int, size: int) -> None:
         """Opens the day's first file with room, sweeps old ones when the day is new."""
         self.close()
-        day = f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d}"
+        today = datetime.fromtimestamp(now_ms / 1000, UTC)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        names = [f"{day}.jsonl", *(f"{day}-{n}.jsonl" for n in range(2, LOG_PARTS + 1))]
-        sizes = ((p, p.stat().st_size if p.exists() else 0) for p in (self._folder / name for name in names))
-        path, used = next(((p, used) for p, used in sizes if used + size <= LOG_BYTES), (None, 0))
-        if path is None:
+        for part in ("", *(f"-{n}" for n in range(2, LOG_PARTS + 1))):
+            path = self._folder / f"{today:%Y-%m-%d}{part}.jsonl"
+            used = path.stat().st_size if path.exists() else 0
+            if used + size <= LOG_BYTES:
+                break
+        else:
             raise ValueError("the log of this day is full")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self._handle = os.open(path, flags, 0o600)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         self._left = LOG_BYTES - used
         if used == 0:
             private_file(path)
@@ -4748,7 +4786,7 @@ class JsonLog:
                 os.write(self._handle, b"\n")
         if now_ms // DAY_MS != self._day:
             self._day = now_ms // DAY_MS
-            self._sweep(f"{datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=LOG_DAYS):%Y-%m-%d}")
+            self._sweep(f"{today - timedelta(days=LOG_DAYS):%Y-%m-%d}")
 
     def _sweep(self, oldest: str) -> None:
         for path in self._folder.iterdir():
@@ -4767,151 +4805,78 @@ import sqlite3
 import zlib
 
 APPLICATION_ID = 0x4C42495A  # "LBIZ": says whose file this is
-SCHEMA = """
-BEGIN IMMEDIATE;
-CREATE TABLE decisions (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    pair TEXT NOT NULL, timeframe_s INTEGER NOT NULL, opened_ms INTEGER NOT NULL, action TEXT NOT NULL,
-    strategy TEXT NOT NULL, regime TEXT NOT NULL, confidence REAL, code TEXT NOT NULL, why TEXT NOT NULL,
-    numbers TEXT NOT NULL, seal TEXT NOT NULL);
-CREATE TABLE order_intents (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    order_id TEXT NOT NULL, pair TEXT NOT NULL, side TEXT NOT NULL, kind TEXT NOT NULL, volume TEXT NOT NULL,
-    limit_price TEXT NOT NULL, stop_price TEXT NOT NULL, expires_ms INTEGER NOT NULL, strategy TEXT NOT NULL,
-    regime TEXT NOT NULL, timeframe_s INTEGER NOT NULL, why TEXT NOT NULL, seal TEXT NOT NULL,
-    UNIQUE (mode, order_id));
-CREATE TABLE order_events (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    order_id TEXT NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL, is_triggered INTEGER NOT NULL,
-    why TEXT NOT NULL, seal TEXT NOT NULL);
+SEALED: Mapping[str, str] = types.MappingProxyType({  # what their rows hold between rowid, time_ms and the seal
+    "decisions": "mode pair timeframe_s opened_ms action strategy regime confidence code why numbers",
+    "order_intents": "mode order_id pair side kind volume limit_price stop_price expires_ms strategy regime"
+    " timeframe_s why",
+    "order_events": "mode order_id event state is_triggered why",
+    "fills": "mode fill_id order_id pair side kind price volume value fee_base fee_counter is_maker evidence",
+    "trades": "mode pair strategy regime timeframe_s opened_ms closed_ms volume entry exit fees profit reason",
+    "events": "mode kind level pair text",
+    "snapshots": "mode equity cash exposure state desk",
+    "metrics": "name payload",
+    "sessions": "kind",
+})  # fmt: skip
+CHAINED = ("gate_rows", "attempts")  # each row holds the hash of the one before it
+ID_OF: Mapping[str, str] = types.MappingProxyType({"order_intents": "order_id", "fills": "fill_id"})
+TABLES = (
+    "trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *CHAINED, "candles",
+)  # fmt: skip
+OTHER_OBJECTS = """
 CREATE INDEX order_events_by_order ON order_events (mode, order_id);
+CREATE INDEX snapshots_by_mode ON snapshots (mode);
 CREATE VIEW orders AS SELECT i.rowid AS rowid, time_ms, mode, order_id, pair, side, kind,
     COALESCE((SELECT e.state FROM order_events e WHERE e.mode = i.mode AND e.order_id = i.order_id
         ORDER BY e.rowid DESC LIMIT 1), 'intent') AS state,
     volume, limit_price, stop_price, expires_ms, strategy, regime, timeframe_s, why FROM order_intents i;
-CREATE TABLE fills (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    fill_id TEXT NOT NULL, order_id TEXT NOT NULL, pair TEXT NOT NULL, side TEXT NOT NULL, kind TEXT NOT NULL,
-    price TEXT NOT NULL, volume TEXT NOT NULL, value TEXT NOT NULL, fee_base TEXT NOT NULL,
-    fee_counter TEXT NOT NULL, is_maker INTEGER NOT NULL, evidence TEXT NOT NULL, seal TEXT NOT NULL,
-    UNIQUE (mode, fill_id));
-CREATE TABLE trades (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    pair TEXT NOT NULL, strategy TEXT NOT NULL, regime TEXT NOT NULL, timeframe_s INTEGER NOT NULL,
-    opened_ms INTEGER NOT NULL, closed_ms INTEGER NOT NULL, volume TEXT NOT NULL, entry TEXT NOT NULL,
-    exit TEXT NOT NULL, fees TEXT NOT NULL, profit TEXT NOT NULL, reason TEXT NOT NULL, seal TEXT NOT NULL);
-CREATE TABLE events (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    kind TEXT NOT NULL, level TEXT NOT NULL, pair TEXT NOT NULL, text TEXT NOT NULL, seal TEXT NOT NULL);
-CREATE TABLE snapshots (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL,
-    equity TEXT NOT NULL, cash TEXT NOT NULL, exposure TEXT NOT NULL, state TEXT NOT NULL, desk TEXT NOT NULL,
-    seal TEXT NOT NULL);
-CREATE INDEX snapshots_by_mode ON snapshots (mode);
-CREATE TABLE metrics (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, name TEXT NOT NULL,
-    payload TEXT NOT NULL, seal TEXT NOT NULL);
-CREATE TABLE sessions (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, kind TEXT NOT NULL,
-    seal TEXT NOT NULL);
-CREATE TABLE gate_rows (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, payload TEXT NOT NULL,
-    prev_hash TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE TABLE attempts (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, payload TEXT NOT NULL,
-    prev_hash TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE candles (rowid INTEGER PRIMARY KEY, pair TEXT NOT NULL, timeframe_s INTEGER NOT NULL,
-    block INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL,
-    packed BLOB NOT NULL, checksum INTEGER NOT NULL, UNIQUE (pair, timeframe_s, block));
-CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER decisions_grow BEFORE DELETE ON decisions BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER order_intents_stay BEFORE UPDATE ON order_intents BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER order_intents_grow BEFORE DELETE ON order_intents BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER order_events_stay BEFORE UPDATE ON order_events BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER order_events_grow BEFORE DELETE ON order_events BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER fills_stay BEFORE UPDATE ON fills BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER fills_grow BEFORE DELETE ON fills BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER trades_stay BEFORE UPDATE ON trades BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER trades_grow BEFORE DELETE ON trades BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER events_grow BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER snapshots_stay BEFORE UPDATE ON snapshots BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER snapshots_grow BEFORE DELETE ON snapshots BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER metrics_stay BEFORE UPDATE ON metrics BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER metrics_grow BEFORE DELETE ON metrics BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER sessions_stay BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER sessions_grow BEFORE DELETE ON sessions BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER gate_rows_stay BEFORE UPDATE ON gate_rows BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER gate_rows_grow BEFORE DELETE ON gate_rows BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER attempts_stay BEFORE UPDATE ON attempts BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER attempts_grow BEFORE DELETE ON attempts BEGIN SELECT RAISE(ABORT, 'audit'); END;
-PRAGMA application_id = 1279412570;
-PRAGMA user_version = 1;
-COMMIT;
+    block INTEGER NOT NULL, packed BLOB NOT NULL, checksum INTEGER NOT NULL, UNIQUE (pair, timeframe_s, block));
 """
-MIGRATIONS = (SCHEMA,)  # number n leads from version n to n + 1, in one transaction of its own
-APPENDS: Mapping[str, str] = types.MappingProxyType(
-    {
-        "decisions": "INSERT INTO decisions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "order_intents": "INSERT INTO order_intents"
-        " VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "order_events": "INSERT INTO order_events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "fills": "INSERT INTO fills VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "trades": "INSERT INTO trades VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "events": "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-        "snapshots": "INSERT INTO snapshots VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "metrics": "INSERT INTO metrics VALUES (NULL, ?, ?, ?, ?)",
-        "sessions": "INSERT INTO sessions VALUES (NULL, ?, ?, ?)",
-    }
-)
-TABLES = (
-    "trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", "gate_rows",
-    "attempts", "candles",
-)  # fmt: skip
-OLDEST_FIRST: Mapping[str, str] = types.MappingProxyType(
-    {
-        "decisions": "SELECT * FROM decisions WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "orders": "SELECT * FROM orders WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "order_intents": "SELECT * FROM order_intents WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "order_events": "SELECT * FROM order_events WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "fills": "SELECT * FROM fills WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "trades": "SELECT * FROM trades WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "events": "SELECT * FROM events WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "snapshots": "SELECT * FROM snapshots WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "metrics": "SELECT * FROM metrics WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "sessions": "SELECT * FROM sessions WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "gate_rows": "SELECT * FROM gate_rows WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "attempts": "SELECT * FROM attempts WHERE rowid > ? ORDER BY rowid LIMIT ?",
-        "candles": "SELECT * FROM candles WHERE rowid > ? ORDER BY rowid LIMIT ?",
-    }
-)
-NEWEST_FIRST: Mapping[str, str] = types.MappingProxyType(
-    {
-        "decisions": "SELECT * FROM decisions WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "orders": "SELECT * FROM orders WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "order_intents": "SELECT * FROM order_intents WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "order_events": "SELECT * FROM order_events WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "fills": "SELECT * FROM fills WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "trades": "SELECT * FROM trades WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "events": "SELECT * FROM events WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "snapshots": "SELECT * FROM snapshots WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "metrics": "SELECT * FROM metrics WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "sessions": "SELECT * FROM sessions WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "gate_rows": "SELECT * FROM gate_rows WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "attempts": "SELECT * FROM attempts WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-        "candles": "SELECT * FROM candles WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
-    }
-)
-BY_ID: Mapping[str, str] = types.MappingProxyType(
-    {
-        "order_intents": "SELECT * FROM order_intents WHERE mode = ? AND order_id = ?",
-        "fills": "SELECT * FROM fills WHERE mode = ? AND fill_id = ?",
-    }
-)
+
+
+def _column(name: str) -> str:
+    """A column as SQL; its type follows from its name, and only a confidence may be missing."""
+    if name == "confidence":
+        return "confidence REAL"
+    is_whole = name.startswith("is_") or name.endswith(("_ms", "_s"))
+    return f"{name} {'INTEGER' if is_whole else 'TEXT'} NOT NULL"
+
+
+def _first_schema() -> str:
+    """The script that makes version 1 in one transaction: triggers let the tables of the audit only grow."""
+    parts = [f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"]
+    tables = {t: f"time_ms {words} seal" for t, words in SEALED.items()}
+    for table, words in (tables | dict.fromkeys(CHAINED, "time_ms payload prev_hash hash")).items():
+        rows = ", ".join(["rowid INTEGER PRIMARY KEY", *map(_column, words.split())])
+        unique = f", UNIQUE (mode, {ID_OF[table]})" if table in ID_OF else ""
+        parts.append(f"CREATE TABLE {table} ({rows}{unique});")
+        for name, change in (("stay", "UPDATE"), ("grow", "DELETE")):
+            rule = f"BEFORE {change} ON {table} BEGIN SELECT RAISE(ABORT, 'audit'); END;"
+            parts.append(f"CREATE TRIGGER {table}_{name} {rule}")
+    return "\n".join((*parts, OTHER_OBJECTS, "COMMIT;"))
+
+
+MIGRATIONS = (_first_schema,)  # number n leads from version n to n + 1, in one transaction of its own
+
+
+def _page_query(table: str, newest: bool = False) -> str:
+    order = "rowid DESC" if newest else "rowid"
+    return f"SELECT * FROM {table} WHERE rowid > ? ORDER BY {order} LIMIT ?"  # noqa: S608 - a name of ours
+
+
 MOVE_AWAY = "keep it, move it away together with its -wal file, and put back a backup"
-CURES: Mapping[int, str] = types.MappingProxyType(
-    {
-        sqlite3.SQLITE_FULL: "cannot be written, the disk is full: make room and start again",
-        sqlite3.SQLITE_BUSY: "is held by another program: close that program",
-        sqlite3.SQLITE_LOCKED: "is held by another program: close that program",
-        sqlite3.SQLITE_CORRUPT: f"is damaged: {MOVE_AWAY}",
-        sqlite3.SQLITE_NOTADB: f"is not a database or is damaged: {MOVE_AWAY}",
-        sqlite3.SQLITE_READONLY: "may not be written: check the rights of the file and its folder",
-        sqlite3.SQLITE_PERM: "may not be written: check the rights of the file and its folder",
-        sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the rights of the file and its folder",
-        sqlite3.SQLITE_IOERR: "cannot be read or written, the disk reports an error: check the disk",
-        sqlite3.SQLITE_CONSTRAINT: "refused a row that would change the audit: stop and report this",
-    }
-)
+CURES: Mapping[int, str] = types.MappingProxyType({
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full: make room and start again",
+    sqlite3.SQLITE_BUSY: "is held by another program: close that program",
+    sqlite3.SQLITE_LOCKED: "is held by another program: close that program",
+    sqlite3.SQLITE_CORRUPT: f"is damaged: {MOVE_AWAY}",
+    sqlite3.SQLITE_NOTADB: f"is not a database or is damaged: {MOVE_AWAY}",
+    sqlite3.SQLITE_READONLY: "may not be written: check the rights of the file and its folder",
+    sqlite3.SQLITE_PERM: "may not be written: check the rights of the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the rights of the file and its folder",
+    sqlite3.SQLITE_IOERR: "cannot be read or written, the disk reports an error: check the disk",
+    sqlite3.SQLITE_CONSTRAINT: "refused a row that would change the audit: stop and report this",
+})  # fmt: skip
 CHECKED_ROWS = 20_000  # of each table, when a store is opened; `verify` checks them all
 BLOCK_CANDLES = 256
 
@@ -4926,8 +4891,7 @@ def _named_trouble(path: Path) -> Iterator[None]:
         cure = CURES.get(code, f"cannot be used ({type(error).__name__} {code}): {MOVE_AWAY}")
         raise AuditBroken(f"{path} {cure}") from None
     except (OSError, OverflowError, UnicodeError) as error:
-        why = type(error).__name__
-        raise AuditBroken(f"{path} cannot be used ({why}): check the disk and the folder") from None
+        raise AuditBroken(f"{path} cannot be used ({type(error).__name__}): check the disk and the folder") from None
 
 
 def _link(path: Path, mode: str) -> sqlite3.Connection:
@@ -4941,29 +4905,15 @@ def _create(path: Path) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     fresh.touch(mode=0o600)
-    db = _link(fresh, "rw")
-    try:
+    with contextlib.closing(_link(fresh, "rw")) as db:
         for script in MIGRATIONS:
-            db.executescript(script)
-    finally:
-        db.close()
+            db.executescript(script())
     private_file(fresh)
     replace_file(fresh, path)
 
 
 def _schema_rows(db: sqlite3.Connection) -> set[tuple[object, ...]]:
     return set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall())
-
-
-def _expected_schema(version: int) -> set[tuple[object, ...]]:
-    """What a healthy database of this version contains."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        for script in MIGRATIONS[:version]:
-            db.executescript(script)
-        return _schema_rows(db)
-    finally:
-        db.close()
 
 
 def _pragma(db: sqlite3.Connection, text: str) -> object:
@@ -4978,7 +4928,11 @@ def _inspect(db: sqlite3.Connection, path: Path) -> None:
     version = _pragma(db, "PRAGMA user_version")
     if not isinstance(version, int) or not 1 <= version <= len(MIGRATIONS):
         raise AuditBroken(f"{path} was written by a newer LunoBiz (version {version}): start that one")
-    if not _schema_rows(db) >= _expected_schema(version) or _pragma(db, "PRAGMA integrity_check(1)") != "ok":
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        for script in MIGRATIONS[:version]:
+            model.executescript(script())
+        is_whole = _schema_rows(db) >= _schema_rows(model)
+    if not is_whole or _pragma(db, "PRAGMA integrity_check(1)") != "ok":
         raise AuditBroken(f"{path} is damaged: {MOVE_AWAY}")
 
 
@@ -4993,28 +4947,13 @@ def _check_file(path: Path) -> None:
         if stream.read(16) != b"SQLite format 3\0":
             raise AuditBroken(f"{path} is empty, damaged or not a database: {MOVE_AWAY}")
     is_torn = path.with_name(path.name + "-journal").exists()  # a rollback needs the right to write
-    db = _link(path, "rw" if is_torn else "ro")
-    try:
+    with contextlib.closing(_link(path, "rw" if is_torn else "ro")) as db:
         _inspect(db, path)
-    finally:
-        db.close()
 
 
 def _seal(previous: str, values: Sequence[object]) -> str:
     """The checksum of a row that also covers all rows before it."""
     return hashlib.sha256((previous + repr(tuple(values))).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _are_sealed(db: sqlite3.Connection, table: str, limit: int) -> bool:
-    """True if the newest `limit` rows of a table are as they were written."""
-    newest = db.execute(NEWEST_FIRST[table], (0, 1)).fetchone()
-    since = max(0, newest[0] - limit - 1) if newest else 0
-    previous = "" if since == 0 else None
-    for row in db.execute(OLDEST_FIRST[table], (since, -1)):
-        if previous is not None and row[-1] != _seal(previous, row[1:-1]):
-            return False
-        previous = row[-1]
-    return True
 
 
 def _money(value: float, scale: int) -> str:
@@ -5054,20 +4993,15 @@ class Clerk(NamedTuple):
     def decision(self, d: Decision) -> tuple[object, ...]:
         """A row of `decisions`."""
         sure = float(d.confidence) if math.isfinite(d.confidence) else None
-        numbers = self.clean_json(canonical(dict(d.numbers)))
-        return (
-            d.time_ms, self.mode, d.pair, d.timeframe_s, d.opened_ms, d.action.value, d.strategy,
-            d.regime.value, sure, d.code, self.text(d.why), numbers,
-        )  # fmt: skip
+        known = (d.time_ms, self.mode, d.pair, d.timeframe_s, d.opened_ms, d.action.value, d.strategy, d.regime.value)
+        return (*known, sure, d.code, self.text(d.why), self.clean_json(canonical(dict(d.numbers))))
 
     def order(self, o: Order) -> tuple[object, ...]:
         """A row of `order_intents`."""
         price, volume = self.scales(o.pair)
-        return (
-            o.created_ms, self.mode, o.order_id, o.pair, o.side.value, o.kind.value, _money(o.volume, volume),
-            _money(o.limit, price), _money(o.stop, price), o.expires_ms, o.strategy, o.regime.value,
-            o.timeframe_s, self.text(o.why),
-        )  # fmt: skip
+        known = (o.created_ms, self.mode, o.order_id, o.pair, o.side.value, o.kind.value)
+        money = (_money(o.volume, volume), _money(o.limit, price), _money(o.stop, price))
+        return (*known, *money, o.expires_ms, o.strategy, o.regime.value, o.timeframe_s, self.text(o.why))
 
     def order_event(self, time_ms: int, event: str, what: Order | Outcome) -> tuple[object, ...]:
         """A row of `order_events`."""
@@ -5078,20 +5012,16 @@ class Clerk(NamedTuple):
         """A row of `fills`."""
         scales = self.scales(f.pair)
         price, volume = _told(f.price, scales[0]), _told(f.volume, scales[1])
-        return (
-            f.time_ms, self.mode, f.fill_id, f.order_id, f.pair, f.side.value, f.kind.value, price, volume,
-            format(Decimal(price) * Decimal(volume), "f"), _told(f.fee_base, FEE_SCALE),
-            _told(f.fee_counter, FEE_SCALE), f.is_maker, self.text(f.evidence),
-        )  # fmt: skip
+        known = (f.time_ms, self.mode, f.fill_id, f.order_id, f.pair, f.side.value, f.kind.value)
+        value, fees = Decimal(price) * Decimal(volume), (_told(f.fee_base, FEE_SCALE), _told(f.fee_counter, FEE_SCALE))
+        return (*known, price, volume, format(value, "f"), *fees, f.is_maker, self.text(f.evidence))
 
     def trip(self, t: RoundTrip) -> tuple[object, ...]:
         """A row of `trades`."""
         price, volume = self.scales(t.pair)
-        return (
-            t.closed_ms, self.mode, t.pair, t.strategy, t.regime.value, t.timeframe_s, t.opened_ms,
-            t.closed_ms, _told(t.volume, volume), _told(t.entry, price), _told(t.exit, price),
-            _money(t.fees, FEE_SCALE), _money(t.profit, FEE_SCALE), self.text(t.reason),
-        )  # fmt: skip
+        known = (t.closed_ms, self.mode, t.pair, t.strategy, t.regime.value, t.timeframe_s, t.opened_ms, t.closed_ms)
+        money = (_told(t.volume, volume), _told(t.entry, price), _told(t.exit, price))
+        return (*known, *money, _money(t.fees, FEE_SCALE), _money(t.profit, FEE_SCALE), self.text(t.reason))
 
     def event(self, e: Event) -> tuple[object, ...]:
         """A row of `events`."""
@@ -5115,60 +5045,42 @@ def _unpack(row: Sequence[object], path: Path) -> NDArray[np.float64]:
     return np.frombuffer(packed, "<f8").reshape(-1, 6)
 
 
+CANDLE_WORDS = ("rowid", "pair", "timeframe_s", "opened_ms", "open", "high", "low", "close", "volume")
+
+
 def _single_candles(row: Sequence[object], path: Path) -> list[dict[str, object]]:
     """The candles of a block one by one; their rowid is made of the block's and the place in it."""
-    candles = _unpack(row, path).tolist()
-    rowid, pair, timeframe_s = int(str(row[0])), row[1], int(str(row[2]))
-    return [
-        {
-            "rowid": rowid * BLOCK_CANDLES + int(opened) // (timeframe_s * 1000) % BLOCK_CANDLES,
-            "pair": pair,
-            "timeframe_s": timeframe_s,
-            "opened_ms": int(opened),
-            "open": first,
-            "high": high,
-            "low": low,
-            "close": last,
-            "volume": volume,
-        }
-        for opened, first, high, low, last, volume in candles
-    ]
+    first, pair, timeframe_s = int(str(row[0])) * BLOCK_CANDLES, row[1], int(str(row[2]))
+    found = []
+    for opened, *figures in _unpack(row, path).tolist():
+        place = first + int(opened) // (timeframe_s * 1000) % BLOCK_CANDLES
+        found.append(dict(zip(CANDLE_WORDS, (place, pair, timeframe_s, int(opened), *figures), strict=True)))
+    return found
 
 
-def _merged(held: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Held and new candles in order of time, the first of each time kept, and how many later ones differ."""
-    both = np.concatenate((held, new))
-    times, first = np.unique(both[:, 0], return_index=True)
-    kept = both[first]
-    told = kept[np.searchsorted(times, new[:, 0])]
-    return kept, int(np.count_nonzero((told != new).any(axis=1)))
-
-
-def _save_block(
-    db: sqlite3.Connection, path: Path, key: tuple[str, int, int], new: NDArray[np.float64]
-) -> int:
-    """Merges candles into their block; returns how many came differently."""
+def _save_block(db: sqlite3.Connection, path: Path, key: tuple[str, int, int], new: NDArray[np.float64]) -> int:
+    """Merges candles into their block, where the first of each time stays; returns how many came differently."""
     row = db.execute("SELECT * FROM candles WHERE pair = ? AND timeframe_s = ? AND block = ?", key).fetchone()
     held = _unpack(row, path) if row else np.empty((0, 6))
-    rows, conflicts = _merged(held, new)
+    both = np.concatenate((held, new))
+    times, first = np.unique(both[:, 0], return_index=True)
+    rows = both[first]
     if len(rows) > len(held):
         packed = rows.astype("<f8").tobytes()
-        told = (*key, int(rows[0, 0]), int(rows[-1, 0]), len(rows))
         db.execute(
-            "INSERT INTO candles VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pair, timeframe_s, block)"
-            " DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count,"
-            " packed = excluded.packed, checksum = excluded.checksum",
-            (*told, packed, _block_checksum(told, packed)),
+            "INSERT INTO candles VALUES (NULL, ?, ?, ?, ?, ?) ON CONFLICT (pair, timeframe_s, block)"
+            " DO UPDATE SET packed = excluded.packed, checksum = excluded.checksum",
+            (*key, packed, _block_checksum(key, packed)),
         )
-    return conflicts
+    told = rows[np.searchsorted(times, new[:, 0])]
+    return int(np.count_nonzero((told != new).any(axis=1)))
 
 
 class Store:
     """The database of one data folder, for one thread; every call that writes is one transaction on disk."""
 
     def __init__(self, path: Path, redactor: Redactor, synchronous: str = "FULL") -> None:
-        self._path = path
-        self._redactor = redactor
+        self._path, self._redactor = path, redactor
         self._seals: dict[str, str] = {}
         self._others: object = None  # changes when another connection has written
         with _named_trouble(path):
@@ -5225,19 +5137,15 @@ class Store:
 
     def is_session_open(self) -> bool:
         """True if the last session was never closed: the program or the machine crashed."""
-        with _named_trouble(self._path):
-            row = self._db.execute(NEWEST_FIRST["sessions"], (0, 1)).fetchone()
-        return row is not None and row[2] == "opened"
+        rows = self._fetch(_page_query("sessions", newest=True), (0, 1))
+        return bool(rows) and rows[0][2] == "opened"
 
     def last_desk(self, mode: Mode) -> tuple[int, Desk] | None:
         """Market time and desk of the newest snapshot of a mode; None if there is none."""
-        with _named_trouble(self._path):
-            row = self._db.execute(
-                "SELECT time_ms, desk FROM snapshots WHERE mode = ? ORDER BY rowid DESC LIMIT 1",
-                (mode.value,),
-            ).fetchone()
+        query = "SELECT time_ms, desk FROM snapshots WHERE mode = ? ORDER BY rowid DESC LIMIT 1"
+        rows = self._fetch(query, (mode.value,))
         try:
-            return (int(row[0]), desk_from_json(row[1])) if row else None
+            return (int(str(rows[0][0])), desk_from_json(str(rows[0][1]))) if rows else None
         except DataError:
             raise AuditBroken(f"{self._path}: the last desk cannot be read; {MOVE_AWAY}") from None
 
@@ -5258,44 +5166,21 @@ class Store:
                 conflicts += _save_block(self._db, self._path, key, part)
         return conflicts
 
-    def candles(
-        self, pair: str, timeframe_s: int, since_ms: int = 0, until_ms: int = 2**62
-    ) -> NDArray[np.float64]:
+    def candles(self, pair: str, timeframe_s: int, since_ms: int = 0, until_ms: int = 2**62) -> NDArray[np.float64]:
         """Rows of opened_ms, open, high, low, close, volume with since <= opened_ms < until, oldest first."""
         span = timeframe_s * 1000 * BLOCK_CANDLES
-        with _named_trouble(self._path):
-            found = self._db.execute(
-                "SELECT * FROM candles WHERE pair = ? AND timeframe_s = ? AND block BETWEEN ? AND ?"
-                " ORDER BY block",
-                (pair, timeframe_s, since_ms // span, until_ms // span),
-            ).fetchall()
+        query = "SELECT * FROM candles WHERE pair = ? AND timeframe_s = ? AND block BETWEEN ? AND ? ORDER BY block"
+        found = self._fetch(query, (pair, timeframe_s, since_ms // span, until_ms // span))
         if not found:
             return np.empty((0, 6))
         rows = np.concatenate([_unpack(row, self._path) for row in found])
         low, high = np.searchsorted(rows[:, 0], (since_ms, until_ms))
         return rows[low:high]
 
-    def last_candle_ms(self, pair: str, timeframe_s: int) -> int | None:
-        """When the newest candle opened; None if there is none."""
-        with _named_trouble(self._path):
-            row = self._db.execute(
-                "SELECT * FROM candles WHERE pair = ? AND timeframe_s = ? ORDER BY block DESC LIMIT 1",
-                (pair, timeframe_s),
-            ).fetchone()
-        return int(_unpack(row, self._path)[-1, 0]) if row else None
-
     def candle_count(self, pair: str, timeframe_s: int) -> int:
         """How many candles are there."""
-        with _named_trouble(self._path):
-            row = self._db.execute(
-                "SELECT SUM(LENGTH(packed)) / 48 FROM candles WHERE pair = ? AND timeframe_s = ?",
-                (pair, timeframe_s),
-            ).fetchone()
-        return int(row[0] or 0)
-
-    def table_names(self) -> tuple[str, ...]:
-        """The tables that `table` reads."""
-        return TABLES
+        query = "SELECT SUM(LENGTH(packed)) / 48 FROM candles WHERE pair = ? AND timeframe_s = ?"
+        return int(str(self._fetch(query, (pair, timeframe_s))[0][0] or 0))
 
     def table(
         self, name: str, since_rowid: int = 0, limit: int = 1000, newest: bool = False
@@ -5303,7 +5188,7 @@ class Store:
         """Rows with a greater `rowid`, oldest first; with `newest` the newest ones, newest first."""
         if name not in TABLES:
             raise ValueError(f"there is no table {name[:40]!r}")
-        query = (NEWEST_FIRST if newest else OLDEST_FIRST)[name]
+        query = _page_query(name, newest)
         with _named_trouble(self._path):
             if name == "candles":
                 return self._candle_rows(query, since_rowid, limit, newest)
@@ -5315,28 +5200,14 @@ class Store:
         """Checks every row and every candle; AuditBroken if one is not as it was written."""
         with _named_trouble(self._path):
             _inspect(self._db, self._path)
-            self._check_tables(2**62)
-            for row in self._db.execute(OLDEST_FIRST["candles"], (0, -1)):
+            self._check_seals(2**62)
+            for row in self._db.execute(_page_query("candles"), (0, -1)):
                 _unpack(row, self._path)
 
     def size_bytes(self) -> int:
         """Size on disk, the part not yet merged included."""
         files = (self._path, self._path.with_name(self._path.name + "-wal"))
         return sum(f.stat().st_size for f in files if f.exists())
-
-    def backup(self, path: Path) -> None:
-        """Copies the database as it is now into one whole file."""
-        fresh = path.with_name(path.name + ".new")
-        with _named_trouble(path):
-            fresh.unlink(missing_ok=True)
-            fresh.touch(mode=0o600)
-            copy = _link(fresh, "rw")
-            try:
-                self._db.backup(copy)
-            finally:
-                copy.close()
-            private_file(fresh)
-            replace_file(fresh, path)
 
     def close(self) -> None:
         """Merges what is not merged yet and closes; may be called twice."""
@@ -5355,43 +5226,53 @@ class Store:
         self._db.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE would pass by the triggers
         version = _pragma(self._db, "PRAGMA user_version")
         for script in MIGRATIONS[version if isinstance(version, int) else len(MIGRATIONS) :]:
-            self._db.executescript(script)
-        self._check_tables(CHECKED_ROWS)
+            self._db.executescript(script())
+        self._check_seals(CHECKED_ROWS)
 
-    def _check_tables(self, limit: int) -> None:
-        for name in APPENDS:
-            if not _are_sealed(self._db, name, limit):
-                raise AuditBroken(f"{self._path} is damaged in its table {name}: {MOVE_AWAY}")
+    def _fetch(self, query: str, values: Sequence[object]) -> list[tuple[object, ...]]:
+        with _named_trouble(self._path):
+            return self._db.execute(query, values).fetchall()
+
+    def _check_seals(self, limit: int) -> None:
+        """AuditBroken unless the newest `limit` rows of each table are as they were written."""
+        for table in SEALED:
+            newest = self._db.execute(_page_query(table, newest=True), (0, 1)).fetchone()
+            since = max(0, newest[0] - limit - 1) if newest else 0
+            previous = "" if since == 0 else None
+            for row in self._db.execute(_page_query(table), (since, -1)):
+                if previous is not None and row[-1] != _seal(previous, row[1:-1]):
+                    raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+                previous = row[-1]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction; whatever goes wrong, nothing of it stays."""
-        is_done = False
-        try:
-            with _named_trouble(self._path), self._db:
+        with _named_trouble(self._path):
+            with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 others = _pragma(self._db, "PRAGMA data_version")
                 if others != self._others:
-                    self._seals, self._others = {}, others
+                    self._seals = {}
+                self._others = None  # until all is written: after trouble the last seals are read afresh
                 yield
-            is_done = True
-        finally:
-            if not is_done:
-                self._others = None  # the last seals are read afresh
+            self._others = others
 
     def _append(self, table: str, values: Sequence[object]) -> None:
         """Adds a sealed row; numbers as the types that come back from the database."""
         if table not in self._seals:
-            newest = self._db.execute(NEWEST_FIRST[table], (0, 1)).fetchone()
+            newest = self._db.execute(_page_query(table, newest=True), (0, 1)).fetchone()
             self._seals[table] = newest[-1] if newest else ""
         plain = [float(v) if isinstance(v, float) else int(v) if isinstance(v, int) else v for v in values]
         seal = _seal(self._seals[table], plain)
-        self._db.execute(APPENDS[table], (*plain, seal))
+        marks = ", ?" * (len(SEALED[table].split()) + 2)  # one too few or too many values is an error
+        query = f"INSERT INTO {table} VALUES (NULL{marks})"  # noqa: S608 - a name of ours
+        self._db.execute(query, (*plain, seal))
         self._seals[table] = seal
 
     def _append_once(self, table: str, values: Sequence[object]) -> None:
         """Adds an order or a fill unless it is there; AuditBroken if another one has its id."""
-        held = self._db.execute(BY_ID[table], (values[1], values[2])).fetchone()
+        query = f"SELECT * FROM {table} WHERE mode = ? AND {ID_OF[table]} = ?"  # noqa: S608 - names of ours
+        held = self._db.execute(query, (values[1], values[2])).fetchone()
         if held is None:
             self._append(table, values)
         elif held[3:-2] != tuple(values[2:-1]):  # all but when it was told and in which words
@@ -5427,6 +5308,7 @@ BODY_CAP = 2 * 1024 * 1024  # bytes after unpacking; a thousand candles are abou
 TIMEOUTS_S = (5.0, 10.0, 20.0)  # to connect, for one read, for the whole answer
 MAX_RETRY_AFTER_S = 300.0
 MAX_PAUSE_S = 5.0  # the limiter waits this long by itself; beyond it the caller is told
+TOO_LATE = "the exchange did not answer in time"
 _BASE_URL = re.compile(r"https://([A-Za-z0-9.-]+)(:\d{1,5})?", re.ASCII)
 _URL_PATH = re.compile(r"(/[A-Za-z0-9_.:,;-]+)+", re.ASCII)
 
@@ -5453,32 +5335,22 @@ class Transport(Protocol):
 
 
 class _Context(ssl.SSLContext):
-    """Trust of our own and the deadline of the answer that is awaited.
-
-    It is made by hand because the library's default would take the key log file and certificate folders from
-    the environment.
-    """
+    """Trust of our own, as the library's default listens to the environment, and the deadline of the answer."""
 
     clock: Clock
     deadline_s: float = math.inf
     read_s: float = math.inf
 
-    def patience_s(self) -> float:
-        """How long the next read may take; ExchangeDown once the answer is overdue."""
-        left = self.deadline_s - self.clock.mono_s()
-        if left <= 0:
-            raise ExchangeDown("the exchange did not answer in time")
-        return min(left, self.read_s)
-
 
 class _DeadlineSocket(ssl.SSLSocket):
     """A TLS socket that keeps the deadline at each read, or a slow drip of bytes could hold us for hours."""
 
-    def recv_into(  # type: ignore[override]
-        self, buffer: bytearray, nbytes: int | None = None, flags: int = 0
-    ) -> int:
+    def recv_into(self, buffer: bytearray, nbytes: int | None = None, flags: int = 0) -> int:  # type: ignore[override]
         if isinstance(self.context, _Context):
-            self.settimeout(self.context.patience_s())
+            left_s = self.context.deadline_s - self.context.clock.mono_s()
+            if left_s <= 0:
+                raise ExchangeDown(TOO_LATE)
+            self.settimeout(min(left_s, self.context.read_s))
         return super().recv_into(buffer, nbytes, flags)
 
 
@@ -5496,11 +5368,11 @@ class _Adapter(HTTPAdapter):
         """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
 
 
-def _tls_context(ca_file: str, clock: Clock) -> _Context:
+def _tls_context(ca_file: str) -> _Context:
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name by itself
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _DeadlineSocket
-    context.clock = clock
+    context.clock = SystemClock()  # sockets live in real time, whatever clock the desk runs on
     try:
         context.load_verify_locations(ca_file or DEFAULT_CA_BUNDLE_PATH)
     except OSError:
@@ -5508,50 +5380,37 @@ def _tls_context(ca_file: str, clock: Clock) -> _Context:
     return context
 
 
-def _error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__context__
-
-
-def _plain_words(error: Exception) -> str:
+def _plain_words(error: BaseException | None) -> str:
     """What went wrong; never the library's words, which hold addresses and headers."""
-    kinds = tuple(_error_chain(error))
-    if any(isinstance(e, ssl.SSLCertVerificationError) for e in kinds):
-        return "the certificate of the exchange could not be verified; the connection was refused"
-    if any(isinstance(e, (ssl.SSLError, urllib3.exceptions.SSLError)) for e in kinds):
-        return "no secure connection to the exchange"
-    if any(isinstance(e, urllib3.exceptions.NewConnectionError) for e in kinds):
-        return "the exchange cannot be reached"
-    if any(isinstance(e, (TimeoutError, urllib3.exceptions.TimeoutError)) for e in kinds):
-        return "the exchange did not answer in time"
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__context__
+    for kinds, words in (
+        ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
+        ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
+        ((urllib3.exceptions.NewConnectionError,), "the exchange cannot be reached"),
+        ((TimeoutError, urllib3.exceptions.TimeoutError), TOO_LATE),
+    ):
+        if any(isinstance(e, kinds) for e in chain):
+            return words
     return "the answer of the exchange broke off or could not be read"
 
 
-def _basic_header(key: Credentials) -> str:
-    return "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
-
-
 class HttpTransport:
-    """Requests to one https host: verified, bounded in time and size, blind to the environment.
+    """Requests to one https host, the only one to see a key: verified, bounded in time and size.
 
-    It uses the library's adapter without a session, so there are no redirects, cookies, proxies or netrc to
-    switch off. A key goes to this host only. Statuses are not judged here.
+    It uses the library's adapter without a session, so no redirects, cookies, proxies or netrc have to be switched off.
     """
 
-    def __init__(
-        self, base_url: str, ca_file: str = "", timeout: tuple[float, float, float] = TIMEOUTS_S
-    ) -> None:
+    def __init__(self, base_url: str, ca_file: str = "", timeout: tuple[float, float, float] = TIMEOUTS_S) -> None:
         base = _BASE_URL.fullmatch(base_url)
         if base is None:
             raise SettingsError("LUNOBIZ_EXCHANGE_URL must be https://host or https://host:port")
         if ca_file and base[1].lower().rstrip(".") == LUNO_HOST:
             raise SettingsError("LUNOBIZ_EXCHANGE_CA is for a test exchange only, not for Luno's own host")
-        self._base_url = base_url
-        self._connect_s, read_s, self._total_s = timeout
-        self._clock = SystemClock()  # sockets live in real time, whatever clock the desk runs on
-        self._context = _tls_context(ca_file, self._clock)
-        self._context.read_s = read_s
+        self._base_url, self._context = base_url, _tls_context(ca_file)
+        self._connect_s, self._context.read_s, self._total_s = timeout
         self._adapter = _Adapter(self._context)
 
     def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
@@ -5564,12 +5423,10 @@ class HttpTransport:
             trouble = _plain_words(error)
         raise ExchangeDown(trouble)  # outside the handler, so the library's error is not attached to ours
 
-    def _request(
-        self, method: str, path: str, params: Params, key: Credentials | None
-    ) -> requests.PreparedRequest:
+    def _request(self, method: str, path: str, params: Params, key: Credentials | None) -> requests.PreparedRequest:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
-            headers["Authorization"] = _basic_header(key)
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
             return requests.Request(method, url, headers, params=pairs).prepare()
@@ -5578,7 +5435,7 @@ class HttpTransport:
         return requests.Request(method, url, headers, data=pairs).prepare()
 
     def _exchange(self, request: requests.PreparedRequest) -> Reply:
-        self._context.deadline_s = self._clock.mono_s() + self._total_s
+        self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
             body: bytes = response.raw.read(BODY_CAP + 1, decode_content=True)
@@ -5593,12 +5450,10 @@ class HttpTransport:
 
 
 class RateLimit:
-    """A token bucket shared by all calls; the last `reserve` tokens are for urgent ones.
+    """A token bucket shared by all calls; the last `reserve` tokens are for urgent ones."""
 
-    What it holds when full and what a minute brings add up to `per_minute`, so no 60 seconds see more calls
-    than that, wherever they begin: 60 tokens and 3 a second for 240 a minute with 40 in reserve.
-    """
-
+    # A full bucket and what a minute brings add up to `per_minute`, so no 60 seconds see more calls than that,
+    # wherever they begin: 60 tokens and 3 a second for 240 a minute with 40 in reserve.
     def __init__(self, clock: Clock, per_minute: int = 240, reserve: int = 40) -> None:
         if not 0 <= reserve <= per_minute - 2:
             raise ValueError("the reserve must leave room for other calls")
@@ -5623,9 +5478,7 @@ class RateLimit:
 
     def empty(self, wait_s: float) -> None:
         """The exchange asked for fewer calls: nothing is left, and for `wait_s` nothing comes back."""
-        self._refill()
-        self._tokens = 0.0
-        self._filled_s = max(self._filled_s, self._clock.mono_s() + wait_s)
+        self._tokens, self._filled_s = 0.0, max(self._filled_s, self._clock.mono_s() + wait_s)
 
     def left(self) -> int:
         """Calls that could be made at once, urgent ones included."""
@@ -5649,42 +5502,27 @@ def http_date_ms(text: str) -> int | None:
 
 
 def retry_after_s(headers: Mapping[str, str], now_ms: int) -> float | None:
-    """Seconds the server asks us to wait, at most 300; None if it does not say.
-
-    A date is measured against the server's own Date, so that a wrong clock here does no harm.
-    """
+    """Seconds the server asks us to wait, at most 300; None if it does not say."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text, re.ASCII):
         return min(float(text), MAX_RETRY_AFTER_S)
-    until_ms = http_date_ms(text)
+    until_ms, server_ms = http_date_ms(text), http_date_ms(headers.get("date", ""))
     if until_ms is None:
         return None
-    server_ms = http_date_ms(headers.get("date", ""))
-    wait_s = (until_ms - (now_ms if server_ms is None else server_ms)) / 1000
+    wait_s = (until_ms - (now_ms if server_ms is None else server_ms)) / 1000  # a wrong clock here does no harm
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
 
-def with_retries(
-    call: Callable[[], T],
-    clock: Clock,
-    rng: random.Random,
-    attempts: int = 4,
-    base_s: float = 0.5,
-    cap_s: float = 20.0,
-) -> T:
-    """The result of a read, tried again with full-jitter pauses while the exchange is down.
-
-    For reads only: an order is never sent twice. A wait that the exchange asks for is added to the pause; one
-    beyond `cap_s` is the caller's, who has more to do than to sleep.
-    """
+def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attempts: int = 4, cap_s: float = 20.0) -> T:
+    """The result of a read, never of an order, tried again with full-jitter pauses while the exchange is down."""
     for attempt in range(attempts - 1):
         try:
             return call()
         except ExchangeDown as error:
             asked_s = error.wait_s if isinstance(error, RateLimited) else 0.0
-            if asked_s > cap_s:
+            if asked_s > cap_s:  # the caller has more to do than to sleep
                 raise
-        clock.sleep(asked_s + rng.uniform(0.0, min(cap_s, base_s * 2.0**attempt)))
+        clock.sleep(asked_s + rng.uniform(0.0, min(cap_s, 0.5 * 2.0**attempt)))
     return call()
 
 
@@ -5694,29 +5532,18 @@ def with_retries(
 # ==============================================================================
 
 KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
-    (
-        "ErrUnauthorised",
-        "ErrApiKeyRevoked",
-        "ErrAPIKeyNotFound",
-        "ErrInsufficientPerms",
-        "HTTP-401",
-        "HTTP-403",
-    )
+    ("ErrUnauthorised", "ErrApiKeyRevoked", "ErrAPIKeyNotFound", "ErrInsufficientPerms", "HTTP-401", "HTTP-403")
 )
 TRIES = 2  # of one read at once; the session asks again with the next quote
 MAINTENANCE_CODES = frozenset(("ErrUnderMaintenance", "ErrMarketUnavailable"))
 RETRY_CODES = frozenset(("ErrInternal", "ErrDeadlineExceeded"))  # a read may simply be tried again
 RATE_WAIT_S = 30.0  # after a 429 that does not say how long
 SKEW_RESOLUTION_MS = 2_000.0  # a Date header has whole seconds
-STATUSES = types.MappingProxyType(  # markets and tickers spell them differently
-    {
-        "ACTIVE": "ACTIVE",
-        "POST_ONLY": "POST_ONLY",
-        "POSTONLY": "POST_ONLY",
-        "SUSPENDED": "SUSPENDED",
-        "DISABLED": "SUSPENDED",
-    }
-)
+NUMERAL_CHARS = 64  # longer numbers are not even read, that could take long
+STATUSES = types.MappingProxyType({  # markets and tickers spell them differently
+    "ACTIVE": "ACTIVE", "POST_ONLY": "POST_ONLY", "POSTONLY": "POST_ONLY", "SUSPENDED": "SUSPENDED",
+    "DISABLED": "SUSPENDED",
+})  # fmt: skip
 _STRICT_DECIMAL = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _MARKET_ID = re.compile(r"[A-Z0-9]{4,12}", re.ASCII)
 _ASSET = re.compile(r"[A-Z0-9]{2,10}", re.ASCII)
@@ -5725,38 +5552,15 @@ _ERROR_CODE = re.compile(r"Err[A-Za-z0-9]{1,40}", re.ASCII)
 _RFC3339 = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
-class PublicFill(NamedTuple):
-    """One execution between others, from the public list; the taker bought if `is_taker_buy`."""
-
-    sequence: int
-    time_ms: int
-    price: float
-    volume: float
-    is_taker_buy: bool
-
-
 def _unusable(what: str) -> ExchangeDown:
     """The error for an answer of the wrong shape; `what` is our word for the place, never remote text."""
     return ExchangeDown(f"the answer of the exchange cannot be used: {what}")
 
 
-def _strict_decimal(text: str) -> Decimal:
-    if len(text) > 64:
+def _strict_numeral(text: str) -> Decimal | int:
+    if len(text) > NUMERAL_CHARS:
         raise ValueError("digits")
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise ValueError("exponent") from None
-
-
-def _strict_integer(text: str) -> int:
-    if len(text) > 64:  # thousands of digits would be an error of another kind
-        raise ValueError("digits")
-    return int(text)
-
-
-def _strict_constant(text: str) -> object:
-    raise ValueError(text)  # NaN and Infinity are Python's idea, not JSON
+    return int(text) if text.lstrip("-").isdigit() else Decimal(text)
 
 
 def _strict_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -5770,41 +5574,11 @@ def _parse_json(body: bytes) -> object:
     """The strictly read JSON of a body, None if it is not such JSON."""
     try:
         return json.loads(
-            body.decode(),
-            parse_float=_strict_decimal,
-            parse_int=_strict_integer,
-            parse_constant=_strict_constant,
-            object_pairs_hook=_strict_object,
-        )
-    except (ValueError, RecursionError):
+            body.decode(), parse_float=_strict_numeral, parse_int=_strict_numeral, object_pairs_hook=_strict_object,
+            parse_constant=int,  # which refuses NaN and Infinity: they are Python's idea, not JSON
+        )  # fmt: skip
+    except (ValueError, RecursionError, InvalidOperation):
         return None
-
-
-def _strict_number(value: object) -> Decimal:
-    """A plain decimal text or a JSON number of ordinary size; ValueError for all else."""
-    is_text = isinstance(value, str) and _STRICT_DECIMAL.fullmatch(value) is not None
-    is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
-    if not (is_text or is_number):
-        raise ValueError("not a number")
-    found = Decimal(str(value))
-    if found and not -18 <= found.adjusted() < 18:
-        raise ValueError("out of range")
-    return found if found else Decimal(0)
-
-
-def _strict_whole(value: object, low: int, high: int) -> int:
-    found = _strict_number(value)
-    if found % 1 or not low <= found <= high:
-        raise ValueError("not a whole number in range")
-    return int(found)
-
-
-def _strict_time_ms(value: object) -> int:
-    """UTC milliseconds from a number, its text, or RFC 3339, which some endpoints send."""
-    if isinstance(value, str) and _RFC3339.fullmatch(value):
-        since = datetime.fromisoformat(value) - datetime.fromtimestamp(0, UTC)
-        return since // timedelta(milliseconds=1)
-    return _strict_whole(value, 10**12, 4 * 10**12)
 
 
 class _Answer:
@@ -5816,12 +5590,8 @@ class _Answer:
         self._fields: Mapping[str, object] = value
         self._what = what
 
-    def _read(self, name: str, reader: Callable[[object], T]) -> T:
-        try:
-            return reader(self._fields[name])
-        except (KeyError, ValueError):
-            pass
-        raise _unusable(f"{self._what}, {name}")
+    def _wrong(self, name: str) -> ExchangeDown:
+        return _unusable(f"{self._what}, {name}")
 
     def has(self, name: str) -> bool:
         """True when the field is there and not null."""
@@ -5829,43 +5599,46 @@ class _Answer:
 
     def word(self, name: str, pattern: re.Pattern[str]) -> str:
         """A text of the given form; ids may come as numbers."""
-
-        def reader(value: object) -> str:
-            text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-            if not pattern.fullmatch(text):
-                raise ValueError("form")
-            return text
-
-        return self._read(name, reader)
+        value = self._fields.get(name)
+        text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+        if not pattern.fullmatch(text):
+            raise self._wrong(name)
+        return text
 
     def number(self, name: str) -> Decimal:
-        """A finite number of either sign."""
-        return self._read(name, _strict_number)
+        """A plain decimal text or a JSON number, of either sign and of ordinary size."""
+        value = self._fields.get(name)
+        is_text = isinstance(value, str) and _STRICT_DECIMAL.fullmatch(value) is not None
+        is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+        if not (is_text or is_number):
+            raise self._wrong(name)
+        found = Decimal(str(value))
+        if found and not -18 <= found.adjusted() < 18:
+            raise self._wrong(name)
+        return found if found else Decimal(0)
 
     def amount(self, name: str) -> Decimal:
         """A number that cannot be negative."""
-
-        def reader(value: object) -> Decimal:
-            found = _strict_number(value)
-            if found < 0:
-                raise ValueError("negative")
-            return found
-
-        return self._read(name, reader)
+        found = self.number(name)
+        if found < 0:
+            raise self._wrong(name)
+        return found
 
     def whole(self, name: str, low: int, high: int) -> int:
         """A whole number within bounds."""
-        return self._read(name, lambda value: _strict_whole(value, low, high))
+        found = self.number(name)
+        if found % 1 or not low <= found <= high:
+            raise self._wrong(name)
+        return int(found)
 
     def time_ms(self, name: str) -> int:
-        """A moment."""
-        return self._read(name, _strict_time_ms)
-
-    def yes(self, name: str) -> bool:
-        """True or false and nothing else."""
-        if not isinstance(self._fields.get(name), bool):
-            raise _unusable(f"{self._what}, {name}")
-        return self._fields[name] is True
+        """UTC milliseconds from a number, its text, or RFC 3339, which some endpoints send."""
+        value = self._fields.get(name)
+        if not (isinstance(value, str) and _RFC3339.fullmatch(value)):
+            return self.whole(name, 10**12, 4 * 10**12)
+        with contextlib.suppress(ValueError):
+            return (datetime.fromisoformat(value) - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+        raise self._wrong(name)
 
     def status(self, name: str) -> str:
         """A market's status in one spelling; whatever is new or missing is UNKNOWN."""
@@ -5877,29 +5650,22 @@ class _Answer:
         if found is None:
             return []
         if not isinstance(found, list):
-            raise _unusable(f"{self._what}, {name}")
+            raise self._wrong(name)
         return found
 
 
 def _parse_market(row: _Answer) -> Market:
-    pair = row.word("market_id", _MARKET_ID)
-    base, counter = row.word("base_currency", _ASSET), row.word("counter_currency", _ASSET)
+    pair, base = row.word("market_id", _MARKET_ID), row.word("base_currency", _ASSET)
+    counter = row.word("counter_currency", _ASSET)
     low, high = row.amount("min_volume"), row.amount("max_volume")
     cheap, dear = row.amount("min_price"), row.amount("max_price")
     if pair != base + counter or not low <= high or not cheap <= dear or not high or not dear:
         raise _unusable("market, limits")
     return Market(
-        pair=pair,
-        base=base,
-        counter=counter,
-        price_scale=row.whole("price_scale", 0, 12),
-        volume_scale=row.whole("volume_scale", 0, 12),
-        min_volume=approx(low),
-        max_volume=approx(high),
-        min_price=approx(cheap),
-        max_price=approx(dear),
+        pair, base, counter, row.whole("price_scale", 0, 12), row.whole("volume_scale", 0, 12),
+        min_volume=approx(low), max_volume=approx(high), min_price=approx(cheap), max_price=approx(dear),
         status=row.status("trading_status"),
-    )
+    )  # fmt: skip
 
 
 def with_fees(market: Market, maker: float, taker: float, source: str) -> Market:
@@ -5908,26 +5674,20 @@ def with_fees(market: Market, maker: float, taker: float, source: str) -> Market
 
 
 def _parse_ticker(row: _Answer) -> Ticker:
-    return Ticker(
-        pair=row.word("pair", _MARKET_ID),
-        time_ms=row.time_ms("timestamp"),
-        bid=approx(row.amount("bid")),
-        ask=approx(row.amount("ask")),
-        last=approx(row.amount("last_trade")),
-        volume_24h=approx(row.amount("rolling_24_hour_volume")),
-        status=row.status("status"),
-    )
+    bid, ask, last = (approx(row.amount(name)) for name in ("bid", "ask", "last_trade"))
+    volume_24h = approx(row.amount("rolling_24_hour_volume"))
+    pair, time_ms = row.word("pair", _MARKET_ID), row.time_ms("timestamp")
+    return Ticker(pair, time_ms, bid, ask, last, volume_24h, row.status("status"))
 
 
 def _parse_levels(answer: _Answer, name: str) -> tuple[tuple[float, float], ...]:
     """One side of a book, its empty levels dropped."""
     rows = [_Answer(value, "order book level") for value in answer.rows(name)]
     levels = [(row.amount("price"), row.amount("volume")) for row in rows]
-    kept = [(price, volume) for price, volume in levels if volume]
-    prices = [price for price, _ in kept]
+    prices = [price for price, volume in levels if volume]
     if prices != sorted(prices, reverse=name == "bids") or not all(prices):
         raise _unusable(f"order book, order of {name}")
-    return tuple((approx(price), approx(volume)) for price, volume in kept)
+    return tuple((approx(price), approx(volume)) for price, volume in levels if volume)
 
 
 def _parse_order_book(answer: _Answer) -> OrderBook | None:
@@ -5936,14 +5696,8 @@ def _parse_order_book(answer: _Answer) -> OrderBook | None:
 
 
 def _parse_candle(row: _Answer) -> Candle:
-    return Candle(
-        opened_ms=row.time_ms("timestamp"),
-        open=approx(row.number("open")),
-        high=approx(row.number("high")),
-        low=approx(row.number("low")),
-        close=approx(row.number("close")),
-        volume=approx(row.number("volume")),
-    )
+    figures = (approx(row.number(name)) for name in ("open", "high", "low", "close", "volume"))
+    return Candle(row.time_ms("timestamp"), *figures)
 
 
 def _parse_candle_list(answer: _Answer, pair: str, duration_s: int) -> tuple[Candle, ...]:
@@ -5964,23 +5718,12 @@ def _parse_fee(answer: _Answer, kind: str) -> float:
     return approx(fee)
 
 
-def _parse_balance(row: _Answer) -> Balance:
-    account, asset = row.word("account_id", _ACCOUNT), row.word("asset", _ASSET)
-    return Balance(account, asset, row.amount("balance"), row.amount("reserved"))
-
-
-def _parse_public_fill(row: _Answer) -> PublicFill:
-    return PublicFill(
-        row.whole("sequence", 0, 10**17),
-        row.time_ms("timestamp"),
-        approx(row.amount("price")),
-        approx(row.amount("volume")),
-        row.yes("is_buy"),
+def _parse_balances(answer: _Answer) -> tuple[Balance, ...]:
+    rows = [_Answer(value, "balance") for value in answer.rows("balance")]
+    return tuple(
+        Balance(r.word("account_id", _ACCOUNT), r.word("asset", _ASSET), r.amount("balance"), r.amount("reserved"))
+        for r in rows
     )
-
-
-def _pair_params(pairs: Sequence[str]) -> list[tuple[str, str]]:
-    return [("pair", pair) for pair in pairs]
 
 
 def _error_code(value: object) -> str:
@@ -5993,26 +5736,24 @@ def _error_code(value: object) -> str:
 
 def _trouble_of_reply(reply: Reply, code: str, has_key: bool, now_ms: int) -> LunobizError | None:
     """The error that status and code mean, None for success. The exchange's own words are never shown."""
-    asked_s = retry_after_s(reply.headers, now_ms)
-    if reply.status == 429 or code == "ErrTooManyRequests" or (reply.status == 503 and asked_s is not None):
+    status, asked_s = reply.status, retry_after_s(reply.headers, now_ms)
+    if status == 429 or code == "ErrTooManyRequests" or (status == 503 and asked_s is not None):
         return RateLimited(RATE_WAIT_S if asked_s is None else asked_s)
-    if reply.status >= 500 or code in RETRY_CODES:
-        return ExchangeDown(f"the exchange has trouble of its own (HTTP {reply.status}{code and ', '}{code})")
-    if reply.status in (401, 403):
-        if has_key:
-            return ExchangeRefused(code or f"HTTP-{reply.status}", "the exchange refused the key")
-        return ExchangeRefused(code or f"HTTP-{reply.status}-public", "the exchange turned us away")
+    if status >= 500 or code in RETRY_CODES:
+        return ExchangeDown(f"the exchange has trouble of its own (HTTP {status}{code and ', '}{code})")
+    if status in (401, 403) and has_key:
+        return ExchangeRefused(code or f"HTTP-{status}", "the exchange refused the key")
+    if status in (401, 403):
+        return ExchangeRefused(code or f"HTTP-{status}-public", "the exchange turned us away")
     if code:
         return ExchangeRefused(code, "the exchange refused the request")
-    if not 200 <= reply.status < 300:
-        return ExchangeDown(f"the exchange answered with HTTP {reply.status}")
-    return None
+    return None if 200 <= status < 300 else ExchangeDown(f"the exchange answered with HTTP {status}")
 
 
 class LunoClient:
-    """The exchange's read calls, each as values of ours; nothing it says is believed before it is checked.
+    """The exchange's read calls, tried again by themselves, as values of ours; nothing is believed unchecked.
 
-    Reads are tried again by themselves. ExchangeDown, RateLimited and ExchangeRefused are all that come out.
+    ExchangeDown, RateLimited and ExchangeRefused are all that come out.
     """
 
     def __init__(
@@ -6020,11 +5761,7 @@ class LunoClient:
     ) -> None:
         self._transport, self._key, self._limit, self._clock, self._rng = transport, key, limit, clock, rng
         self.skew_ms = 0.0  # the exchange's clock minus ours, 0 while too small to be sure
-        self.last_ok_ms = 0
-        self.latency_ms = 0.0
-        self.calls = 0
-        self.failures = 0
-        self.skipped = 0  # broken rows of markets and tickers that were left out
+        self.last_ok_ms, self.latency_ms = 0, 0.0
 
     @property
     def has_key(self) -> bool:
@@ -6043,21 +5780,13 @@ class LunoClient:
 
     def order_book(self, pair: str) -> OrderBook | None:
         """The best 100 levels of each side, None when both are empty."""
-        return self._public("/api/1/orderbook_top", _pair_params([pair]), _parse_order_book)
-
-    def trades(self, pair: str) -> tuple[PublicFill, ...]:
-        """The last executions in a market, at most 100 of 24 hours, newest first."""
-
-        def parse(answer: _Answer) -> tuple[PublicFill, ...]:
-            return tuple(_parse_public_fill(_Answer(value, "public fill")) for value in answer.rows("trades"))
-
-        return self._public("/api/1/trades", _pair_params([pair]), parse)
+        return self._ask("/api/1/orderbook_top", [("pair", pair)], _parse_order_book)
 
     def candles(self, pair: str, since_ms: int, duration_s: int) -> tuple[Candle, ...]:
         """At most 1,000 candles from the first at or after `since_ms`, as sent, the unfinished one too."""
         params = [("pair", pair), ("since", str(since_ms)), ("duration", str(duration_s))]
         path = "/api/exchange/1/candles"
-        return self._private(path, params, lambda answer: _parse_candle_list(answer, pair, duration_s))
+        return self._ask(path, params, lambda answer: _parse_candle_list(answer, pair, duration_s), self._key)
 
     def fees(self, pair: str) -> tuple[float, float]:
         """Maker and taker fee of the account in a market, as fractions."""
@@ -6065,52 +5794,36 @@ class LunoClient:
         def parse(answer: _Answer) -> tuple[float, float]:
             return _parse_fee(answer, "maker"), _parse_fee(answer, "taker")
 
-        return self._private("/api/1/fee_info", _pair_params([pair]), parse)
+        return self._ask("/api/1/fee_info", [("pair", pair)], parse, self._key)
 
     def balances(self) -> tuple[Balance, ...]:
         """Every account's balance; an asset may have several accounts."""
-
-        def parse(answer: _Answer) -> tuple[Balance, ...]:
-            return tuple(_parse_balance(_Answer(value, "balance")) for value in answer.rows("balance"))
-
-        return self._private("/api/1/balance", (), parse)
+        return self._ask("/api/1/balance", (), _parse_balances, self._key)
 
     def _list(self, path: str, pairs: Sequence[str], name: str, read: Callable[[_Answer], T]) -> list[T]:
-        return self._public(path, _pair_params(pairs), lambda answer: self._rows(answer, name, read))
-
-    def _rows(self, answer: _Answer, name: str, read: Callable[[_Answer], T]) -> list[T]:
         """What can be read of a list: one broken market must not hide the others; all broken is an error."""
-        values, found = answer.rows(name), []
-        for value in values:
-            try:
-                found.append(read(_Answer(value, name)))
-            except ExchangeDown:
-                self.skipped += 1
-        if values and not found:
-            raise _unusable(f"all of {name}")
-        return found
 
-    def _public(self, path: str, params: Params, parse: Callable[[_Answer], T]) -> T:
-        """A call that needs no key, so none is shown."""
-        return with_retries(lambda: self._once(path, params, parse, None), self._clock, self._rng, TRIES)
+        def parse(answer: _Answer) -> list[T]:
+            values, found = answer.rows(name), []
+            for value in values:
+                with contextlib.suppress(ExchangeDown):
+                    found.append(read(_Answer(value, name)))
+            if values and not found:
+                raise _unusable(f"all of {name}")
+            return found
 
-    def _private(self, path: str, params: Params, parse: Callable[[_Answer], T]) -> T:
-        if not self._key:
+        return self._ask(path, [("pair", pair) for pair in pairs], parse)
+
+    def _ask(
+        self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None = None
+    ) -> T:
+        """A call; one that needs no key shows none."""
+        if key is not None and not key:
             raise ExchangeRefused("no-key", "this needs a Luno key and none is set")
-        return with_retries(lambda: self._once(path, params, parse, self._key), self._clock, self._rng, TRIES)
+        return with_retries(lambda: self._once(path, params, parse, key), self._clock, self._rng, TRIES)
 
     def _once(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None) -> T:
         self._limit.take()
-        self.calls += 1
-        try:
-            result = parse(self._answer(path, params, key))
-        except (ExchangeDown, ExchangeRefused):
-            self.failures += 1
-            raise
-        self.last_ok_ms = self._clock.now_ms()
-        return result
-
-    def _answer(self, path: str, params: Params, key: Credentials | None) -> _Answer:
         started_ms, started_s = self._clock.now_ms(), self._clock.mono_s()
         reply = self._transport.send("GET", path, params, key)
         self.latency_ms = (self._clock.mono_s() - started_s) * 1000
@@ -6121,7 +5834,9 @@ class LunoClient:
             self._limit.empty(trouble.wait_s)
         if trouble is not None:
             raise trouble
-        return _Answer(value, "not a JSON object")
+        result = parse(_Answer(value, "not a JSON object"))
+        self.last_ok_ms = self._clock.now_ms()
+        return result
 
     def _measure_skew(self, reply: Reply, started_ms: int) -> None:
         """Compare the answer's Date, the middle of its second, with the middle of the request."""
@@ -6150,7 +5865,7 @@ COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
 COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
 LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
 LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
-CANDLES_S = (60, 300, 900, 1800, 3600, 10800, 14400, 28800, 86400, 259200, 604800)
+CANDLES_S = (60, *DURATIONS_S, 259200, 604800)
 CANDLE_FIELDS = ((1, "open"), (4, "close"), (2, "high"), (3, "low"), (5, "volume"))
 CANDLE_PAGE = 1000
 BOOK_LEVELS, BOOK_STREAM = 20, 7_919  # the latter keeps the seeds of books apart from those of blocks
@@ -6256,10 +5971,10 @@ def _demo_resample(rows: Floats, duration_ms: int) -> Floats:
     """Rows gathered into longer candles on anchors of the epoch; what is missing stays missing."""
     groups = rows[:, 0] // duration_ms
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
-    ends = np.append(starts[1:], len(rows)) - 1
     tops, lows = np.maximum.reduceat(rows[:, 2], starts), np.minimum.reduceat(rows[:, 3], starts)
-    edges = groups[starts] * duration_ms, rows[starts, 1]
-    return np.column_stack((*edges, tops, lows, rows[ends, 4], np.add.reduceat(rows[:, 5], starts)))
+    ends, opened = np.append(starts[1:], len(rows)) - 1, groups[starts] * duration_ms
+    volumes = np.add.reduceat(rows[:, 5], starts)
+    return np.column_stack((opened, rows[starts, 1], tops, lows, rows[ends, 4], volumes))
 
 
 def _demo_float(value: float) -> str:
@@ -6267,10 +5982,11 @@ def _demo_float(value: float) -> str:
     return f"{float(f'{value:.13g}'):.8f}"
 
 
-def _demo_amount(value: Decimal | float) -> str:
-    """A decimal string with at least two decimals, never in scientific notation."""
-    text = format((value if isinstance(value, Decimal) else Decimal(f"{value:.13g}")).normalize(), "f")
-    return text if len(text.partition(".")[2]) >= 2 else f"{Decimal(text):.2f}"
+def _demo_amounts(values: Mapping[str, Decimal | float]) -> dict[str, str]:
+    """Decimal strings with at least two decimals, never in scientific notation."""
+    exact_ones = {k: v if isinstance(v, Decimal) else Decimal(f"{v:.13g}") for k, v in values.items()}
+    texts = {name: format(value.normalize(), "f") for name, value in exact_ones.items()}
+    return {k: text if len(text.partition(".")[2]) >= 2 else f"{Decimal(text):.2f}" for k, text in texts.items()}
 
 
 class DemoTrack:
@@ -6280,8 +5996,7 @@ class DemoTrack:
         self.market, self.has_book = market, seed is not None
         self.rows: Floats = np.empty((0, 8 if self.has_book else 6))
         self.opened: Ints = np.empty(0, np.int64)
-        self._step_ms, self._seed = finest_s * 1000, seed or (0, 0)
-        self._total: Floats = np.zeros(1)
+        self._step_ms, self._seed, self._total = finest_s * 1000, seed or (0, 0), np.zeros(1)
         self._coarse: dict[int, Floats] = {}
 
     def extend(self, rows: Floats) -> None:
@@ -6304,8 +6019,7 @@ class DemoTrack:
         if index < 0:
             return 0.0, 0.0
         row = self.rows[index].tolist()
-        candle = Candle(int(row[0]), *row[1:6])
-        return (row[6], row[7]) if self.has_book else modelled_quote(self.market, candle)
+        return (row[6], row[7]) if self.has_book else modelled_quote(self.market, Candle(int(row[0]), *row[1:6]))
 
     def volume_24h(self, index: int) -> float:
         """Base traded in the 24 hours before the close of a row."""
@@ -6334,10 +6048,8 @@ class DemoTrack:
         bid, ask = self.quote(index)
         if index >= 0:
             time_ms, last, volume = self.closed_ms(index), self.rows[index, 4], self.volume_24h(index)
-        return {
-            "pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.8f}", "ask": f"{ask:.8f}",
-            "last_trade": f"{last:.8f}", "rolling_24_hour_volume": _demo_float(volume), "status": status,
-        }  # fmt: skip
+        return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.8f}", "ask": f"{ask:.8f}",
+                "last_trade": f"{last:.8f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
 
     def candles(self, since_ms: int, duration_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's page: the earliest candles from `since_ms`, the one in progress included."""
@@ -6349,7 +6061,7 @@ class DemoTrack:
         page = rows[first : max(first, min(closed, first + CANDLE_PAGE))].tolist()
         if len(page) < CANDLE_PAGE and now_ms - now_ms % duration_ms >= since_ms:
             page += self._running(duration_ms, now_ms).tolist()
-        return [{"timestamp": int(r[0]), **{k: _demo_amount(r[n]) for n, k in CANDLE_FIELDS}} for r in page]
+        return [{"timestamp": int(r[0]), **_demo_amounts({name: r[n] for n, name in CANDLE_FIELDS})} for r in page]
 
     def _running(self, duration_ms: int, now_ms: int) -> Floats:
         """The candle in progress: what has closed of it, or a flat start; no row if none is to come."""
@@ -6365,13 +6077,9 @@ class DemoTrack:
         """Luno's public trades, at most 100, newest first, made up from the candles: one to a candle."""
         oldest, last = int(self.opened.searchsorted(since_ms - self._step_ms + 1)), self.closed(now_ms)
         rows = ((n, *self.rows[n, :6].tolist()) for n in range(last, oldest - 1, -1))
-        return [
-            {
-                "sequence": n * 1000, "timestamp": self.closed_ms(n) - 1, "price": _demo_float(c),
-                "volume": _demo_float(v), "is_buy": c >= o,
-            }
-            for n, _, o, _, _, c, v in rows if v > 0
-        ][:100]  # fmt: skip
+        found = [(n, start, close, volume) for n, _, start, _, _, close, volume in rows if volume > 0]
+        return [{"sequence": n * 1000, "timestamp": self.closed_ms(n) - 1, "price": _demo_float(close),
+                 "volume": _demo_float(volume), "is_buy": close >= start} for n, start, close, volume in found[:100]]
 
 
 @dataclass(slots=True)
@@ -6409,16 +6117,15 @@ class DemoOrder:
 
     def row(self, ids: Mapping[str, int]) -> dict[str, object]:
         """The order as Luno's second and third version show it."""
+        amounts = {"limit_price": self.price, "limit_volume": self.volume, "stop_price": self.stop, "base": self.base,
+                   "counter": self.counter, "fee_base": self.fee_base, "fee_counter": self.fee_counter}
         return {
             "order_id": self.order_id, "client_order_id": self.client_id, "pair": self.market.pair,
             "type": "STOP_LIMIT" if self.stop else "LIMIT", "side": "BUY" if self.is_buy else "SELL",
             "status": self.status, "time_in_force": self.time_in_force, "stop_direction": self.direction,
             "creation_timestamp": self.created_ms, "completed_timestamp": self.completed_ms,
             "expiration_timestamp": self.cancelled_ms, "base_account_id": ids[self.market.base],
-            "counter_account_id": ids[self.market.counter], "limit_price": _demo_amount(self.price),
-            "limit_volume": _demo_amount(self.volume), "stop_price": _demo_amount(self.stop),
-            "base": _demo_amount(self.base), "counter": _demo_amount(self.counter),
-            "fee_base": _demo_amount(self.fee_base), "fee_counter": _demo_amount(self.fee_counter),
+            "counter_account_id": ids[self.market.counter], **_demo_amounts(amounts),
         }  # fmt: skip
 
 
@@ -6428,13 +6135,16 @@ class DemoAccounts:
     def __init__(self, tracks: Mapping[str, DemoTrack]) -> None:
         self.total: dict[str, Decimal] = {}
         self.orders: dict[str, DemoOrder] = {}
-        self.by_client: dict[str, DemoOrder] = {}
         self.fills: list[tuple[str, int, int, dict[str, object]]] = []  # pair, sequence, time, row
         self.are_fees_on_top, self._tracks = False, tracks
 
     def reserved(self, asset: str) -> Decimal:
         """What live orders hold back of an asset."""
         return sum((n for a, n in map(self._held, self._live()) if a == asset), NOTHING)
+
+    def of_client(self, client_id: str) -> DemoOrder | None:
+        """The order that has this id of the customer's own."""
+        return next((o for o in self.orders.values() if o.client_id == client_id != ""), None)
 
     def accept(self, order: DemoOrder, now_ms: int) -> None:
         """Take in a checked order and let it meet the book: it takes, rests, or is gone at once."""
@@ -6444,8 +6154,6 @@ class DemoAccounts:
             raise ExchangeRefused("ErrInsufficientBalance", DEMO_REFUSED)
         order.checked, order.order_id = index + 1, f"BXDEMO{len(self.orders) + 1:09d}"
         self.orders[order.order_id] = order
-        if order.client_id:
-            self.by_client[order.client_id] = order
         bid, ask = track.quote(index)
         is_crossing = order.is_met_by(exact(ask if order.is_buy else bid, order.market.price_scale))
         if order.status == "PENDING" and is_crossing and not order.is_post_only:
@@ -6492,13 +6200,11 @@ class DemoAccounts:
         for level, depth in track.levels(index, order.is_buy, shift):
             price, volume = exact(level, order.market.price_scale), exact(depth, order.market.volume_scale)
             if order.remaining > 0 and volume > 0 and order.is_met_by(price):
-                part = min(order.remaining, volume)
-                self._fill(order, index, time_ms, (price, part), is_maker=False)
+                self._fill(order, index, time_ms, (price, min(order.remaining, volume)), is_maker=False)
 
     def _rest(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """A resting order gets what later candles traded, once one goes through its price by a tick."""
-        rows, limit = track.rows[order.checked : end], float(order.price)
-        tick = order.market.tick * 0.999999
+        rows, limit, tick = track.rows[order.checked : end], float(order.price), order.market.tick * 0.999999
         is_through = rows[:, 3] <= limit - tick if order.is_buy else rows[:, 2] >= limit + tick
         for index in (order.checked + np.flatnonzero(is_through)).tolist():
             volume = track.market.round_volume(float(track.rows[index, 5]))
@@ -6520,14 +6226,13 @@ class DemoAccounts:
         if not order.remaining:
             order.status, order.completed_ms = "COMPLETE", time_ms
         number = index * 1000 + 1 + sum(f[0] == market.pair and f[1] // 1000 == index for f in self.fills)
-        row: dict[str, object] = {
+        amounts = {"price": price, "volume": volume, "base": volume, "counter": counter,
+                   "fee_base": fee_base, "fee_counter": fee_counter}
+        self.fills.append((market.pair, number, time_ms, {
             "pair": market.pair, "sequence": number, "order_id": order.order_id, "timestamp": time_ms,
             "type": "BID" if order.is_buy else "ASK", "is_buy": order.is_buy != is_maker,
-            "client_order_id": order.client_id, "price": _demo_amount(price), "volume": _demo_amount(volume),
-            "base": _demo_amount(volume), "counter": _demo_amount(counter),
-            "fee_base": _demo_amount(fee_base), "fee_counter": _demo_amount(fee_counter),
-        }  # fmt: skip
-        self.fills.append((market.pair, number, time_ms, row))
+            "client_order_id": order.client_id, **_demo_amounts(amounts),
+        }))  # fmt: skip
 
     def _held(self, order: DemoOrder) -> tuple[str, Decimal]:
         """What a live order holds back."""
@@ -6553,29 +6258,25 @@ class Fault:
 
 
 FAULT_REPLIES = types.MappingProxyType({
-    "401": (401, b"Unauthorised"),
-    "429": (429, b"Too Many Requests"),
+    "401": (401, b"Unauthorised"), "429": (429, b"Too Many Requests"), "wrong_shape": (200, b"[1, 2, 3]"),
     "500": (500, b"<html><body><h1>500 Internal Server Error</h1></body></html>"),
     "garbage": (200, b"\x00\xff{]garbage"),
-    "wrong_shape": (200, b"[1, 2, 3]"),
 })  # fmt: skip
 ERROR_STATUS = types.MappingProxyType({
     "ErrInsufficientPerms": 403, "ErrOrderNotFound": 404, "ErrNotFound": 404, "ErrInternal": 500,
     "ErrDuplicateClientOrderID": 409, "ErrUnderMaintenance": 503,
 })  # fmt: skip
 TICKER_STATUS = types.MappingProxyType({"ACTIVE": "ACTIVE", "POST_ONLY": "POSTONLY", "SUSPENDED": "DISABLED"})
-PUBLIC_PATHS = frozenset(
-    ("/api/exchange/1/markets", "/api/1/ticker", "/api/1/tickers", "/api/1/orderbook_top", "/api/1/trades")
-)
+PUBLIC_PATHS = ("/api/exchange/1/markets", "/api/1/ticker", "/api/1/tickers", "/api/1/orderbook_top", "/api/1/trades")
 PLAIN_AMOUNT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 CLIENT_ID = re.compile(r"[0-9A-Za-z_;,.\-]{0,255}")
-DemoRequest = tuple[str, str, Sequence[tuple[str, str]], Credentials | None]
+DemoRequest = tuple[str, str, Params, Credentials | None]
 
 
 class DemoQuery(NamedTuple):
     """The parameters of one request and when it arrived; empty counts as not given, as at Luno."""
 
-    params: Sequence[tuple[str, str]]
+    params: Params
     now_ms: int
 
     def every(self, name: str) -> list[str]:
@@ -6589,9 +6290,8 @@ class DemoQuery(NamedTuple):
     def whole(self, name: str, default: int = 0, least: int = 0, most: int = DEMO_ENDLESS_MS) -> int:
         """A whole number within bounds."""
         text = self.text(name, str(default))
-        code = "ErrLimitOutOfRange" if name == "limit" else "ErrInvalidArguments"
         if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
-            raise ExchangeRefused(code, DEMO_REFUSED)
+            raise ExchangeRefused("ErrLimitOutOfRange" if name == "limit" else "ErrInvalidArguments", DEMO_REFUSED)
         return int(text)
 
     def amount(self, name: str) -> Decimal:
@@ -6630,7 +6330,7 @@ class DemoExchange:
         self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int],
         blocks: Iterator[list[Floats]],
     ) -> None:  # fmt: skip
-        self.finest_s, self._clock, self._blocks = finest_s, clock, blocks
+        self.finest_s, self._clock, self._blocks, self._tracks = finest_s, clock, blocks, tracks
         self.history_start_ms, self.start_ms, self.end_ms = span
         self.accounts = DemoAccounts(tracks)
         # for tests: trouble to come, statuses (DELISTED hides a market), the rights of the key, requests seen
@@ -6638,7 +6338,7 @@ class DemoExchange:
         self.statuses = {pair: track.market.status for pair, track in tracks.items()}
         self.can_trade, self.skew_ms = True, 0
         self.calls: Counter[str] = Counter()
-        self._tracks, self._late = tracks, list[tuple[int, DemoRequest]]()
+        self._late: list[tuple[int, DemoRequest]] = []
         counters = {t.market.counter for t in tracks.values()}
         assets = sorted(counters | {t.market.base for t in tracks.values()})
         self._ids = {asset: FIRST_ACCOUNT + n for n, asset in enumerate(assets)}
@@ -6672,9 +6372,8 @@ class DemoExchange:
         return cls(tracks, DEMO_FINEST_S, clock, span, demo_blocks(seed))
 
     @classmethod
-    def recorded(
-        cls, data: Mapping[str, Floats], finest_s: int, markets: Mapping[str, Market], clock: Clock
-    ) -> DemoExchange:
+    def recorded(cls, data: Mapping[str, Floats], finest_s: int, markets: Mapping[str, Market],
+                 clock: Clock) -> DemoExchange:
         """Recorded candles played again: rows of opened, open, high, low, close, volume, ascending."""
         tracks = {pair: DemoTrack(markets[pair], finest_s) for pair in sorted(data) if len(data[pair])}
         for pair, track in tracks.items():
@@ -6688,9 +6387,7 @@ class DemoExchange:
         """The markets on offer."""
         return tuple(track.market for track in self._tracks.values())
 
-    def send(
-        self, method: str, path: str, params: Sequence[tuple[str, str]] = (), key: Credentials | None = None
-    ) -> Reply:
+    def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
         """One request to Luno, answered here."""
         self.calls[f"{method} {path}"] += 1
         request, fault = (method, path, params, key), self._next_fault(path)
@@ -6701,7 +6398,7 @@ class DemoExchange:
             self._late.append((self._clock.now_ms() + round(fault.wait_s * 1000), request))
         is_unheard, is_known = kind in ("down", "timeout", "late"), kind in FAULT_REPLIES
         is_lost = kind == fault.kind and (is_unheard or is_known or kind.startswith("Err"))
-        reply = Reply(0, self._headers(), b"") if is_lost else self._serve(request)
+        reply = self._made(0, b"") if is_lost else self._serve(request)
         if is_unheard:
             raise ExchangeDown("the exchange did not answer")
         return self._spoil(self._serve(request) if kind == "twice" else reply, kind, fault.wait_s)
@@ -6724,7 +6421,7 @@ class DemoExchange:
             wait = {"retry-after": f"{wait_s:.0f}"} if wait_s > 0 else {}
             return Reply(FAULT_REPLIES[kind][0], {**reply.headers, **wait}, FAULT_REPLIES[kind][1])
         if kind.startswith("Err"):
-            return self._refuse(kind)
+            return self._refused(kind)
         if kind == "truncated":
             return reply._replace(body=reply.body[: len(reply.body) // 2])
         if kind == "null_lists":
@@ -6732,13 +6429,13 @@ class DemoExchange:
             return reply._replace(body=json.dumps(nulled).encode())
         return reply
 
-    def _headers(self) -> dict[str, str]:
+    def _made(self, status: int, body: bytes, kind: str = "application/json") -> Reply:
         date = formatdate((self._clock.now_ms() + self.skew_ms) // 1000, usegmt=True)
-        return {"date": date, "content-type": "application/json"}
+        return Reply(status, {"date": date, "content-type": kind}, body)
 
-    def _refuse(self, code: str) -> Reply:
-        body = json.dumps({"error": "Refused.", "error_code": code, "error_action": {}}).encode()
-        return Reply(ERROR_STATUS.get(code, 400), self._headers(), body)
+    def _refused(self, code: str) -> Reply:
+        body = json.dumps({"error": "Refused.", "error_code": code, "error_action": {}})
+        return self._made(ERROR_STATUS.get(code, 400), body.encode())
 
     def _serve(self, request: DemoRequest) -> Reply:
         """Make the market up to one candle beyond now, deliver what was late, then answer."""
@@ -6756,7 +6453,7 @@ class DemoExchange:
         method, path, params, key = request
         self.accounts.settle(now_ms)
         if path not in PUBLIC_PATHS and not key:
-            return Reply(401, {**self._headers(), "content-type": "text/plain"}, b"Unauthorised")
+            return self._made(401, b"Unauthorised", "text/plain")
         try:
             if (method, path) not in self._routes:
                 raise ExchangeRefused("ErrNotFound", DEMO_REFUSED)
@@ -6764,8 +6461,8 @@ class DemoExchange:
                 raise ExchangeRefused("ErrInsufficientPerms", DEMO_REFUSED)
             answer = self._routes[method, path](DemoQuery(params, now_ms))
         except ExchangeRefused as refusal:
-            return self._refuse(refusal.code)
-        return Reply(200, self._headers(), json.dumps(answer).encode())
+            return self._refused(refusal.code)
+        return self._made(200, json.dumps(answer).encode())
 
     def _listed(self, query: DemoQuery) -> list[DemoTrack]:
         """The markets a request names, or all; an unknown one is an error."""
@@ -6784,12 +6481,12 @@ class DemoExchange:
         return track.ticker(query.now_ms, TICKER_STATUS.get(self.statuses[track.market.pair], "UNKNOWN"))
 
     def _answer_markets(self, query: DemoQuery) -> object:
-        limits = ("min_volume", "max_volume", "min_price", "max_price")
         return {"markets": [
             {
                 "market_id": m.pair, "trading_status": self.statuses[m.pair], "base_currency": m.base,
                 "counter_currency": m.counter, "volume_scale": m.volume_scale, "price_scale": m.price_scale,
-                "fee_scale": FEE_SCALE, **{name: _demo_amount(asdict(m)[name]) for name in limits},
+                "fee_scale": FEE_SCALE, **_demo_amounts({"min_volume": m.min_volume, "max_volume": m.max_volume,
+                                                         "min_price": m.min_price, "max_price": m.max_price}),
             }
             for m in (track.market for track in self._listed(query))
         ]}  # fmt: skip
@@ -6799,10 +6496,8 @@ class DemoExchange:
         index = track.closed(query.now_ms)
         if not track.has_book or index < 0:
             return {"timestamp": query.now_ms, "asks": None, "bids": None}
-        asks, bids = (
-            [{"price": _demo_float(p), "volume": _demo_float(v)} for p, v in track.levels(index, is_ask)]
-            for is_ask in (True, False)
-        )
+        asks, bids = ([{"price": _demo_float(p), "volume": _demo_float(v)} for p, v in track.levels(index, is_ask)]
+                      for is_ask in (True, False))
         return {"timestamp": track.closed_ms(index), "asks": asks, "bids": bids}
 
     def _answer_trades(self, query: DemoQuery) -> object:
@@ -6824,19 +6519,16 @@ class DemoExchange:
 
     def _answer_balance(self, query: DemoQuery) -> object:
         accounts, wanted = self.accounts, query.every("assets") or list(self._ids)
-        return {"balance": [
-            {
-                "account_id": str(number), "asset": asset, "balance": _demo_amount(accounts.total[asset]),
-                "reserved": _demo_amount(accounts.reserved(asset)), "unconfirmed": "0.00", "name": asset,
-            }
-            for asset, number in self._ids.items() if asset in wanted
-        ]}  # fmt: skip
+        held = {a: {"balance": accounts.total[a], "reserved": accounts.reserved(a), "unconfirmed": NOTHING}
+                for a in self._ids if a in wanted}
+        return {"balance": [{"account_id": str(self._ids[a]), "asset": a, **_demo_amounts(amounts), "name": a}
+                            for a, amounts in held.items()]}
 
     def _answer_order(self, query: DemoQuery) -> object:
         order_id, client_id = query.text("id"), query.text("client_order_id")
         if bool(order_id) == bool(client_id):
             raise ExchangeRefused("ErrInvalidArguments", DEMO_REFUSED)
-        order = self.accounts.orders.get(order_id) or self.accounts.by_client.get(client_id)
+        order = self.accounts.orders.get(order_id) or self.accounts.of_client(client_id)
         if order is None:
             raise ExchangeRefused("ErrOrderNotFound", DEMO_REFUSED)
         return order.row(self._ids)
@@ -6866,7 +6558,7 @@ class DemoExchange:
             status="AWAITING" if stop else "PENDING",
         )  # fmt: skip
         status = self.statuses[track.market.pair] if track.closed(query.now_ms) >= 0 else "UNKNOWN"
-        codes = ["ErrDuplicateClientOrderID"] if order.client_id in self.accounts.by_client else []
+        codes = ["ErrDuplicateClientOrderID"] if self.accounts.of_client(order.client_id) else []
         codes += [code for is_wrong, code in _demo_trouble(order, query, status) if is_wrong]
         if codes:
             raise ExchangeRefused(codes[0], DEMO_REFUSED)
@@ -6880,8 +6572,7 @@ class DemoExchange:
 # ==============================================================================
 
 MARKETS_EVERY_MS = HOUR_MS
-KEEP_DAYS = MEMORY_DAYS + 2
-LOAD_DAYS = MEMORY_DAYS + 8
+KEEP_DAYS, LOAD_DAYS = 2, 8  # more than the memory of the strategies
 PAGE_CANDLES = 1000
 
 
@@ -6937,7 +6628,7 @@ class Track:
 
     def trim(self, now_ms: int) -> None:
         """Forget candles older than any memory needs."""
-        start = int(np.searchsorted(self.rows[:, 0], now_ms - KEEP_DAYS * DAY_MS))
+        start = int(np.searchsorted(self.rows[:, 0], now_ms - (memory_days(self.seconds) + KEEP_DAYS) * DAY_MS))
         self.rows = self.rows[start:]
 
 
@@ -7007,7 +6698,7 @@ class Feed:
     def _track(self, pair: str, seconds: int, now_ms: int) -> Track:
         key = (pair, seconds)
         if key not in self._tracks:
-            since = now_ms - LOAD_DAYS * DAY_MS
+            since = now_ms - (memory_days(seconds) + LOAD_DAYS) * DAY_MS
             rows = self._cache.candles(pair, seconds, since) if self.saves_candles else np.empty((0, 6))
             self._tracks[key] = Track(pair, seconds, rows)
         return self._tracks[key]
@@ -7015,7 +6706,7 @@ class Feed:
     def _fetch(self, track: Track, now_ms: int) -> bool:
         """Fetch the next page of a track; True when it reaches the present."""
         step = track.seconds * 1000
-        since = max(track.next_ms, (now_ms - LOAD_DAYS * DAY_MS) // step * step)
+        since = max(track.next_ms, (now_ms - (memory_days(track.seconds) + LOAD_DAYS) * DAY_MS) // step * step)
         page = self._client.candles(track.pair, since, track.seconds)
         fresh = track.add(page, now_ms)
         if self.saves_candles and fresh:
@@ -7147,11 +6838,15 @@ class Feed:
 # ==============================================================================
 
 import html
-import shutil  # DOCTOR uses both as well
 import subprocess
+from bisect import bisect_right
+from shutil import which
 
 TELEGRAM_URL = "https://api.telegram.org"
 TELEGRAM_UNITS = 4000  # Telegram takes 4096
+TELEGRAM_REFUSALS = types.MappingProxyType(
+    {400: "chat refused", 401: "token refused", 403: "chat refused", 404: "token refused"}
+)
 TITLE_UNITS = 63  # a Windows balloon takes 64 and 256 with the terminator and fails on more
 TEXT_UNITS = 255
 QUEUE_BOUND = 50
@@ -7163,33 +6858,12 @@ MAX_REST_S = 300.0
 MAX_WAIT_S = 3600
 QUIET_S = 3600.0
 CHANNEL_ERRORS = (LunobizError, OSError, ValueError, RuntimeError, ImportError, AttributeError)
-NOTICE_TITLES = types.MappingProxyType(
-    {
-        "entry": "Entry",
-        "exit": "Exit",
-        "stop": "Stop hit",
-        "daily_cap": "Daily loss cap reached",
-        "cooldown": "Cooldown",
-        "weekly_cap": "Weekly loss cap reached",
-        "kill": "Kill switch engaged",
-        "killed": "Kill switch engaged",
-        "rearm": "Re-armed",
-        "halt": "Halted",
-        "uncertain": "Uncertain, no orders",
-        "resumed": "Back from sleep",
-        "ready": "Ready again",
-        "live": "LIVE changed",
-        "state": "Held back",
-        "state info": "Over",
-        "crash": "Stopped by a fault",
-        "gate": "Gates evaluated",
-        "summary": "Daily summary",
-        "test": "Test",
-        "api_error": "Exchange trouble",
-        "api_retry": "Exchange slow, trying again",
-        "api_ok": "Exchange answers again",
-    }
-)
+NOTICE_TITLES = types.MappingProxyType({
+    "entry": "Entry", "exit": "Exit", "stop": "Stop hit", "summary": "Daily summary", "rearm": "Re-armed",
+    "daily_cap": "Daily loss cap reached", "weekly_cap": "Weekly loss cap reached", "cooldown": "Cooldown",
+    "kill": "Kill switch engaged", "state": "Held back", "state info": "Over",
+    "api_error": "Exchange trouble", "api_retry": "Exchange slow, trying again", "api_ok": "Exchange answers again",
+})  # fmt: skip
 _PERCENT = re.compile(r"(?<![\d.,])[-+\u2212]?\d{1,4}(?:\.\d{1,4})?\s?%")
 _PAIR_WORD = re.compile(r"[A-Z0-9]{6,10}")
 _CHAT = re.compile(r"-?\d{1,20}|@[A-Za-z0-9_]{4,32}")
@@ -7214,12 +6888,13 @@ class Delivery(NamedTuple):
     is_refused: bool = False
 
 
+NO_SERVICE = Delivery(False, "no notification service", is_refused=True)
+
+
 class Channel(Protocol):
     """A way to the owner. `send` may take seconds; `idle` is called often and must be quick."""
 
-    @property
-    def name(self) -> str:
-        """The channel's name as shown."""
+    name: str
 
     def send(self, notice: Notice) -> Delivery:
         """Try once to deliver a notice."""
@@ -7233,81 +6908,54 @@ class Channel(Protocol):
 
 def clip16(text: str, units: int) -> str:
     """Text of at most `units` UTF-16 units; what is cut ends in an ellipsis and no character is split."""
-    if sum(1 + (ch > "\uffff") for ch in text) <= units:
+    sizes = list(itertools.accumulate(1 + (ch > "\uffff") for ch in text))
+    if not sizes or sizes[-1] <= units:
         return text
-    kept, room = [], units - 1
-    for ch in text:
-        room -= 1 + (ch > "\uffff")
-        if room < 0:
-            break
-        kept.append(ch)
-    return "".join(kept) + "\u2026" if units > 0 else ""
+    return text[: bisect_right(sizes, units - 1)] + "\u2026" if units > 0 else ""
 
 
-def _plain_text(text: str) -> str:
-    """Text without characters that a terminal, a message or a C string could trip over."""
-    return _UNPRINTABLE.sub(" ", text)
-
-
-def notice_of(event: Event, detail: bool = False) -> Notice | None:
-    """The notice that an event is worth, if any: event, pair, percent, cause; all text with `detail`."""
+def notice_of(event: Event) -> Notice | None:
+    """The notice that an event is worth, if any: event, pair, percent and cause, never the whole text."""
     title = NOTICE_TITLES.get(f"{event.kind} {event.level}") or NOTICE_TITLES.get(event.kind, "")
     title = title or ("Needs your attention" if event.level == "error" else "")
     if not title:
         return None
-    if detail:
-        return Notice(event.level, title, _plain_text(event.text))
     words = [event.pair] if _PAIR_WORD.fullmatch(event.pair) else []
     words += _PERCENT.findall(event.text)[:2]
     words += [kind.words for kind in CauseKind if kind.words in event.text]
     return Notice(event.level, title, ", ".join(words) or "See the program for details.")
 
 
-def _telegram_json(body: bytes) -> Mapping[str, object]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _asked_wait_s(reply: Reply) -> float:
-    """The seconds that Telegram asks to wait, from its body or header, kept within sense."""
-    parameters = _telegram_json(reply.body).get("parameters")
-    asked = parameters.get("retry_after") if isinstance(parameters, dict) else None
-    if isinstance(asked, int):
-        return float(min(max(asked, 1), MAX_WAIT_S))
-    return retry_after_s(reply.headers, 0) or 30.0
-
-
 def _telegram_delivery(reply: Reply) -> Delivery:
     """What Telegram's answer means; its words are not repeated, they may hold the address."""
-    if reply.status == 200 and _telegram_json(reply.body).get("ok") is True:
+    try:
+        value: object = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        value = None
+    answer = value if isinstance(value, dict) else {}
+    if reply.status == 200 and answer.get("ok") is True:
         return Delivery(True)
-    if reply.status == 429:
-        return Delivery(False, "asked to wait", _asked_wait_s(reply))
-    if reply.status in (401, 404):
-        return Delivery(False, "token refused", is_refused=True)
-    if reply.status in (400, 403):
-        return Delivery(False, "chat refused", is_refused=True)
-    return Delivery(False, f"unexpected answer {reply.status}")
+    if reply.status != 429:
+        why = TELEGRAM_REFUSALS.get(reply.status, "")
+        return Delivery(False, why or f"unexpected answer {reply.status}", is_refused=bool(why))
+    parameters = answer.get("parameters")
+    asked = parameters.get("retry_after") if isinstance(parameters, dict) else None
+    wait_s = min(max(asked, 1), MAX_WAIT_S) if isinstance(asked, int) else retry_after_s(reply.headers, 0)
+    return Delivery(False, "asked to wait", float(wait_s or 30))
 
 
 class Telegram:
     """Messages from the owner's bot to one chat. It takes no commands."""
 
-    name = "Telegram"
-
     def __init__(self, transport: Transport, token: Credentials, chat_id: str) -> None:
-        self._transport = transport
-        self._token = token
-        self._chat_id = chat_id.strip()
+        self.name = "Telegram"
+        self._transport, self._token, self._chat_id = transport, token, chat_id.strip()
 
     def send(self, notice: Notice) -> Delivery:
         """One POST; the token is in its path and nowhere else."""
         if not self._token or not _CHAT.fullmatch(self._chat_id):
             return Delivery(False, "token or chat id missing", is_refused=True)
-        text = clip16(_plain_text(f"LunoBiz: {notice.title}\n{notice.text}"), TELEGRAM_UNITS)
+        text = clip16(_UNPRINTABLE.sub(" ", f"LunoBiz: {notice.title}\n{notice.text}"), TELEGRAM_UNITS)
         params = (("chat_id", self._chat_id), ("text", text),
                   ("disable_notification", "true" if notice.level == "info" else "false"))
         try:
@@ -7324,145 +6972,99 @@ class Telegram:
         self._transport.close()
 
 
+def run_program(name: str, arguments: Sequence[str], seconds: float) -> int:
+    """The exit code of a program of the system, run unseen; -1 if there is none or it does not end."""
+    program, quiet = which(name), subprocess.DEVNULL
+    if program is None:
+        return -1
+    try:
+        return subprocess.run(  # noqa: S603 - our own arguments, and any text behind --
+            [program, *arguments], stdin=quiet, stdout=quiet, stderr=quiet, timeout=seconds, check=False
+        ).returncode
+    except (OSError, subprocess.SubprocessError):
+        return -1
+
+
 class _Balloon(Protocol):
     def notify(self, title: str, message: str, app_name: str) -> None: ...
 
     def remove_notify(self) -> None: ...
 
 
-def _no_service() -> Delivery:
-    return Delivery(False, "no notification service", is_refused=True)
-
-
-def _send_with_program(title: str, text: str) -> Delivery:
-    """A notice through notify-send; plyer ignores its answer and takes a title for an option."""
-    program = shutil.which("notify-send")
-    if program is None:
-        return _no_service()
-    command = [program, "--app-name=LunoBiz", "--", title, html.escape(text, quote=False)]
-    try:
-        done = subprocess.run(  # noqa: S603 - a program of the system, and our text stands behind --
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return _no_service()
-    return Delivery(True) if done.returncode == 0 else _no_service()
-
-
-def _pump_windows_messages() -> None:
-    """Hand on the messages of this thread's hidden window; a window that never answers counts as hung."""
-    if sys.platform == "win32":
-        import ctypes
-        from ctypes import wintypes
-
-        message = wintypes.MSG()
-        user32 = ctypes.windll.user32
-        for _ in range(100):
-            if not user32.PeekMessageW(ctypes.byref(message), None, 0, 0, 1):
-                return
-            user32.DispatchMessageW(ctypes.byref(message))
-
-
-class _PlyerDoor:
-    """Where plyer's errors end. It raises Exception itself: just that class is taken, not its kin."""
-
-    def __init__(self) -> None:
-        self.is_shut = False
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        named = (OSError, ValueError, ImportError, AttributeError)
-        self.is_shut = kind is Exception or (kind is not None and issubclass(kind, named))
-        return self.is_shut
+def _is_plyers(kind: type[BaseException] | None, error: object, trace: object) -> bool:
+    """True for an error that plyer raises, which then ends here; of Exception itself just that class, not its kin."""
+    named = (OSError, ValueError, ImportError, AttributeError)
+    return kind is Exception or (kind is not None and issubclass(kind, named))
 
 
 class Desktop:
     """Notices of the operating system, best effort. One thread only: Windows ties windows to threads."""
 
-    name = "Desktop"
-
     def __init__(self, platform: str = sys.platform) -> None:
+        self.name = "Desktop"
         self._platform = platform
         self._balloon: _Balloon | None = None
 
     def send(self, notice: Notice) -> Delivery:
         """Show one notice, clipped to what every system takes."""
-        title = clip16(_plain_text(f"LunoBiz: {notice.title}"), TITLE_UNITS)
-        text = clip16(_plain_text(notice.text), TEXT_UNITS) or " "
-        if self._platform != "win32":
-            return _send_with_program(title, text)
-        door = _PlyerDoor()
-        with door:
-            self._show_balloon(title, text)
-        return _no_service() if door.is_shut else Delivery(True)
+        title = clip16(_UNPRINTABLE.sub(" ", f"LunoBiz: {notice.title}"), TITLE_UNITS)
+        text = clip16(_UNPRINTABLE.sub(" ", notice.text), TEXT_UNITS) or " "
+        if self._platform == "win32":
+            return self._show_balloon(title, text)
+        # plyer ignores the answer of notify-send and takes a title for an option
+        arguments = ("--app-name=LunoBiz", "--", title, html.escape(text, quote=False))
+        return NO_SERVICE if run_program("notify-send", arguments, 5) else Delivery(True)
 
-    def _show_balloon(self, title: str, text: str) -> None:
+    def _show_balloon(self, title: str, text: str) -> Delivery:
         """One balloon object is used again: plyer keeps each for ever, and a thread beside it."""
-        if self._balloon is not None:
-            self._balloon.notify(title, text, "LunoBiz")
-            return
-        from plyer.platforms.win.libs.balloontip import WindowsBalloonTip
+        delivery = NO_SERVICE
+        with contextlib.ExitStack() as stack:
+            stack.push(_is_plyers)
+            if self._balloon is None:
+                from plyer.platforms.win.libs.balloontip import WindowsBalloonTip
 
-        self._balloon = WindowsBalloonTip(title, text, "LunoBiz", timeout=0)
+                self._balloon = WindowsBalloonTip(title, text, "LunoBiz", timeout=0)
+            else:
+                self._balloon.notify(title, text, "LunoBiz")
+            delivery = Delivery(True)
+        return delivery
 
     def idle(self) -> None:
-        """Let Windows talk to the balloon's window."""
-        if self._balloon is not None:
-            _pump_windows_messages()
+        """Hand on the messages of the balloon's hidden window; a window that never answers counts as hung."""
+        if sys.platform == "win32" and self._balloon is not None:
+            import ctypes
+            from ctypes import wintypes
+
+            message, user32 = wintypes.MSG(), ctypes.windll.user32
+            for _ in range(100):
+                if not user32.PeekMessageW(ctypes.byref(message), None, 0, 0, 1):
+                    return
+                user32.DispatchMessageW(ctypes.byref(message))
 
     def close(self) -> None:
         """Take the balloon and its icon away."""
         balloon, self._balloon = self._balloon, None
-        if balloon is not None:
-            with _PlyerDoor():
+        with contextlib.ExitStack() as stack:
+            stack.push(_is_plyers)
+            if balloon is not None:
                 balloon.remove_notify()
 
 
+@dataclass(slots=True)
 class _Lane:
-    """A channel with its record: when it may send again and whether it has given up."""
+    """A channel with its record: when it may send again, and how often in a row it failed and was refused."""
 
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.sent = 0
-        self.failures = 0
-        self.refusals = 0
-        self.due_s = -math.inf
-        self.rest_until_s = -math.inf
-        self.why = ""
-
-    @property
-    def is_off(self) -> bool:
-        """Refused too often in a row to be tried again."""
-        return self.refusals >= MAX_REFUSALS
-
-    def send(self, notice: Notice) -> Delivery:
-        """One try; an error of the channel is a refusal, told by its type only."""
-        try:
-            return self.channel.send(notice)
-        except CHANNEL_ERRORS as error:
-            return Delivery(False, type(error).__name__, is_refused=True)
-
-    def rest(self) -> None:
-        """The channel's own upkeep between notices."""
-        with contextlib.suppress(*CHANNEL_ERRORS):
-            self.channel.idle()
-
-    def close(self) -> None:
-        """Give back what the channel holds."""
-        with contextlib.suppress(*CHANNEL_ERRORS):
-            self.channel.close()
+    channel: Channel
+    sent: int = 0
+    failures: int = 0
+    refusals: int = 0
+    due_s: float = -math.inf
+    rest_until_s: float = -math.inf
+    why: str = ""
 
     def book(self, delivery: Delivery, now_s: float) -> None:
         """Note what became of a try and when the next one may be."""
-        self.due_s = now_s + GAP_S
-        self.why = delivery.why
+        self.due_s, self.why = now_s + GAP_S, delivery.why
         if delivery.is_sent:
             self.sent, self.failures, self.refusals = self.sent + 1, 0, 0
             return
@@ -7473,19 +7075,10 @@ class _Lane:
 
     def text(self) -> str:
         """The channel's state in words."""
-        name = self.channel.name
-        if self.is_off:
-            return f"{name} off: {self.why}"
+        if self.refusals >= MAX_REFUSALS:
+            return f"{self.channel.name} off: {self.why}"
         state = f"failing: {self.why}" if self.failures else "OK"
-        return f"{name} {state}, {self.sent} sent"
-
-
-class _Waiting:
-    """How often a notice was offered and tried."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.tries = 0
+        return f"{self.channel.name} {state}, {self.sent} sent"
 
 
 class Notifier:
@@ -7496,23 +7089,28 @@ class Notifier:
 
     def __init__(self, channels: Sequence[Channel], clock: Clock, clean: Callable[[str], str] = str) -> None:
         self._lanes = tuple(_Lane(channel) for channel in channels)
-        self._clock = clock
-        self._clean = clean
+        self._clock, self._clean = clock, clean
         self._inbox: deque[Notice] = deque(maxlen=INBOX_BOUND)
-        self._waiting: dict[Notice, _Waiting] = {}
-        self._dropped = 0
+        self._waiting: Counter[Notice] = Counter()  # oldest first, with how often each was offered
+        self._tries = self._dropped = 0  # tries of the oldest one
         self._told_s: dict[str, float] = {}
         self._held_back: Counter[str] = Counter()
 
-    def tell(self, event: Event, detail: bool = False) -> None:
+    def tell(self, event: Event) -> None:
         """Offer what an event is worth; trouble with the exchange and the state at most once an hour each."""
-        notice = notice_of(event, detail)
-        if notice is not None and event.kind.startswith("api_"):
-            notice = self._seldom(event.kind, notice)
-        elif notice is not None and event.kind == "state":
-            notice = self._seldom(f"{notice.title} {notice.text}", notice)
-        if notice is not None:
-            self.offer(notice)
+        notice = notice_of(event)
+        if notice is None:
+            return
+        is_api = event.kind.startswith("api_")
+        if is_api or event.kind == "state":
+            key, now_s = event.kind if is_api else f"{notice.title} {notice.text}", self._clock.mono_s()
+            if now_s - self._told_s.get(key, -math.inf) < QUIET_S:
+                self._held_back[key] += 1
+                return
+            self._told_s[key], more = now_s, self._held_back.pop(key, 0)
+            tail = f" (and {more} more since the last message)" if more else ""
+            notice = replace(notice, text=notice.text + tail)
+        self.offer(notice)
 
     def offer(self, notice: Notice) -> None:
         """Take a notice for later; returns at once."""
@@ -7521,11 +7119,13 @@ class Notifier:
 
     def pump(self) -> None:
         """Send at most one notice that is due; a failure is kept for `state_text`, never raised."""
-        self._take_in()
+        while self._inbox:  # equal notices become one, the oldest make room
+            self._waiting[self._inbox.popleft()] += 1
+        self._drop(len(self._waiting) - QUEUE_BOUND)
         for lane in self._lanes:
-            lane.rest()
-        lanes = [lane for lane in self._lanes if not lane.is_off]
-        now_s = self._clock.mono_s()
+            with contextlib.suppress(*CHANNEL_ERRORS):
+                lane.channel.idle()
+        lanes, now_s = [lane for lane in self._lanes if lane.refusals < MAX_REFUSALS], self._clock.mono_s()
         ready = next((lane for lane in lanes if lane.rest_until_s <= now_s), None)
         if not lanes:
             self._drop(len(self._waiting))
@@ -7535,58 +7135,46 @@ class Notifier:
     def state_text(self) -> str:
         """How delivery goes, for the status line."""
         words = [lane.text() for lane in self._lanes] or ["no notices set up"]
-        if self._waiting:
-            words.append(f"{len(self._waiting)} waiting")
-        if self._dropped:
-            words.append(f"{self._dropped} dropped")
+        words += [f"{len(self._waiting)} waiting"] if self._waiting else []
+        words += [f"{self._dropped} dropped"] if self._dropped else []
         return "; ".join(words)
 
     def close(self) -> None:
         """Close every channel; what still waits is not sent."""
         for lane in self._lanes:
-            lane.close()
-
-    def _seldom(self, key: str, notice: Notice) -> Notice | None:
-        """The notice, with the number of those held back since the last; none within an hour of it."""
-        now_s = self._clock.mono_s()
-        if now_s - self._told_s.get(key, -math.inf) < QUIET_S:
-            self._held_back[key] += 1
-            return None
-        self._told_s[key] = now_s
-        more = self._held_back.pop(key, 0)
-        tail = f" (and {more} more since the last message)" if more else ""
-        return replace(notice, text=notice.text + tail)
-
-    def _take_in(self) -> None:
-        """Move what was offered into the queue: equal notices become one, the oldest make room."""
-        while self._inbox:
-            self._waiting.setdefault(self._inbox.popleft(), _Waiting()).count += 1
-        self._drop(len(self._waiting) - QUEUE_BOUND)
+            with contextlib.suppress(*CHANNEL_ERRORS):
+                lane.channel.close()
 
     def _drop(self, notices: int) -> None:
         for notice in list(self._waiting)[: max(notices, 0)]:
-            self._dropped += self._waiting.pop(notice).count
+            self._dropped += self._waiting.pop(notice)
+            self._tries = 0
 
     def _send_oldest(self, lane: _Lane) -> None:
-        notice, waiting = next(iter(self._waiting.items()))
-        times = f" ({waiting.count} times)" if waiting.count > 1 else ""
+        notice, count = next(iter(self._waiting.items()))
+        times = f" ({count} times)" if count > 1 else ""
         shown = Notice(notice.level, self._clean(notice.title), self._clean(notice.text) + times)
-        delivery = lane.send(shown)
+        try:
+            delivery = lane.channel.send(shown)
+        except CHANNEL_ERRORS as error:  # told by its type only
+            delivery = Delivery(False, type(error).__name__, is_refused=True)
         lane.book(delivery, self._clock.mono_s())
-        waiting.tries += 1
+        self._tries += 1
         if delivery.is_sent:
             del self._waiting[notice]
-        elif waiting.tries >= MAX_TRIES:
+            self._tries = 0
+        elif self._tries >= MAX_TRIES:
             self._drop(1)
 
 
 # ==============================================================================
 # FILES | recorded candles in, reports and exports out
-# shell | uses ERRORS TYPES SETTINGS SYSTEM
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO SYSTEM
 # ==============================================================================
 
 import csv
 import gzip
+from zlib import error as ZlibError
 
 COUNTERS = ("EUR", "GBP", "IDR", "KES", "MYR", "NGN", "UGX", "USD", "USDC", "USDT", "XBT", "ZAR", "ZMW")
 COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
@@ -7599,18 +7187,10 @@ MODEL_SPREAD = 0.001
 MODEL_MIN_VOLUME_24H = 50_000.0
 PRICE_DIGITS = 6
 VOLUME_SCALE = 6
-MARKET_RANGES = types.MappingProxyType(
-    {
-        "price_scale": (0.0, 12.0),
-        "volume_scale": (0.0, 12.0),
-        "min_volume": (0.0, 1e9),
-        "max_volume": (1e-9, 1e12),
-        "min_price": (0.0, 1e12),
-        "max_price": (1e-9, 1e15),
-        "spread": (0.0, 0.1),
-        "min_volume_24h": (0.0, 1e12),
-    }
-)
+MARKET_RANGES = types.MappingProxyType({
+    "price_scale": (0.0, 12.0), "volume_scale": (0.0, 12.0), "min_volume": (0.0, 1e9), "max_volume": (1e-9, 1e12),
+    "min_price": (0.0, 1e12), "max_price": (1e-9, 1e15), "spread": (0.0, 0.1), "min_volume_24h": (0.0, 1e12),
+})  # fmt: skip
 AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events")
 CELL_LIMIT = 32_000  # a spreadsheet takes 32,767
 PAGE_ROWS = 1000
@@ -7628,7 +7208,7 @@ class CandleFolder:
 
     seconds: int
     counter: str
-    data: Mapping[str, NDArray[np.float64]]
+    data: Mapping[str, Floats]
     markets: Mapping[str, Market]
     hashes: Mapping[str, str]
     min_volume_24h: float
@@ -7656,24 +7236,20 @@ def counter_of(pair: str) -> str:
     return max(fits, key=len)
 
 
-def _candle_file(path: Path) -> _CandleFile:
-    match = _CANDLE_NAME.fullmatch(path.name)
-    if match is None:
-        raise DataError(f"{path.name}: candle files are named PAIR_SECONDS.csv or PAIR_SECONDS.csv.gz")
-    seconds = int(match[2])
-    if seconds not in DURATIONS_S:
-        allowed = ", ".join(map(str, DURATIONS_S))
-        raise DataError(f"{path.name}: {seconds} s is no timeframe; allowed is {allowed}")
-    return _CandleFile(path, match[1], seconds)
-
-
 def _candle_files(folder: Path) -> list[_CandleFile]:
     """All files of candles in a folder, by name; hidden files are passed over."""
     try:
         paths = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise DataError(f"folder {folder} cannot be read: {_io_words(error)}") from None
-    files = [_candle_file(p) for p in paths if p.name.lower().endswith((".csv", ".csv.gz"))]
+    files, durations = [], ", ".join(map(str, DURATIONS_S))
+    for path in (p for p in paths if p.name.lower().endswith((".csv", ".csv.gz"))):
+        match = _CANDLE_NAME.fullmatch(path.name)
+        if match is None:
+            raise DataError(f"{path.name}: candle files are named PAIR_SECONDS.csv or PAIR_SECONDS.csv.gz")
+        files.append(_CandleFile(path, match[1], int(match[2])))
+        if files[-1].seconds not in DURATIONS_S:
+            raise DataError(f"{path.name}: {files[-1].seconds} s is no timeframe; allowed is {durations}")
     if not files:
         raise DataError(f"folder {folder} has no file named PAIR_SECONDS.csv or PAIR_SECONDS.csv.gz")
     return files
@@ -7697,74 +7273,62 @@ def _chosen_files(folder: Path, pairs: Sequence[str]) -> list[_CandleFile]:
     return sorted(chosen, key=lambda f: wanted.index(f.pair))
 
 
-def _file_text(path: Path, raw: bytes) -> str:
+def _file_text(name: str, raw: bytes) -> str:
     try:
-        if path.name.endswith(".gz"):
+        if name.endswith(".gz"):
             with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
                 raw = stream.read(TEXT_LIMIT + 1)
         if len(raw) > TEXT_LIMIT:
-            raise DataError(f"{path.name}: more than {TEXT_LIMIT >> 20} MB of text; split it")
+            raise DataError(f"{name}: more than {TEXT_LIMIT >> 20} MB of text; split it")
         return raw.decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
     except UnicodeDecodeError:
-        raise DataError(f"{path.name}: this is no text; allowed is comma separated text in UTF-8") from None
-    except (OSError, EOFError, zlib.error):
-        raise DataError(f"{path.name}: the gz file is damaged or cut off; copy it again") from None
+        raise DataError(f"{name}: this is no text; allowed is comma separated text in UTF-8") from None
+    except (OSError, EOFError, ZlibError):
+        raise DataError(f"{name}: the gz file is damaged or cut off; copy it again") from None
 
 
 def _check_header(name: str, header: str) -> None:
     found = tuple(cell.strip().lower() for cell in header.split(","))
-    if found == COLUMNS:
-        return
     missing = [c for c in COLUMNS if c not in found]
+    why = "the columns are in another order or there are more"
     if header.count(";") >= 5:
         why = "the columns are separated by semicolons; save it with commas and decimal points"
     elif missing:
         why = f"column {', '.join(missing)} is missing"
-    else:
-        why = "the columns are in another order or there are more"
-    raise DataError(f"{name}, line 1: {why}; the line must read {','.join(COLUMNS)}")
-
-
-def _cell_problem(cell: str) -> str:
-    """Why a cell is no number, or nothing."""
-    if not cell.strip():
-        return "is empty"
-    return "" if _NUMBER_CELL.fullmatch(cell.strip()) else f"is {cell.strip()[:30]!a}"
+    if found != COLUMNS:
+        raise DataError(f"{name}, line 1: {why}; the line must read {','.join(COLUMNS)}")
 
 
 def _unreadable(name: str, lines: Sequence[str]) -> DataError:
     """The error that names the first line and column which are not six numbers."""
     for number, line in enumerate(lines, start=2):
-        cells = line.split(",")
+        cells, where = [cell.strip() for cell in line.split(",")], f"{name}, line {number}"
         if not line.strip():
-            return DataError(f"{name}, line {number}: the line is empty; remove it")
+            return DataError(f"{where}: the line is empty; remove it")
         if len(cells) != len(COLUMNS):
-            return DataError(f"{name}, line {number}: {len(cells)} columns; allowed is {len(COLUMNS)}")
+            return DataError(f"{where}: {len(cells)} columns; allowed is {len(COLUMNS)}")
         for column, cell in zip(COLUMNS, cells, strict=True):
-            problem = _cell_problem(cell)
-            if problem:
-                where = f"{name}, line {number}, column {column}"
-                return DataError(f"{where}: {problem}; allowed is a plain number")
+            if not _NUMBER_CELL.fullmatch(cell):
+                found = f"is {cell[:30]!a}" if cell else "is empty"
+                return DataError(f"{where}, column {column}: {found}; allowed is a plain number")
     return DataError(f"{name}: the numbers cannot be read")
 
 
-def _parse_candles(name: str, text: str) -> NDArray[np.float64]:
+def _parse_candles(name: str, text: str) -> Floats:
     """Rows of numbers; numpy reads 36,000 rows in 17 ms, pandas in 10 ms after an import of 340 ms."""
     header, _, body = text.partition("\n")
     if text:
         _check_header(name, header)
     if not body:
         raise DataError(f"{name}: there is no candle in it")
-    try:
+    with contextlib.suppress(ValueError):
         rows = np.loadtxt(io.StringIO(body), delimiter=",", comments=None, ndmin=2, dtype=np.float64)
-    except ValueError:
-        raise _unreadable(name, body.split("\n")) from None
-    if rows.shape != (body.count("\n") + 1, len(COLUMNS)):
-        raise _unreadable(name, body.split("\n"))
-    return rows
+        if rows.shape == (body.count("\n") + 1, len(COLUMNS)):
+            return rows
+    raise _unreadable(name, body.split("\n"))
 
 
-def _faults(rows: NDArray[np.float64], seconds: int) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+def _faults(rows: Floats, seconds: int) -> Iterator[tuple[str, str, Flags]]:
     """Column, what is allowed, and the rows that break it; each check may rely on those before it."""
     for index, column in enumerate(COLUMNS):
         yield column, "a finite number", ~np.isfinite(rows[:, index])
@@ -7779,27 +7343,22 @@ def _faults(rows: NDArray[np.float64], seconds: int) -> Iterator[tuple[str, str,
     yield "low", "not above open, high and close", rows[:, 3] > rows[:, [1, 2, 4]].min(axis=1)
 
 
-def _check_candles(name: str, rows: NDArray[np.float64], seconds: int) -> None:
-    for column, allowed, is_bad in _faults(rows, seconds):
-        if is_bad.any():
-            line = int(is_bad.argmax())
-            value = rows[line, COLUMNS.index(column)]
-            where = f"{name}, line {line + 2}, column {column}"
-            raise DataError(f"{where}: is {value:.13g}; allowed is {allowed}")
-    step = float(np.diff(rows[:, 0]).min()) / 1000 if len(rows) >= 10 else seconds
-    if step != seconds:
-        raise DataError(f"{name}: its closest candles are {step:.0f} s apart, not {seconds} s")
-
-
-def _read_candles(file: _CandleFile) -> tuple[NDArray[np.float64], str]:
+def _read_candles(file: _CandleFile) -> tuple[Floats, str]:
     """The checked candles of one file and the SHA-256 of its bytes."""
-    name = file.path.name
+    name, seconds = file.path.name, file.seconds
     try:
         raw = file.path.read_bytes()
     except OSError as error:
         raise DataError(f"{name} cannot be read: {_io_words(error)}") from None
-    rows = _parse_candles(name, _file_text(file.path, raw))
-    _check_candles(name, rows, file.seconds)
+    rows = _parse_candles(name, _file_text(name, raw))
+    for column, allowed, is_bad in _faults(rows, seconds):
+        if is_bad.any():
+            line = int(is_bad.argmax())
+            found = f"is {rows[line, COLUMNS.index(column)]:.13g}; allowed is {allowed}"
+            raise DataError(f"{name}, line {line + 2}, column {column}: {found}")
+    step = float(np.diff(rows[:, 0]).min()) / 1000 if len(rows) >= 10 else seconds
+    if step != seconds:
+        raise DataError(f"{name}: its closest candles are {step:.0f} s apart, not {seconds} s")
     rows.flags.writeable = False
     return rows, hashlib.sha256(raw).hexdigest()
 
@@ -7845,20 +7404,13 @@ def _market_of(pair: str, counter: str, price: float, says: Mapping[str, float])
     digits_before = math.floor(math.log10(price)) + 1
     price_scale = int(says.get("price_scale", min(max(PRICE_DIGITS - digits_before, 0), 12)))
     volume_scale = int(says.get("volume_scale", VOLUME_SCALE))
-    least = math.ceil(MODEL_MIN_VALUE / price * 10**volume_scale) / 10**volume_scale
+    least = round(math.ceil(MODEL_MIN_VALUE / price * 10**volume_scale) / 10**volume_scale, volume_scale)
     market = Market(
-        pair=pair,
-        base=pair.removesuffix(counter),
-        counter=counter,
-        price_scale=price_scale,
-        volume_scale=volume_scale,
-        min_volume=says.get("min_volume", round(least, volume_scale)),
-        max_volume=says.get("max_volume", 1e9),
-        min_price=says.get("min_price", 10.0**-price_scale),
-        max_price=says.get("max_price", 1e12),
-        fee_source="entry tier (documented)",
-        model_spread=says.get("spread", MODEL_SPREAD),
-    )
+        pair, pair.removesuffix(counter), counter, price_scale, volume_scale,
+        min_volume=says.get("min_volume", least), max_volume=says.get("max_volume", 1e9),
+        min_price=says.get("min_price", 10.0**-price_scale), max_price=says.get("max_price", 1e12),
+        fee_source="entry tier (documented)", model_spread=says.get("spread", MODEL_SPREAD),
+    )  # fmt: skip
     if market.min_volume >= market.max_volume or market.min_price >= market.max_price:
         raise DataError(f"{MARKETS_FILE}, {pair}: a minimum is not below its maximum")
     return market
@@ -7871,39 +7423,21 @@ def read_folder(folder: Path, pairs: Sequence[str] = ()) -> CandleFolder:
     if len(set(counters.values())) > 1:
         words = ", ".join(f"{pair} in {counter}" for pair, counter in counters.items())
         raise DataError(f"folder {folder} has several counters ({words}); choose pairs of one of them")
-    counter = counters[files[0].pair]
-    says = _read_markets(folder / MARKETS_FILE)
+    counter, says = counters[files[0].pair], _read_markets(folder / MARKETS_FILE)
     read = {f.pair: _read_candles(f) for f in files}
     medians = {pair: float(np.median(rows[:, 4])) for pair, (rows, _) in read.items()}
     fallback = RiskLimits().min_volume_24h if counter == "ZAR" else MODEL_MIN_VOLUME_24H
     return CandleFolder(
-        seconds=files[0].seconds,
-        counter=counter,
-        data={pair: rows for pair, (rows, _) in read.items()},
+        files[0].seconds, counter, data={pair: rows for pair, (rows, _) in read.items()},
         markets={pair: _market_of(pair, counter, m, says.get(pair, {})) for pair, m in medians.items()},
         hashes={pair: digest for pair, (_, digest) in read.items()},
         min_volume_24h=max(says.get(pair, {}).get("min_volume_24h", fallback) for pair in read),
-    )
-
-
-def _json_value(value: object) -> object:
-    """A value as JSON knows it: exact numbers as text, numbers that are none as null."""
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer | np.bool_ | np.ndarray):
-        return _json_value(value.tolist())
-    if isinstance(value, Enum):
-        return _json_value(value.value)
-    if isinstance(value, Mapping):
-        return {str(key): _json_value(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_value(part) for part in value]
-    return str(value) if isinstance(value, Decimal | Path) else value
+    )  # fmt: skip
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as JSON; the file is there whole or not at all."""
-    text = json.dumps(_json_value(value), indent=1, allow_nan=False) + "\n"
+    """Write a value as JSON that people can read; the file is there whole or not at all."""
+    text = json.dumps(json.loads(canonical(value)), indent=1) + "\n"
     try:
         write_safely(path, text.encode())
     except OSError as error:
@@ -7912,9 +7446,7 @@ def write_json(path: Path, value: object) -> None:
 
 def csv_cell(value: object) -> str:
     """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
-    if value is None:
-        return ""
-    text = str(value)[:CELL_LIMIT]
+    text = "" if value is None else str(value)[:CELL_LIMIT]
     is_safe = bool(_PLAIN_CELL.fullmatch(text)) or not text.lstrip(" ").startswith(_RISKY_STARTS)
     return text if is_safe else "'" + text
 
@@ -7924,21 +7456,6 @@ def utc_text(time_ms: object) -> str:
     if isinstance(time_ms, bool) or not isinstance(time_ms, int) or not 0 < time_ms < LATEST_MS * 2:
         return ""
     return _moment(time_ms).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-def _with_utc(row: Mapping[str, object]) -> dict[str, object]:
-    """A row with the time in words beside each time in milliseconds."""
-    wide: dict[str, object] = {}
-    for key, value in row.items():
-        wide[key] = value
-        if key.endswith("_ms"):
-            wide[key.removesuffix("_ms") + "_utc"] = utc_text(value)
-    return wide
-
-
-def _json_line(row: Mapping[str, object]) -> str:
-    cut = {k: v[:CELL_LIMIT] if isinstance(v, str) else _json_value(v) for k, v in row.items()}
-    return json.dumps(cut, allow_nan=False) + "\n"
 
 
 class AuditTables(Protocol):
@@ -7959,61 +7476,58 @@ def _rows_of(store: AuditTables, name: str) -> Iterator[dict[str, object]]:
         since = last
 
 
+def _with_utc(row: Mapping[str, object]) -> dict[str, object]:
+    """A row with the time in words beside each time in milliseconds."""
+    wide: dict[str, object] = {}
+    for key, value in row.items():
+        wide[key] = value
+        if key.endswith("_ms"):
+            wide[key.removesuffix("_ms") + "_utc"] = utc_text(value)
+    return wide
+
+
 def _write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Rows as CSV for spreadsheets: UTF-8 with its mark, all cells quoted."""
     with path.open("x", encoding="utf-8-sig", newline="") as stream:
         writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
-        for number, row in enumerate(rows):
-            wide = _with_utc(row)
+        for number, row in enumerate(map(_with_utc, rows)):
             if number == 0:
-                writer.writerow(wide)
-            writer.writerow([csv_cell(value) for value in wide.values()])
+                writer.writerow(row)
+            writer.writerow([csv_cell(value) for value in row.values()])
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Rows as JSON lines."""
     with path.open("x", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(_json_line(_with_utc(row)) for row in rows)
-
-
-def tax_year_of(time_ms: int) -> int:
-    """The South African tax year of a moment, named by the year in which it ends."""
-    day = _moment(time_ms, hours=2)
-    return day.year + (day.month >= TAX_YEAR_MONTH)
+        for row in map(_with_utc, rows):
+            cut = {key: value[:CELL_LIMIT] if isinstance(value, str) else value for key, value in row.items()}
+            stream.write(canonical(cut) + "\n")
 
 
 class _Holding:
     """What is held of one market, as lots in order and as one average; exact."""
 
     def __init__(self) -> None:
-        self.lots: deque[tuple[Decimal, Decimal]] = deque()
-        self.volume = Decimal(0)
-        self.cost = Decimal(0)
+        self.lots: deque[tuple[Decimal, Decimal]] = deque()  # volume and cost
+        self.volume = self.cost = Decimal(0)
 
     def buy(self, volume: Decimal, cost: Decimal) -> None:
         """Add a lot."""
         self.lots.append((volume, cost))
-        self.volume += volume
-        self.cost += cost
+        self.volume, self.cost = self.volume + volume, self.cost + cost
 
     def sell(self, volume: Decimal) -> tuple[Decimal, Decimal, Decimal]:
         """Cost of what is sold, first in first out and on average, and the volume never bought here."""
-        matched = min(volume, self.volume)
+        left = matched = min(volume, self.volume)
         average = self.cost * matched / self.volume if self.volume else Decimal(0)
-        self.volume -= matched
-        self.cost -= average
-        return self._take_lots(matched), average, volume - matched
-
-    def _take_lots(self, volume: Decimal) -> Decimal:
-        taken = Decimal(0)
-        while volume > 0 and self.lots:
+        self.volume, self.cost, fifo = self.volume - matched, self.cost - average, Decimal(0)
+        while left > 0 and self.lots:
             held, cost = self.lots.popleft()
-            part = min(held, volume)
-            taken += cost * part / held
-            volume -= part
+            part = min(held, left)
+            fifo, left = fifo + cost * part / held, left - part
             if held > part:
                 self.lots.appendleft((held - part, cost - cost * part / held))
-        return taken
+        return fifo, average, volume - matched
 
 
 def _exact_cell(row: Mapping[str, object], key: str) -> Decimal:
@@ -8036,19 +7550,19 @@ def tax_lots(fills: Iterable[Mapping[str, object]]) -> Iterator[dict[str, object
         fee_base, fee = _exact_cell(row, "fee_base"), _exact_cell(row, "fee_counter")
         value, time_ms = price * volume, int(_exact_cell(row, "time_ms"))
         fifo = average = unmatched = proceeds = Decimal(0)
-        is_sale = str(row.get("side")).lower() == Side.SELL.value
-        if is_sale:
+        if str(row.get("side")).lower() == Side.SELL.value:
             fifo, average, unmatched = holding.sell(volume + fee_base)
             proceeds = value - fee
         else:
             holding.buy(volume - fee_base, value + fee)
+        day = _moment(time_ms, hours=2)  # the tax year has the name of the year in which it ends
         known = {key: row.get(key) for key in ("mode", "pair", "side", "fill_id", "order_id")}
         money = {"value": value, "fee": fee + fee_base * price, "proceeds": proceeds, "fifo_cost": fifo,
                  "fifo_gain": proceeds - fifo, "average_cost": average, "average_gain": proceeds - average}
         sizes = {"price": price, "volume": volume, "fee_base": fee_base, "fee_counter": fee,
                  "unmatched_volume": unmatched, "held": holding.volume}
         gains = {key: round(amount, 8) for key, amount in money.items()}
-        yield {"time_ms": time_ms, "tax_year": tax_year_of(time_ms), **known, **sizes, **gains}
+        yield {"time_ms": time_ms, "tax_year": day.year + (day.month >= TAX_YEAR_MONTH), **known, **sizes, **gains}
 
 
 def tax_years(lots: Iterable[Mapping[str, object]]) -> tuple[dict[str, object], ...]:
@@ -8059,20 +7573,12 @@ def tax_years(lots: Iterable[Mapping[str, object]]) -> tuple[dict[str, object], 
         total = sums.setdefault(key, dict.fromkeys(TAX_SUMS, Decimal(0)))
         for name in TAX_SUMS:
             total[name] += _exact_cell(row, name)
-    return tuple(
-        {"mode": mode, "counter": counter, "tax_year": year, **total}
-        for (mode, counter, year), total in sorted(sums.items())
-    )
-
-
-def export_folder_name(now_ms: int) -> str:
-    """The name of an export made at a time."""
-    return f"lunobiz-export-{_moment(now_ms):%Y%m%d-%H%M%S}"
+    return tuple({"mode": m, "counter": c, "tax_year": y, **total} for (m, c, y), total in sorted(sums.items()))
 
 
 def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ...]:
     """The audit as CSV and JSON lines in a new folder inside `folder`; the names of the files."""
-    home = folder / export_folder_name(now_ms)
+    home = folder / f"lunobiz-export-{_moment(now_ms):%Y%m%d-%H%M%S}"
     names = [f"{name}.{kind}" for name in AUDIT_TABLES for kind in ("csv", "jsonl")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -8091,13 +7597,14 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ..
 
 # ==============================================================================
 # DOCTOR | is everything in place, and what would mend it
-# shell | uses ERRORS SETTINGS SYSTEM
+# shell | uses ERRORS SETTINGS SYSTEM NOTIFY
 # ==============================================================================
 
 import importlib.metadata
 import importlib.util
 import platform
 import stat
+from shutil import disk_usage
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 13)
@@ -8106,6 +7613,7 @@ FREE_FAIL = 200 * 2**20
 FREE_WARN = 2**30
 CLOCK_LIMIT_MS = 2_000
 _RESULT_WIDTH = 4
+Trouble = tuple[bool, str, str, str]  # whether it is there; then result, text and cure of the check
 
 
 @dataclass(frozen=True, slots=True)
@@ -8143,7 +7651,6 @@ class DoctorFacts:
     folders: tuple[Path, ...]
     environ: Mapping[str, str]
     home_doubts: tuple[str, ...] = ()
-    notices: str = ""
     live_locks: tuple[str, ...] = ("no valid gate evaluation",)
     open_store: Callable[[], object] | None = None
     read_tickers: Callable[[], object] | None = None
@@ -8164,110 +7671,70 @@ def _version_of(package: str) -> str:
         return ""
 
 
-def _free_bytes(folder: Path) -> int:
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return -1
-
-
 def machine_facts(home: Path, environ: Mapping[str, str]) -> MachineFacts:
     """Look at this computer; opens no window and imports no library."""
+    free_bytes = -1
+    with contextlib.suppress(OSError):
+        free_bytes = disk_usage(home).free
     has_screen = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
     return MachineFacts(
         python=(sys.version_info.major, sys.version_info.minor, sys.version_info.micro),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        is_64_bit=sys.maxsize > 2**32,
-        packages=tuple((name, _version_of(name)) for name in PACKAGES),
+        is_64_bit=sys.maxsize > 2**32, packages=tuple((name, _version_of(name)) for name in PACKAGES),
         has_tk=importlib.util.find_spec("_tkinter") is not None,
-        has_display=has_screen or sys.platform in ("win32", "darwin"),
-        free_bytes=_free_bytes(home),
-    )
+        has_display=has_screen or sys.platform in ("win32", "darwin"), free_bytes=free_bytes,
+    )  # fmt: skip
 
 
 def is_ignored_by_git(path: Path) -> bool | None:
-    """Whether git ignores a file; None where there is no work tree or no git."""
+    """Whether git ignores a file; None where there is no work tree, False where git cannot say."""
     if not any((folder / ".git").exists() for folder in path.parents):
         return None
-    git = shutil.which("git")
-    if git is None:
-        return False
-    command = [git, "-C", str(path.parent), "check-ignore", "--quiet", "--", path.name]
-    try:
-        done = subprocess.run(  # noqa: S603 - git itself and our own path behind --
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
+    return run_program("git", ("-C", str(path.parent), "check-ignore", "--quiet", "--", path.name), 10) == 0
 
 
-def _check_python(machine: MachineFacts) -> Check:
-    bits = 64 if machine.is_64_bit else 32
-    text = f"{'.'.join(map(str, machine.python))} on {machine.platform}, {bits} bit"
-    if machine.python < OLDEST_PYTHON:
-        return Check("Python", "fail", text, "install Python 3.13, 64 bit, from python.org")
-    if machine.python[:2] > NEWEST_PYTHON or not machine.is_64_bit:
-        return Check("Python", "warn", text, "install 3.13, 64 bit, if something fails")
-    return Check("Python", "ok", text)
+def _judge(name: str, good: str, *troubles: Trouble) -> Check:
+    """The first trouble that is there, or all is well."""
+    return next((Check(name, *said) for is_there, *said in troubles if is_there), Check(name, "ok", good))
 
 
-def _check_packages(machine: MachineFacts) -> Check:
-    missing = [name for name, version in machine.packages if not version]
+def _check_machine(machine: MachineFacts) -> Iterator[Check]:
+    is_odd = machine.python[:2] > NEWEST_PYTHON or not machine.is_64_bit
+    text = f"{'.'.join(map(str, machine.python))} on {machine.platform}, {64 if machine.is_64_bit else 32} bit"
+    yield _judge(
+        "Python", text,
+        (machine.python < OLDEST_PYTHON, "fail", text, "install Python 3.13, 64 bit, from python.org"),
+        (is_odd, "warn", text, "install 3.13, 64 bit, if something fails"),
+    )  # fmt: skip
     text = ", ".join(f"{name} {version or 'missing'}" for name, version in machine.packages)
-    if missing:
-        return Check("Packages", "fail", text, "run: python -m pip install -r requirements.txt")
-    return Check("Packages", "ok", text)
+    is_missing = not all(version for _, version in machine.packages)
+    yield _judge("Packages", text, (is_missing, "fail", text, "run: python -m pip install -r requirements.txt"))
+    cure = "install python3-tk, or Python from python.org; --headless works without"
+    yield _judge(
+        "Window", "tkinter and a display are there",
+        (not machine.has_tk, "fail", "Python came without tkinter", cure),
+        (not machine.has_display, "warn", "no display here", "use --headless or a desktop session"),
+    )  # fmt: skip
 
 
-def _check_window(machine: MachineFacts) -> Check:
-    if not machine.has_tk:
-        cure = "install python3-tk, or Python from python.org; --headless works without"
-        return Check("Window", "fail", "Python came without tkinter", cure)
-    if not machine.has_display:
-        return Check("Window", "warn", "no display here", "use --headless or a desktop session")
-    return Check("Window", "ok", "tkinter and a display are there")
-
-
-def _check_home(facts: DoctorFacts) -> Check:
-    if not is_writable(facts.home):
-        cure = "choose another with --home DIR or LUNOBIZ_HOME"
-        return Check("Data folder", "fail", f"{facts.home} cannot be written", cure)
-    if facts.home_doubts:
-        cure = "choose a local folder that is not synced with --home DIR; LIVE refuses this one"
-        return Check("Data folder", "warn", "; ".join(facts.home_doubts), cure)
-    return Check("Data folder", "ok", f"{facts.home}, writable, local")
-
-
-def _check_log(facts: DoctorFacts) -> Check:
-    folder = facts.home / "logs"
-    if not folder.exists():
-        return Check("Log", "ok", f"{folder}, made at the first start")
-    if not is_writable(folder):
-        cure = "make the folder writable, or move away a file of that name"
-        return Check("Log", "fail", f"{folder} cannot be written", cure)
-    return Check("Log", "ok", str(folder))
-
-
-def _check_space(machine: MachineFacts) -> Check:
-    free, cure = machine.free_bytes, "free some space: the audit must never run out of it"
-    if free < 0:
-        return Check("Disk space", "warn", "cannot be read", "look whether the drive is there")
-    result = "fail" if free < FREE_FAIL else "warn" if free < FREE_WARN else "ok"
-    return Check("Disk space", result, f"{free / 2**30:.1f} GB free", "" if result == "ok" else cure)
-
-
-def _check_names(facts: DoctorFacts, env: Mapping[str, str]) -> Check:
-    text = ", ".join(map(str, facts.env_files)) or "none, so the defaults and the environment hold"
-    problems = unknown_names(env)
-    if problems:
-        return Check(".env", "warn", f"{text}; {'; '.join(problems)}", "correct or remove these names")
-    return Check(".env", "ok", text)
+def _check_folders(facts: DoctorFacts) -> Iterator[Check]:
+    """Where the program writes, and whether there is room for it."""
+    home, logs, free = facts.home, facts.home / "logs", facts.machine.free_bytes
+    cure = "choose a local folder that is not synced with --home DIR; LIVE refuses this one"
+    yield _judge(
+        "Data folder", f"{home}, writable, local",
+        (not is_writable(home), "fail", f"{home} cannot be written", "choose another with --home DIR or LUNOBIZ_HOME"),
+        (bool(facts.home_doubts), "warn", "; ".join(facts.home_doubts), cure),
+    )  # fmt: skip
+    cure = "make the folder writable, or move away a file of that name"
+    is_shut = logs.exists() and not is_writable(logs)
+    text = str(logs) if logs.exists() else f"{logs}, made at the first start"
+    yield _judge("Log", text, (is_shut, "fail", f"{logs} cannot be written", cure))
+    text, cure = f"{free / 2**30:.1f} GB free", "free some space: the audit must never run out of it"
+    yield _judge(
+        "Disk space", text, (free < 0, "warn", "cannot be read", "look whether the drive is there"),
+        (free < FREE_FAIL, "fail", text, cure), (free < FREE_WARN, "warn", text, cure),
+    )  # fmt: skip
 
 
 def _check_settings(env: Mapping[str, str]) -> Check:
@@ -8275,11 +7742,9 @@ def _check_settings(env: Mapping[str, str]) -> Check:
         settings = parse_settings(env)
     except SettingsError as error:
         return Check("Settings", "fail", str(error), "correct these lines in .env or the environment")
-    if settings.is_test_exchange:
-        text, cure = f"TEST EXCHANGE {settings.exchange_url}", "remove LUNOBIZ_EXCHANGE_URL to use Luno"
-        return Check("Settings", "warn", text, cure)
-    schedule = settings.schedule
-    return Check("Settings", "ok", f"valid; {len(schedule.pairs)} {schedule.counter} markets")
+    text, cure = f"TEST EXCHANGE {settings.exchange_url}", "remove LUNOBIZ_EXCHANGE_URL to use Luno"
+    good = f"valid; {len(settings.schedule.pairs)} {settings.schedule.counter} markets"
+    return _judge("Settings", good, (settings.is_test_exchange, "warn", text, cure))
 
 
 def _check_keys(env: Mapping[str, str]) -> Check:
@@ -8291,27 +7756,26 @@ def _check_keys(env: Mapping[str, str]) -> Check:
         return Check("Keys", "fail", str(error), "enter the keys again in the window, or correct .env")
     has_live = all(env.get(f"{PREFIX}LIVE_KEY_{part}", "").strip() for part in ("ID", "SECRET"))
     text = f"read key {'set' if read_key else 'not set'}, live key {'set' if has_live else 'not set'}"
-    if not read_key:
-        return Check("Keys", "warn", text, "candles need a read-only Luno key (131107); --demo does not")
-    return Check("Keys", "ok", text)
+    cure = "candles need a read-only Luno key (131107); --demo does not"
+    return _judge("Keys", text, (not read_key, "warn", text, cure))
 
 
-def _check_notices(facts: DoctorFacts, env: Mapping[str, str]) -> Check:
-    token, chat = (env.get(f"{PREFIX}TELEGRAM_{part}", "").strip() for part in ("TOKEN", "CHAT_ID"))
-    has_telegram, has_chat = bool(token), bool(chat)
-    if has_telegram != has_chat:
-        missing = "LUNOBIZ_TELEGRAM_CHAT_ID" if has_telegram else "LUNOBIZ_TELEGRAM_TOKEN"
-        return Check("Notices", "warn", f"{missing} is missing", "set both, or none for desktop notices")
-    return Check("Notices", "ok", facts.notices or ("Telegram" if has_telegram else "desktop"))
-
-
-def _check_environment(facts: DoctorFacts) -> tuple[Check, ...]:
+def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     """The settings as written; if they cannot be read, nothing is said about the rest of them."""
     try:
         env = read_env(facts.folders, facts.environ)
     except SettingsError as error:
-        return (Check(".env", "fail", str(error), "correct the line, then look again"),)
-    return _check_names(facts, env), _check_settings(env), _check_keys(env), _check_notices(facts, env)
+        yield Check(".env", "fail", str(error), "correct the line, then look again")
+        return
+    text, problems = ", ".join(map(str, facts.env_files)), unknown_names(env)
+    text = text or "none, so the defaults and the environment hold"
+    wrong = f"{text}; {'; '.join(problems)}"
+    yield _judge(".env", text, (bool(problems), "warn", wrong, "correct or remove these names"))
+    yield _check_settings(env)
+    yield _check_keys(env)
+    token, chat = (bool(env.get(f"{PREFIX}TELEGRAM_{part}", "").strip()) for part in ("TOKEN", "CHAT_ID"))
+    missing, cure = f"{PREFIX}TELEGRAM_{'CHAT_ID' if token else 'TOKEN'}", "set both, or none for desktop notices"
+    yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
 
 
 def _is_open_to_others(path: Path) -> bool:
@@ -8321,119 +7785,76 @@ def _is_open_to_others(path: Path) -> bool:
         return False
 
 
-def _check_rights(facts: DoctorFacts) -> Check:
-    if os.name == "nt":
-        cure = "keep the data folder inside your own profile"
-        return Check("File rights", "skip", "Windows: the rights of the folder hold", cure)
-    files = (*facts.env_files, facts.home / "lunobiz.db")
-    loose = [str(path) for path in files if _is_open_to_others(path)]
-    if loose:
-        cure = "run: chmod 600 on each; LIVE refuses them as they are"
-        return Check("File rights", "warn", f"others may read {', '.join(loose)}", cure)
-    return Check("File rights", "ok", "only you can read .env and the database")
-
-
-def _check_git(facts: DoctorFacts) -> Check:
-    asked = facts.is_ignored
-    if asked is None or not facts.env_files:
-        return Check("git", "skip", "no .env file to look at")
-    open_files = [str(path) for path in facts.env_files if asked(path) is False]
-    if open_files:
-        cure = "add .env to .gitignore, git rm --cached it; make new keys if it was ever pushed"
-        return Check("git", "fail", f"git does not ignore {', '.join(open_files)}", cure)
-    return Check("git", "ok", ".env is ignored or in no work tree")
-
-
-def _check_kill(facts: DoctorFacts) -> Check:
-    found = kill_file_found(facts.folders)
-    if found is None:
-        return Check("Kill file", "ok", "none")
-    if found in facts.folders:
-        cure = "make the folder readable"
-        return Check("Kill file", "fail", f"{found} cannot be read, which counts as killed", cure)
+def _check_files(facts: DoctorFacts) -> Iterator[Check]:
+    """Who may read the secrets, whether they could be published, and the kill file."""
+    is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
+    loose = [str(path) for path in (*facts.env_files, facts.home / "lunobiz.db") if _is_open_to_others(path)]
+    cure = "run: chmod 600 on each; LIVE refuses them as they are"
+    yield _judge(
+        "File rights", "only you can read .env and the database",
+        (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
+        (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
+    )  # fmt: skip
+    taken = [str(path) for path in facts.env_files if asked is not None and asked(path) is False]
+    cure = "add .env to .gitignore, git rm --cached it; make new keys if it was ever pushed"
+    yield _judge(
+        "git", ".env is ignored or in no work tree",
+        (asked is None or not facts.env_files, "skip", "no .env file to look at", ""),
+        (bool(taken), "fail", f"git does not ignore {', '.join(taken)}", cure),
+    )  # fmt: skip
     cure = "remove it and re-arm in the window when you want to trade again"
-    return Check("Kill file", "warn", f"{found} is there: no order is sent", cure)
+    yield _judge(
+        "Kill file", "none",
+        (found in facts.folders, "fail", f"{found} cannot be read, which counts as killed", "make the folder readable"),
+        (found is not None, "warn", f"{found} is there: no order is sent", cure),
+    )  # fmt: skip
 
 
-def _check_store(facts: DoctorFacts) -> Check:
-    if facts.open_store is None:
-        return Check("Database", "skip", "none yet")
-    try:
-        facts.open_store()
-    except AuditBroken as error:
-        cure = "close other programs that use it; else move it away, keep it, and restore a backup"
-        return Check("Database", "fail", str(error), cure)
-    return Check("Database", "ok", "opens, integrity is good")
-
-
-def _asked(name: str, call: Callable[[], object] | None, good: str, cures: tuple[str, str, str]) -> Check:
-    """One question to the exchange; `cures` for not asked, not reached and refused."""
+def _asked(name: str, call: Callable[[], object] | None, good: str, skipped: str, *cures: str) -> Check:
+    """One attempt; `cures` for what it needs to be asked, for no answer, and for a refusal or a damage."""
     if call is None:
-        return Check(name, "skip", "not asked", cures[0])
+        return Check(name, "skip", skipped, cures[0])
     try:
         call()
     except ExchangeDown as error:
         return Check(name, "warn", str(error), cures[1])
-    except ExchangeRefused as error:
+    except (ExchangeRefused, AuditBroken) as error:
         return Check(name, "fail", str(error), cures[2])
     return Check(name, "ok", good)
 
 
-def _check_exchange(facts: DoctorFacts) -> Check:
-    cures = (
-        "",
+def _check_access(facts: DoctorFacts) -> Iterator[Check]:
+    """Whether the audit opens, the exchange answers and the key does; then the clock: Date headers tell it."""
+    yield _asked(
+        "Database", facts.open_store, "opens, integrity is good", "none yet", "", "",
+        "close other programs that use it; else move it away, keep it, and restore a backup",
+    )  # fmt: skip
+    yield _asked(
+        "Exchange", facts.read_tickers, "prices came", "not asked", "",
         "look at the network, the firewall and Luno's status page; --demo works without",
         "look whether Luno shuts your network out",
-    )
-    return _asked("Exchange", facts.read_tickers, "prices came", cures)
-
-
-def _check_key_works(facts: DoctorFacts) -> Check:
-    cures = (
-        "needs a read key and the network",
-        "try again when the exchange answers",
+    )  # fmt: skip
+    yield _asked(
+        "Read key works", facts.read_candles, "candles came: the key is right and confirmed", "not asked",
+        "needs a read key and the network", "try again when the exchange answers",
         "make a read-only key at Luno (bits 131107), confirm it on your phone, enter it in the window",
-    )
-    return _asked("Read key works", facts.read_candles, "candles came: the key is right and confirmed", cures)
-
-
-def _check_clock(facts: DoctorFacts) -> Check:
-    """Read after the exchange has answered, for its Date header tells the time."""
+    )  # fmt: skip
     skew_ms = facts.skew_ms() if facts.skew_ms is not None else math.nan
-    if not math.isfinite(skew_ms):
-        return Check("Clock", "skip", "the exchange was not asked")
-    text = f"{abs(skew_ms) / 1000:.1f} s away from the exchange"
-    if abs(skew_ms) > CLOCK_LIMIT_MS:
-        return Check("Clock", "warn", text, "switch on automatic time; above 2 s no LIVE order is sent")
-    return Check("Clock", "ok", text)
-
-
-def _check_live(facts: DoctorFacts) -> Check:
-    if facts.live_locks:
-        return Check("LIVE", "ok", f"locked: {'; '.join(facts.live_locks)}")
-    return Check("LIVE", "warn", "unlocked: real orders are possible")
+    text, cure = f"{abs(skew_ms) / 1000:.1f} s away from the exchange", "switch on automatic time"
+    yield _judge(
+        "Clock", text, (not math.isfinite(skew_ms), "skip", "the exchange was not asked", ""),
+        (abs(skew_ms) > CLOCK_LIMIT_MS, "warn", text, f"{cure}; above 2 s no LIVE order is sent"),
+    )  # fmt: skip
 
 
 def run_checks(facts: DoctorFacts) -> tuple[Check, ...]:
     """All checks in the order in which to mend them; no value of a secret is in any of them."""
-    machine = facts.machine
+    locks, unlocked = facts.live_locks, "unlocked: real orders are possible"
     return (
-        _check_python(machine),
-        _check_packages(machine),
-        _check_window(machine),
-        _check_home(facts),
-        _check_log(facts),
-        _check_space(machine),
-        *_check_environment(facts),
-        _check_rights(facts),
-        _check_git(facts),
-        _check_kill(facts),
-        _check_store(facts),
-        _check_exchange(facts),
-        _check_key_works(facts),
-        _check_clock(facts),
-        _check_live(facts),
-    )
+        *_check_machine(facts.machine), *_check_folders(facts), *_check_environment(facts), *_check_files(facts),
+        *_check_access(facts),
+        Check("LIVE", "ok", f"locked: {'; '.join(locks)}") if locks else Check("LIVE", "warn", unlocked),
+    )  # fmt: skip
 
 
 def has_failed(checks: Iterable[Check]) -> bool:
@@ -8746,6 +8167,7 @@ STEP_BUDGET_S = 0.05
 NOTICE_EVERY_S = 0.5
 CHILD_PATIENCE_S = 3.0
 HISTORY_ROWS = 400
+EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -9058,7 +8480,7 @@ class Newsroom:
             position_rows(engine.desk, views, health.now_ms),
             ranking_rows(self._latest, self._outlooks, views),
             decision_rows(tuple(self._decisions), markets, health.now_ms, zone),
-            fill_rows(tuple(self._fills), markets, engine.parts.mode.value, health.now_ms, zone),
+            fill_rows(tuple(self._fills), markets, engine.parts.mode.value.upper(), health.now_ms, zone),
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
         )
@@ -9134,7 +8556,8 @@ class Worker:
             self._events.put(Closed())
 
     def _hear(self, event: Event) -> None:
-        self._events.put(LogLine(event.time_ms, event.level, event.kind, event.text))
+        if self._events.qsize() < EVENTS_WAITING:
+            self._events.put(LogLine(event.time_ms, event.level, event.kind, event.text))
 
     def _send_notices(self, notifier: Notifier) -> None:
         """The notices' thread: slow channels delay nothing but each other."""
@@ -9192,7 +8615,8 @@ class Worker:
     def _post(self, engine: Engine, is_urgent: bool) -> None:
         """Tell the window, at most five times a second."""
         now = self._wall.mono_s()
-        if is_urgent or now - self._news_s >= NEWS_EVERY_S:
+        has_room = self._events.qsize() < EVENTS_WAITING
+        if has_room and (is_urgent or now - self._news_s >= NEWS_EVERY_S):
             self._news_s = now
             self._events.put(self._newsroom.news(self._is_running, self._speed, self._progress))
 
@@ -9767,11 +9191,12 @@ class ReadingCell:
 
     def show(self, reading: Reading, used: float = 0.0) -> None:
         """Show a reading; `used` fills the bar."""
+        if reading == self._reading:
+            return
+        self._reading = reading
         if self._bar is not None:
             self._bar.configure(value=used, bootstyle="warning" if reading.tone else "primary")
-        if reading != self._reading:
-            self._reading = reading
-            self._write()
+        self._write()
 
     def _write(self) -> None:
         reading = self._reading
@@ -9859,6 +9284,8 @@ class StatusStrip:
 
     def show(self, status: Status) -> None:
         """Show the newest status."""
+        if status == self._status:
+            return
         self._status = status
         readings = (status.state, status.equity, status.cash, status.exposure, status.day, status.cap, status.api)
         for cell, reading in zip(self._cells.values(), readings, strict=True):
@@ -9881,9 +9308,9 @@ class StatusStrip:
         self._clock_note.configure(text=note)
 
     def fade(self, note: str) -> None:
-        """Mute all money when the worker has been silent: old figures must not look new."""
-        for name in ("equity", "cash", "exposure", "day"):
-            self._cells[name].fade(note)
+        """Mute everything when the worker has been silent: old figures must not look new."""
+        for cell in self._cells.values():
+            cell.fade(note)
 
     def unfade(self) -> None:
         """Undo `fade` once fresh figures have come."""
@@ -10021,12 +9448,13 @@ class ActionBar:
         if self.start.cget("text") != text:
             self.start.configure(text=text)
         self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
-        if status.is_market_time:
+        is_there = bool(self._speed_frame.winfo_manager())
+        if status.is_market_time and not is_there:
             self._speed_frame.pack(side="left", after=self.live)
-            if self.speed.focus_get() is not self.speed:
-                self.speed.set(f"{status.speed:,.0f}x" if status.speed > 0 else "fastest")
-        else:
+        elif is_there and not status.is_market_time:
             self._speed_frame.pack_forget()
+        if self.speed.focus_get() is not self.speed:
+            self.speed.set(f"{status.speed:,.0f}x" if status.speed > 0 else "fastest")
 
     def recolour(self) -> None:
         """Texts and colours after a switch of the theme."""
@@ -10585,8 +10013,8 @@ from functools import partial
 KEY_HELP = (
     "Candles of Luno need a key, even for looking. Make one for reading only:",
     "1. On luno.com open Settings, then API keys, then Create key.",
-    "2. Choose read-only access: tick the boxes to read balances, transactions and orders.",
-    "3. Leave every box for orders, Send and Withdraw empty.",
+    "2. Tick single permissions, not a preset: read balance, transactions, orders and transfers.",
+    "3. Leave all others empty, above all Send, Withdrawals and everything that writes.",
     "The key is kept in the .env file of the data folder, never in the log.",
 )
 KEYS_HELP = (
@@ -10807,10 +10235,10 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES ROWS SYSTEM WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-DRAIN_MS = 100
+DRAIN_MS, FIRST_RUN_MS = 100, 200
 EVENTS_PER_DRAIN = 50
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
@@ -10865,6 +10293,17 @@ def fault_text(error: BaseException) -> str:
     where = f" at line {place.tb_lineno}" if place is not None else ""
     words = str(error) if isinstance(error, LunobizError) else type(error).__name__
     return f"The window failed: {words}{where}. Trading goes on; please report this."
+
+
+def opening_status(options: WindowOptions) -> Status:
+    """What the strip shows until the worker has spoken: the mode, and no figure at all."""
+    health = Health(0, options.mode, is_test_exchange=options.is_test_exchange)
+    empty = status_row(Desk(math.nan), None, Settings(), health, Zone())
+    return replace(
+        empty, state=Reading("STATE", DASH), equity=Reading("EQUITY", DASH), cash=Reading("CASH", DASH),
+        exposure=Reading("EXPOSURE", DASH), day=Reading(empty.day.caption, DASH), cap=Reading("DAILY CAP", DASH),
+        api=Reading(empty.api.caption, DASH),
+    )
 
 
 class Heartbeat:
@@ -10928,6 +10367,7 @@ class Screen:
         self.tabs.bind("<<NotebookTabChanged>>", lambda event: self._show_tab())
         for table in (*self.desk.tables, self.log.table, self.backtest.result):
             table.on_open = partial(show_row, look)
+        self.strip.show(opening_status(options))
 
     @property
     def tab(self) -> int:
@@ -10955,11 +10395,11 @@ class Screen:
             self.note("error", event.text)
         return True
 
-    def note(self, level: str, text: str) -> None:
+    def note(self, level: str, text: str, key: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
         now = self.now_ms()
         self.log.add(LogLine(now, level, "window", text), now)
-        banner = Banner(level, text)
+        banner = Banner(level, text, key=key)
         self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
         self._show_banners()
 
@@ -10973,6 +10413,8 @@ class Screen:
         self.strip.show(news.status)
         self.actions.show(news.status)
         self.footer.show(news.footer)
+        if news.status.is_killed:  # what was pressed has come to pass, and has a banner of its own
+            self._notes = [n for n in self._notes if n.key != "kill"]
         if before is None or before.status.mode != news.status.mode:
             self.root.title(f"{news.status.mode} — {self.options.title}")
         self._show_banners()
@@ -11078,7 +10520,7 @@ class Dashboard:
     def run(self) -> str:
         """Show the window until it is closed; `demo` or `key` if that was chosen in place of starting."""
         if self._options.asks_first_run:
-            self.root.after_idle(self.ask_first_run)
+            self.root.after(FIRST_RUN_MS, self.ask_first_run)
         elif not self._worker.is_alive():
             self._worker.start()
         self.root.mainloop()
@@ -11102,7 +10544,7 @@ class Dashboard:
             self.screen.note("error", f"The kill file could not be written ({why}); the bot has been told.")
         self._worker.send(Kill())
         pressed = when_text(self.screen.now_ms(), self.screen.now_ms(), self.screen.zone)
-        self.screen.note("warning", f"Kill switch pressed at {pressed}.")
+        self.screen.note("warning", f"Kill switch pressed at {pressed}.", key="kill")
 
     def kill_or_rearm(self) -> None:
         """The kill button; when the bot is killed it re-arms, with a question."""
@@ -11205,19 +10647,26 @@ class Dashboard:
         news = self.screen.news
         if news is not None and self.is_running and not ask_exit(self.look, news.status.mode, news.positions):
             return
-        self._closing_s = self._clock.mono_s()
-        self._worker.send(Shutdown())
+        self.leave()
         self.screen.note("info", "Closing: the worker finishes its journal first.")
 
+    def leave(self) -> None:
+        """Close without a question, as a signal asks; touches no widget, so a signal handler may call it."""
+        if self._closing_s is None:
+            self._closing_s = self._clock.mono_s()
+            self._worker.send(Shutdown())
+
     def end(self) -> None:
-        """Take the window down, its timers first."""
-        for timer in self._timers.values():
+        """Take the window down, its timers first; a second call does nothing."""
+        timers, self._timers = self._timers, {}
+        for timer in timers.values():
             self.root.after_cancel(timer)
-        self.root.destroy()
+        if timers:
+            self.root.destroy()
 
     def _finish_closing(self) -> bool:
         """True once the worker has ended and the window is gone; says so when it takes long."""
-        if self._worker.join(0.0):
+        if not self._worker.is_alive():
             self.end()
             return True
         waited = self._clock.mono_s() - (self._closing_s or 0.0)
@@ -11525,11 +10974,14 @@ def run_window(session: Session) -> int:
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
-    choice = Dashboard(worker, WindowOptions(
+    window = Dashboard(worker, WindowOptions(
         session.mode, session.home, __version__, lambda: write_kill_file(session.home),
         lambda i, s: save_key(session.home, i, s), is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=not has_key, write_log=lambda text: log.write("error", "window", text),
-    )).run()
+    ))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: window.leave())
+    choice = window.run()
     log.close()
     if choice == "demo":
         return run_window(replace(session, mode=Mode.DEMO, speed=DEMO_SPEED))

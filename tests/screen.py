@@ -23,8 +23,8 @@ NOON = 1_763_812_800_000  # 2025-11-22 12:00:00 UTC
 SAST = lb.Zone(7200, "SAST")
 
 
-@pytest.fixture(scope="session")
-def screen() -> Iterator[None]:
+@pytest.fixture(name="screen", scope="session")
+def a_screen() -> Iterator[None]:
     """A screen to open windows on; without one the test is skipped, and in CI it fails."""
     if os.name == "nt" or os.environ.get("DISPLAY"):
         yield
@@ -98,8 +98,8 @@ class FakeWorker:
 
 def open_dashboard(worker: FakeWorker, folder: Path, **options: object) -> lb.Dashboard:
     """A window over a fake worker."""
-    given = {"mode": lb.Mode.PAPER, "version": "0.1.0", "write_kill": lambda: None, "save_key": lambda i, s: "Saved."}
-    given |= {"folder": folder, "theme": "dark", **options}
+    given = {"mode": lb.Mode.PAPER, "version": "0.1.0", "folder": folder, "theme": "dark"}
+    given |= {"write_kill": lambda: None, "save_key": lambda key_id, secret: "Saved.", **options}
     return lb.Dashboard(cast("lb.Worker", worker), lb.WindowOptions(**given))  # type: ignore[arg-type]
 
 
@@ -179,8 +179,9 @@ def decision(base: str, minutes: int, action: lb.Action, confidence: float, why:
     """What was decided so many minutes ago."""
     time_ms = NOON - minutes * 60_000 + 5_000
     strategy = "" if action in (lb.Action.WAIT, lb.Action.SKIP) else lb.MOMENTUM
-    regime = {"LTC": lb.Regime.RANGING, "ADA": lb.Regime.UNKNOWN, "LINK": lb.Regime.WILD}.get(base, lb.Regime.TRENDING)
-    return lb.Decision(time_ms, base + "ZAR", 3600, time_ms - 3_605_000, action, strategy, regime, confidence, code, why)
+    regimes = {"LTC": lb.Regime.RANGING, "ADA": lb.Regime.UNKNOWN, "LINK": lb.Regime.WILD}
+    regime, opened_ms = regimes.get(base, lb.Regime.TRENDING), time_ms - 3_605_000
+    return lb.Decision(time_ms, base + "ZAR", 3600, opened_ms, action, strategy, regime, confidence, code, why)
 
 
 LATEST = (
@@ -199,12 +200,23 @@ EARLIER = tuple(
     for d in LATEST
     if (hours + len(d.pair) + len(d.why)) % 3
 )
+
+
+def fill(number: int, base: str, seconds: int, price: float, volume: float, fee: float) -> lb.Fill:
+    """An entry so many seconds ago; number 1 is an exit."""
+    side, kind = (lb.Side.BUY, lb.OrderKind.ENTRY) if number > 1 else (lb.Side.SELL, lb.OrderKind.EXIT)
+    return lb.Fill(
+        f"f{number}", f"lb-{number}", base + "ZAR", side, kind, NOON - seconds * 1_000, price, volume, 0.0, fee,
+        number > 1, "bar",
+    )  # fmt: skip
+
+
 FILLS = (
-    lb.Fill("f4", "lb-4", "XRPZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 18_120_000, 23.64, 410.0, 0.0, 38.77, True, "bar"),
-    lb.Fill("f3", "lb-3", "ETHZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 2_280_000, 46_120.0, 0.31, 0.0, 57.19, True, "bar"),
-    lb.Fill("f2", "lb-2", "XBTZAR", lb.Side.BUY, lb.OrderKind.ENTRY, NOON - 8_040_000, 1_218_310.0, 0.0125, 0.0, 60.92, True, "bar"),
-    lb.Fill("f1", "lb-1", "SOLZAR", lb.Side.SELL, lb.OrderKind.EXIT, NOON - 50_400_000, 2_981.0, 4.2, 0.0, 75.12, False, "bar"),
-)  # fmt: skip
+    fill(4, "XRP", 18_120, 23.64, 410.0, 38.77),
+    fill(3, "ETH", 2_280, 46_120.0, 0.31, 57.19),
+    fill(2, "XBT", 8_040, 1_218_310.0, 0.0125, 60.92),
+    fill(1, "SOL", 50_400, 2_981.0, 4.2, 75.12),
+)
 BASES = ("ADA", "ETH", "LINK", "LTC", "SOL", "XBT", "XRP")
 GAP_FOUND = (lb.Finding(lb.Doubt.GAP, "2 candles missing since 10:00"),)
 
@@ -212,8 +224,8 @@ GAP_FOUND = (lb.Finding(lb.Doubt.GAP, "2 candles missing since 10:00"),)
 def health(**changes: object) -> lb.Health:
     """A healthy machine that trades paper."""
     healthy = lb.Health(
-        NOON + 7_000, lb.Mode.PAPER, "Parameters: first set, NOT CHOSEN", True, True, False, 142.0, NOON + 5_000, 231, 0,
-        12.0, NOON + 48_000, NOON, 12.4, True, "Telegram OK", 1.0, "", "0.1.0", "LunoBiz",
+        NOON + 7_000, lb.Mode.PAPER, "Parameters: first set, NOT CHOSEN", True, True, False, 142.0, NOON + 5_000,
+        231, 0, 12.0, NOON + 48_000, NOON, 12.4, True, "Telegram OK", 1.0, "", "0.1.0", "LunoBiz",
         "LIVE is not part of this version.",
     )  # fmt: skip
     return replace(healthy, **changes)  # type: ignore[arg-type]

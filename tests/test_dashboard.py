@@ -11,7 +11,7 @@ import pytest
 
 import lunobiz as lb
 import screen as sc
-from screen import screen  # noqa: F401  (a fixture)
+from screen import a_screen  # noqa: F401  (a fixture, `screen`)
 
 
 class Clock:
@@ -79,7 +79,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(screen: None, tmp_path: Path) -> Iterator[Bench]:  # noqa: F811
+def bench(screen: None, tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     sc.settle(made.root, 0.2)
     yield made
@@ -95,7 +95,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, **given: object) -> None:
 # ---- news -------------------------------------------------------------------
 
 
-def test_the_window_opens_without_a_deprecated_call(screen: None, tmp_path: Path) -> None:  # noqa: F811
+def test_the_window_opens_without_a_deprecated_call(screen: None, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = Bench(tmp_path)
@@ -130,7 +130,7 @@ def test_at_most_fifty_events_are_taken_at_a_time(bench: Bench) -> None:
     assert sc.until(bench.root, lambda: not bench.worker.events)
 
 
-def test_a_demo_is_marked_everywhere(screen: None, tmp_path: Path) -> None:  # noqa: F811
+def test_a_demo_is_marked_everywhere(screen: None, tmp_path: Path) -> None:
     bench = Bench(tmp_path, mode=lb.Mode.DEMO)
     assert bench.root.title() == "DEMO — LunoBiz"
     bench.tell(sc.news(mode=lb.Mode.DEMO, speed=1_800.0))
@@ -181,13 +181,23 @@ def test_backtest_events_reach_the_form(bench: Bench) -> None:
     form = bench.screen.backtest
     form.folder.set("/data")
     form.run.invoke()
-    assert isinstance(bench.worker.commands[-1], lb.RunBacktest)
+    assert [type(c) for c in bench.worker.commands] == [lb.RunBacktest]
     bench.tell(lb.BacktestProgress(10, 100, "running"))
     assert str(form._eta.cget("text")).startswith("10 of 100 · 10 %")
     bench.press("<Escape>")
-    assert bench.worker.commands[-1] == lb.CancelBacktest()
+    assert bench.worker.commands[1:] == [lb.CancelBacktest()]
     bench.tell(lb.BacktestDone((lb.Row("a", ("Total return", "+1.00 %", "after costs")),), "XBTZAR", "done"))
     assert form.result.keys == ("a",)
+
+
+def test_before_the_first_news_there_is_a_mode_and_no_figure(bench: Bench) -> None:
+    cells = bench.screen.strip._cells
+    assert bench.screen.strip._pill.cget("text") == "PAPER"
+    assert [str(c._caption.cget("text")) for c in cells.values()] == [
+        "STATE", "EQUITY", "CASH", "EXPOSURE", "DAY P&L · UTC DAY", "DAILY CAP", "LUNO API",
+    ]  # fmt: skip
+    assert {str(c._value.cget("text")) for c in cells.values()} == {"—"}
+    assert {str(c._note.cget("text")) for c in cells.values()} == {""}
 
 
 # ---- faults and silence -----------------------------------------------------
@@ -264,6 +274,10 @@ def test_a_stopped_bot_is_not_silent(bench: Bench) -> None:
 # ---- commands ---------------------------------------------------------------
 
 
+def killed() -> lb.DeskNews:
+    return sc.news(sc.desk(lb.Cause(lb.CauseKind.KILL, sc.NOON, 0, "")))
+
+
 def test_f5_starts_and_stops(bench: Bench) -> None:
     bench.tell(sc.news(is_running=False))
     bench.press("<F5>")
@@ -283,6 +297,8 @@ def test_f9_kills_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     assert bench.banners == ["Kill switch pressed at 14:00 SAST."]
     bench.screen.strip.kill.invoke()
     assert bench.kills == ["killed"] * 2
+    bench.tell(killed())
+    assert [b.key for b in bench.screen.banners.visible] == ["KILL"]
 
 
 def test_f9_works_while_a_dialog_is_open(bench: Bench) -> None:
@@ -302,7 +318,7 @@ def test_f9_works_while_a_dialog_is_open(bench: Bench) -> None:
     assert bench.worker.commands == [lb.Kill()]  # and nothing else got through
 
 
-def test_a_kill_file_that_cannot_be_written_is_told(screen: None, tmp_path: Path) -> None:  # noqa: F811
+def test_a_kill_file_that_cannot_be_written_is_told(screen: None, tmp_path: Path) -> None:
     def refuse() -> None:
         raise PermissionError(13, "no", "C:/secret/path")
 
@@ -311,10 +327,6 @@ def test_a_kill_file_that_cannot_be_written_is_told(screen: None, tmp_path: Path
     assert bench.worker.commands == [lb.Kill()]
     assert "The kill file could not be written (PermissionError); the bot has been told." in bench.banners
     bench.end()
-
-
-def killed() -> lb.DeskNews:
-    return sc.news(sc.desk(lb.Cause(lb.CauseKind.KILL, sc.NOON, 0, "")))
 
 
 @pytest.mark.parametrize(("is_sure", "sent"), [(False, []), (True, [lb.Rearm()])])
@@ -383,7 +395,7 @@ class Choice:
 
 @pytest.mark.parametrize("answer", ["demo", "key", ""])
 def test_a_start_without_a_key_asks_before_anything_runs(
-    screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str  # noqa: F811
+    screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     saved: list[tuple[str, str]] = []
     told: list[str] = []
@@ -402,7 +414,7 @@ def test_a_start_without_a_key_asks_before_anything_runs(
     assert told == (["The key was saved."] if answer == "key" else [])
 
 
-def test_a_usual_start_starts_the_worker(screen: None, tmp_path: Path) -> None:  # noqa: F811
+def test_a_usual_start_starts_the_worker(screen: None, tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.worker.is_up = False
     bench.root.after(300, bench.window.close)
@@ -436,6 +448,23 @@ def test_closing_waits_for_the_journal_and_says_so(bench: Bench, monkeypatch: py
     monkeypatch.undo()
 
 
+def test_a_signal_closes_without_a_question(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(lb, "ask_exit")
+    bench.tell(sc.news())
+    bench.window.leave()
+    bench.window.leave()
+    assert bench.worker.commands == [lb.Shutdown()]
+    ended: list[bool] = []
+    monkeypatch.setattr(bench.window, "end", lambda: ended.append(True))
+    assert sc.until(bench.root, lambda: bool(ended))
+    monkeypatch.undo()
+
+
+def test_the_window_ends_once(bench: Bench) -> None:
+    bench.window.end()
+    bench.window.end()
+
+
 def test_a_second_close_leaves_the_worker_to_finish_alone(bench: Bench) -> None:
     bench.worker.ends_at_shutdown = False
     bench.window.close()
@@ -446,7 +475,7 @@ def test_a_second_close_leaves_the_worker_to_finish_alone(bench: Bench) -> None:
     assert bench.worker.is_up
 
 
-def test_two_windows_one_after_the_other(screen: None, tmp_path: Path) -> None:  # noqa: F811
+def test_two_windows_one_after_the_other(screen: None, tmp_path: Path) -> None:
     for mode in (lb.Mode.PAPER, lb.Mode.DEMO):
         bench = Bench(tmp_path, mode=mode)
         bench.tell(sc.news(mode=mode))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import lunobiz as lb
 import screen as sc
-from screen import screen  # noqa: F401  (a fixture)
+from screen import a_screen  # noqa: F401  (a fixture, `screen`)
+
+if TYPE_CHECKING:
+    import tkinter
+
+    import ttkbootstrap as ttk
 
 
 @pytest.fixture
-def look(screen: None) -> Iterator[lb.Look]:  # noqa: F811
+def look(screen: None) -> Iterator[lb.Look]:
     root = lb.open_root("test", is_dark=True)
     root.deiconify()
     root.geometry("900x600")
@@ -21,26 +26,27 @@ def look(screen: None) -> Iterator[lb.Look]:  # noqa: F811
     root.destroy()
 
 
-def top(look: lb.Look) -> lb.ttk.Toplevel:  # type: ignore[name-defined]
+def top(look: lb.Look) -> tkinter.Misc:
     """The dialog that is open."""
     return next(c for c in look.root.winfo_children() if c.winfo_class() == "Toplevel")
 
 
-def widgets(parent: object, kind: str) -> list[object]:
+def widgets(parent: tkinter.Misc, kind: str) -> list[tkinter.Misc]:
     """All widgets of a class below a widget, in the order they were made."""
-    found = []
-    for child in parent.winfo_children():  # type: ignore[attr-defined]
+    found: list[tkinter.Misc] = []
+    for child in parent.winfo_children():
         found += [child] if child.winfo_class() == kind else []
         found += widgets(child, kind)
     return found
 
 
 def texts(look: lb.Look) -> str:
-    return "\n".join(str(w.cget("text")) for w in widgets(top(look), "TLabel"))  # type: ignore[attr-defined]
+    return "\n".join(str(w.cget("text")) for w in widgets(top(look), "TLabel"))
 
 
-def button(look: lb.Look, text: str) -> lb.ttk.Button:  # type: ignore[name-defined]
-    return next(b for b in widgets(top(look), "TButton") if b.cget("text") == text)  # type: ignore[attr-defined]
+def button(look: lb.Look, text: str) -> ttk.Button:
+    found = next(b for b in widgets(top(look), "TButton") if b.cget("text") == text)
+    return cast("ttk.Button", found)
 
 
 def during(look: lb.Look, *steps: Callable[[], object]) -> None:
@@ -61,7 +67,7 @@ def during(look: lb.Look, *steps: Callable[[], object]) -> None:
         faults.append(error)
 
     faults: list[BaseException] = []
-    look.root.report_callback_exception = fail  # type: ignore[assignment]
+    look.root.report_callback_exception = fail
     look.root.faults = faults  # type: ignore[attr-defined]
     look.root.after(250, act, steps)
 
@@ -154,9 +160,8 @@ def test_rearming_and_resolving_need_a_click(look: lb.Look) -> None:
 
 def test_a_row_is_shown_in_full_and_copied(look: lb.Look) -> None:
     seen: list[str] = []
-    during(
-        look, lambda: seen.append(texts(look)), lambda: button(look, "Copy").invoke(), lambda: button(look, "Close").invoke()
-    )
+    copy, close = (lambda: button(look, "Copy").invoke()), (lambda: button(look, "Close").invoke())
+    during(look, lambda: seen.append(texts(look)), copy, close)
     lb.show_row(look, ("Market", "Reason"), ("XRP/ZAR", "A long sentence"))
     check(look)
     assert seen == ["Market\nXRP/ZAR\nReason\nA long sentence"]
@@ -168,7 +173,8 @@ def test_help_lists_every_key(look: lb.Look) -> None:
     during(look, lambda: seen.append(texts(look)), press(look, "<Escape>"))
     lb.show_help(look, "LunoBiz 0.1.0")
     check(look)
-    assert all(key in seen[0] for key in ("F5", "F9", "Ctrl+1, 2, 3", "Ctrl+B", "Ctrl+E", "Ctrl+F", "Ctrl+C", "Esc", "F1"))
+    keys = ("F5", "F9", "Ctrl+1, 2, 3", "Ctrl+B", "Ctrl+E", "Ctrl+F", "Ctrl+C", "Esc", "F1")
+    assert all(key in seen[0] for key in keys)
 
 
 # ---- first run --------------------------------------------------------------
@@ -210,7 +216,7 @@ def test_a_key_is_masked_taken_and_wiped(look: lb.Look) -> None:
     check(look)
     assert (first.key_id, first.secret) == ("abc123", "s3cret")
     assert seen[0] == ["•", "•"]
-    assert "Leave every box for orders, Send and Withdraw empty." in str(seen[1])
+    assert "Leave all others empty, above all Send, Withdrawals and everything that writes." in str(seen[1])
     assert "Candles of Luno need a key" in str(seen[1])
 
 

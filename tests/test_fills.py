@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from desks import CLOSE, HOUR, NOW, bar, decimal, fee_of, market, order, protection, quote, view
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from desks import CLOSE, HOUR, NOW, bar, decimal, fee_of, market, order, protection, quote, view
 from lunobiz import (
     DAY_MS,
-    EVIDENCE_SLACK_MS,
     Candle,
     Costs,
     MarketView,
@@ -41,6 +40,7 @@ from lunobiz import (
 )
 
 AFTER = NOW + HOUR  # the next decision
+SLACK_MS = 15_000  # a bar may have opened this much before the order
 COSTS = Costs()
 ENTRY = order(limit=99.9)
 EXIT = order(OrderKind.EXIT, 10.0, 98.0)
@@ -92,9 +92,9 @@ RESTING = (
     # less than a lot
     Row("crumb", ENTRY, after((100.0, 101.0, 99.0, 100.0), 0.0009), None),
     # the bar had opened too long before the order
-    Row("older bar", ENTRY, view(ticker=None, bar=bar(NOW - EVIDENCE_SLACK_MS - 1, (100, 101, 99, 100))), None),
+    Row("older bar", ENTRY, view(ticker=None, bar=bar(NOW - SLACK_MS - 1, (100, 101, 99, 100))), None),
     # opened just as long before it as a bar may
-    Row("bar in time", ENTRY, view(ticker=None, bar=bar(NOW - EVIDENCE_SLACK_MS, (100, 101, 99, 100))),
+    Row("bar in time", ENTRY, view(ticker=None, bar=bar(NOW - SLACK_MS, (100, 101, 99, 100))),
         (99.9, 10.0, True)),
     # a bar that shows nothing outweighs the quote taken at its end
     Row("bar before quote", ENTRY, view(ticker=quote(90.0, 90.1, AFTER, last=90.0),
@@ -217,7 +217,7 @@ def test_a_stop_is_reached_at_the_stop() -> None:
 
 
 def test_the_fee_of_a_fill_is_rounded_up() -> None:
-    """1.2345 at 99.80 with 0.6 % is 0.73921860; at 99.9001 (a tick finer) the ninth decimal counts as a whole eighth."""
+    """1.2345 at 99.80 with 0.6 % is 0.7392186; what is less than the eighth decimal counts as one of them."""
     execution, _ = execute(EXIT, after((100.0, 100.0, 99.0, 99.0), 12.3456), COSTS)
     assert execution is not None
     done = fill_of(EXIT, execution, market(), AFTER)
@@ -320,7 +320,7 @@ def orders(draw: st.DrawFn) -> Order:
 @given(orders(), markets_shown())
 @hypothesis_settings(max_examples=500)
 def test_no_fill_is_better_or_larger_than_the_order_allows(wanted: Order, seen: MarketView) -> None:
-    """Never past the limit, never more than the rest or a tenth of the bar, always on the grids, never from old news."""
+    """Never past the limit, never more than the rest or a tenth of the bar, on the grids, never from old news."""
     execution, _ = execute(wanted, seen, COSTS)
     if execution is None:
         return
@@ -331,7 +331,7 @@ def test_no_fill_is_better_or_larger_than_the_order_allows(wanted: Order, seen: 
     if execution.is_maker:
         assert execution.price == wanted.limit
         assert wanted.kind in (OrderKind.ENTRY, OrderKind.PROTECTION)
-    has_bar = seen.bar is not None and seen.bar.opened_ms + EVIDENCE_SLACK_MS >= wanted.created_ms
+    has_bar = seen.bar is not None and seen.bar.opened_ms + SLACK_MS >= wanted.created_ms
     has_quote = seen.ticker is not None and seen.ticker.time_ms > wanted.created_ms
     has_book = seen.book is not None and seen.book.time_ms > wanted.created_ms
     assert has_bar or has_quote or has_book

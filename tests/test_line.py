@@ -48,13 +48,13 @@ from lunobiz import (
 from recordings import DAY_MS, START_MS, Shape, lines, market_rows, quick_settings, write_folder
 
 PROGRAM = Path(lunobiz.__file__)
-DAYS = 94
+DAYS = 86
 SHAPES = {
     # a gap of three days that is about to pass out of memory, a short one, and a morning without a trade
-    "AAAZAR": Shape(1000.0, 2, 400.0, 1, missing=((8.0, 11.1), (74.3, 74.4)), silent=(79.0, 79.8)),
+    "AAAZAR": Shape(1000.0, 2, 400.0, 1, missing=((8.0, 11.1), (73.3, 73.4)), silent=(76.0, 76.8)),
     # begins and ends inside an hour
-    "BBBZAR": Shape(20.0, 4, 60_000.0, 2, days=(20.01, 1e9)),
-    "DDDZAR": Shape(350.0, 3, 3_000.0, 4, days=(0.0, 91.76)),
+    "BBBZAR": Shape(20.0, 4, 60_000.0, 2, days=(13.01, 1e9)),
+    "DDDZAR": Shape(350.0, 3, 3_000.0, 4, days=(0.0, 84.76)),
     # too thin to enter, with volumes of many digits
     "EEEZAR": Shape(80.0, 3, 50.123457, 5),
 }
@@ -156,9 +156,9 @@ def hours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_backtest_and_a_replay_of_the_same_candles_agree_byte_for_byte(quarter_hours: Path, tmp_path: Path) -> None:
-    settings, start_ms = quick_settings(), START_MS + 71 * DAY_MS
+    settings, start_ms = quick_settings(), START_MS + 72 * DAY_MS
     backtest = run_of(run_backtest(job_of(quarter_hours, settings, start_ms)))
-    assert min(backtest.kinds.values()) >= 10
+    assert min(backtest.kinds.values()) >= 5
     assert set(backtest.kinds) == {"entry", "exit", "protection"}
     assert {json.loads(d)["code"] for d in backtest.decisions} >= {
         "enter", "hold", "gap", "no-signal", "short_history", "stale_quote", "P8-volume-24h", "no_trades",
@@ -176,7 +176,7 @@ def test_a_backtest_and_a_replay_of_the_same_candles_agree_byte_for_byte(quarter
     ids=["two timeframes", "takes after timeout", "slow and patient"],
 )
 def test_they_agree_under_every_schedule(hours: Path, tmp_path: Path, schedule: dict[str, object]) -> None:
-    settings, start_ms = quick_settings(**schedule), START_MS + 90 * DAY_MS
+    settings, start_ms = quick_settings(**schedule), START_MS + 98 * DAY_MS
     backtest = run_of(run_backtest(job_of(hours, settings, start_ms)))
     assert backtest.kinds["entry"] + backtest.kinds["taker entry"] >= 10
     assert ("taker entry" in backtest.kinds) == ("takes_after_timeout" in schedule)
@@ -217,11 +217,14 @@ def test_they_agree_for_many_markets(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seconds", lunobiz.DURATIONS_S[2:])
 def test_what_paper_keeps_of_the_past_is_enough_for_every_timeframe(seconds: int) -> None:
-    """Paper forgets what is older than KEEP_DAYS: the newest outlook must not depend on it."""
-    whole = series_of(market_rows(Shape(100.0, 3, 100.0, 21), 200, seconds), seconds)
-    kept = whole.part(len(whole) - lunobiz.KEEP_DAYS * 86_400 // seconds, len(whole))
-    params = lunobiz.StrategyParams()
-    newest = [lunobiz.outlook_at(lunobiz.signal_table("AAAZAR", s, params), len(s) - 1) for s in (whole, kept)]
+    """Paper forgets old candles: the newest outlook must not depend on them, nor on a hole where its memory ends."""
+    rows = market_rows(Shape(100.0, 3, 100.0, 21, missing=((133.5, 138.5),)), 200, seconds)
+    now_ms, params = int(rows[-1, 0]) + seconds * 1000, lunobiz.StrategyParams()
+    track = lunobiz.Track("AAAZAR", seconds, rows)
+    track.trim(now_ms + lunobiz.DECISION_DELAY_MS)
+    tables = [lunobiz.signal_table("AAAZAR", series_of(r, seconds), params) for r in (rows, track.rows)]
+    newest = [lunobiz.outlook_at(table, len(table.series) - 1) for table in tables]
+    assert lunobiz.Doubt.SHORT_HISTORY not in {f.doubt for f in newest[0].findings}
     assert lunobiz.canonical(newest[0]) == lunobiz.canonical(newest[1])
 
 
@@ -580,7 +583,7 @@ def kill_run(folder: Path, home: Path, kills: int, seed: int) -> dict[str, list[
 def small_hours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two markets, thirty days that can be traded."""
     shapes = {"AAAZAR": Shape(900.0, 3, 2e4, 31), "BBBZAR": Shape(31.0, 3, 6e5, 32)}
-    data = {pair: market_rows(shape, 100, 3600) for pair, shape in shapes.items()}
+    data = {pair: market_rows(shape, 90, 3600) for pair, shape in shapes.items()}
     return write_folder(tmp_path_factory.mktemp("small"), data, 3600, {p: {"spread": 0.002} for p in data})
 
 
@@ -661,7 +664,7 @@ def crash_run(folder: Path, home: Path, settings: Settings, dies: Callable[[Cycl
 @pytest.fixture(scope="module")
 def crash_hours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
     """One market, two weeks of trading with entries that are taken after their time."""
-    data = {"AAAZAR": market_rows(Shape(900.0, 3, 2e4, 41), 84, 3600)}
+    data = {"AAAZAR": market_rows(Shape(900.0, 3, 2e4, 52), 84, 3600)}
     folder = write_folder(tmp_path_factory.mktemp("crash"), data, 3600, {"AAAZAR": {"spread": 0.002}})
     return folder, quick_settings(takes_after_timeout=True)
 
@@ -675,21 +678,25 @@ def crash_and_compare(
     assert len(whole.fills) >= 10
     assert whole.kinds["taker entry"] >= 1
     broken = crash_run(folder, tmp_path / "broken", settings, dies)
-    assert sum(broken.deaths.values()) >= 20
+    assert sum(broken.deaths.values()) >= 10
     assert_same(whole, run_of_cycles(broken.kept))
     assert [row[2] for row in audit(tmp_path / "broken" / "replay.db")["desk"]] == [whole.desk]
 
 
 def test_a_crash_around_a_cancel_changes_nothing(crash_hours: tuple[Path, Settings], tmp_path: Path) -> None:
     """The hardest place: a cancel is written, and what it makes room for is not."""
-    crash_and_compare(crash_hours, tmp_path, lambda report: bool(report.cancels))
+
+    def dies(report: CycleReport) -> bool:
+        return any(o.kind is lunobiz.OrderKind.ENTRY for o in report.cancels)
+
+    crash_and_compare(crash_hours, tmp_path, dies)
 
 
 def test_a_crash_around_an_order_or_a_fill_changes_nothing(
     crash_hours: tuple[Path, Settings], tmp_path: Path
 ) -> None:
     def dies(report: CycleReport) -> bool:
-        return bool(report.settlement.fills or report.orders) and not report.cancels and report.now_ms % 7 < 4
+        return bool(report.settlement.fills or report.orders) and not report.cancels and report.now_ms % 7 < 2
 
     crash_and_compare(crash_hours, tmp_path, dies)
 
@@ -755,7 +762,7 @@ def test_the_search_for_secrets_finds_them(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_anything_the_program_writes(tmp_path: Path) -> None:
-    """PAPER on an exchange that breaks and repeats our own headers; then demo, doctor and export on the same folder."""
+    """PAPER on an exchange that works, then on one that repeats our own headers; demo, doctor and export beside it."""
     home = tmp_path / "home"
     home.mkdir()
     with LocalExchange(tmp_path / "ca") as exchange:
@@ -766,15 +773,15 @@ def test_no_secret_is_in_anything_the_program_writes(tmp_path: Path) -> None:
         }  # fmt: skip
         (home / ".env").write_text("".join(f"{k}={v}\n" for k, v in names.items()), encoding="utf-8")
         paper = start(home, "--headless")
-        assert exchange.wait_for("/api/1/tickers", 2, 60), told(home, "err")
+        assert exchange.wait_for("/api/1/tickers", 1, 60), told(home, "err")
         assert exchange.saw_key(KEY_ID, SECRET)
-        exchange.is_broken = True
-        assert exchange.wait_for("/api/1/tickers", 8, 60)
         paper.send_signal(signal.SIGTERM)
         assert paper.wait(30) == 0, told(home, "err")
-        export = ("--export", str(tmp_path / "export"))
-        for arguments in (("--headless", "--demo", "--cycles", "1"), ("--doctor",), export):
-            start(home, *arguments).wait(90)
+        exchange.is_broken = True
+        assert [start(home, *arguments).wait(90) for arguments in (
+            ("--headless",), ("--doctor",), ("--headless", "--demo", "--cycles", "1"),
+            ("--export", str(tmp_path / "export")),
+        )] == [3, 0, 0, 0]  # fmt: skip
         (home / ".env").write_text(f"LUNOBIZ_READ_KEY_ID={SECRET}\nLUNOBIZ_READ_KEYS={TOKEN}\n", encoding="utf-8")
         assert start(home, "--headless").wait(60) == 2
     assert b'"kind"' in told(home)

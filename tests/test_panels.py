@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import lunobiz as lb
 import screen as sc
-from screen import screen  # noqa: F401  (a fixture)
+from screen import a_screen  # noqa: F401  (a fixture, `screen`)
+
+if TYPE_CHECKING:
+    import tkinter
 
 
 class StepClock:
@@ -29,7 +33,7 @@ class StepClock:
 
 
 @pytest.fixture
-def look(screen: None) -> Iterator[lb.Look]:  # noqa: F811
+def look(screen: None) -> Iterator[lb.Look]:
     root = lb.open_root("test", is_dark=True)
     root.deiconify()
     root.geometry("1200x700")
@@ -146,13 +150,13 @@ def test_escape_leaves_what_needs_the_owner(banners: lb.BannerBar) -> None:
 
 def test_banner_buttons(banners: lb.BannerBar, look: lb.Look, done: list[object]) -> None:
     banners.show((ERROR, WARNING))
-    buttons = [c for line in banners.frame.winfo_children() for c in line.winfo_children() if c.winfo_class() == "Button"]
+    made = [child for line in banners.frame.winfo_children() for child in line.winfo_children()]
+    buttons = [cast("tkinter.Button", child) for child in made if child.winfo_class() == "Button"]
     by_text = {str(b.cget("text")): b for b in buttons}
-    by_text["Re-arm…"].event_generate("<Enter>")
-    by_text["Re-arm…"].invoke()  # type: ignore[attr-defined]
-    by_text["Details"].invoke()  # type: ignore[attr-defined]
+    by_text["Re-arm…"].invoke()
+    by_text["Details"].invoke()
     assert done == ["rearm", "details"]
-    by_text["Dismiss"].invoke()  # type: ignore[attr-defined]
+    by_text["Dismiss"].invoke()
     assert texts(banners) == ["✖  KILLED."]
 
 
@@ -306,7 +310,8 @@ def test_progress_tells_the_rest_after_five_percent(backtest: lb.BacktestPanel, 
 def test_a_result_is_kept_when_the_next_run_fails(backtest: lb.BacktestPanel, clock: StepClock) -> None:
     begin(backtest)
     clock.seconds += 65
-    backtest.show_result(lb.BacktestDone((lb.Row("a", ("Total return", "-4.21 %", "after costs"), "down"),), "XBTZAR", "1 trip."))
+    row = lb.Row("a", ("Total return", "-4.21 %", "after costs"), "down")
+    backtest.show_result(lb.BacktestDone((row,), "XBTZAR", "1 trip."))
     assert backtest._eta.cget("text") == "took 01:05"
     assert backtest.result._title.cget("text") == "XBTZAR"
     assert backtest._summary.cget("text") == "1 trip."

@@ -1,4 +1,4 @@
-"""RISK: every refusal with its numbers, every limit at its edge, and sizes that no desk or market can make too large."""
+"""RISK: every refusal with its numbers, every limit at its edge, sizes that nothing can make too large."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from decimal import Decimal
 from typing import NamedTuple
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
 from desks import (
     ALL_CAUSES,
     CASH,
@@ -35,10 +39,6 @@ from desks import (
     view,
     with_limits,
 )
-from hypothesis import assume, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-
 from lunobiz import (
     DAY_MS,
     Case,
@@ -82,7 +82,7 @@ class Ask(NamedTuple):
 def out(wish: OrderIntent | None = None, at: Desk | None = None, seen: MarketView | None = None,
         **conditions: object) -> RiskVerdict:
     """Risk's word on an exit, by default on a sound one."""
-    return judge(wish or selling(), HELD if at is None else at, seen, **conditions)
+    return judge(wish or selling(), HELD if at is None else at, seen, None, **conditions)
 
 
 def book(*bids: tuple[float, float], ask: float = 100.1) -> OrderBook:
@@ -435,7 +435,7 @@ def desks(draw: st.DrawFn) -> Desk:
               pair=draw(st.sampled_from(PAIRS)), order_id=f"LB1-{n:06d}", filled=draw(st.floats(0.0, 0.01)))
         for n in range(draw(st.integers(0, 3)))
     ]
-    return desk(draw(st.floats(1.0, 500_000.0)), positions=tuple(positions), orders=tuple(open_orders))
+    return desk(draw(st.floats(1.0, 100_000.0)), positions=tuple(positions), orders=tuple(open_orders))
 
 
 @st.composite
@@ -451,19 +451,28 @@ def cases(draw: st.DrawFn) -> Case:
     )
     bid, ask = this.round_price(price * 0.9995, Side.SELL), this.round_price(price * 1.0005, Side.BUY)
     stop = this.round_price(bid * draw(st.floats(0.5, 0.999)), Side.SELL)
-    depth = draw(st.none() | st.just(OrderBook(CLOSE, ((bid, draw(st.floats(0.01, 3_000.0))),), ((ask, 1.0),))))
+    depth = draw(st.none() | st.just(OrderBook(CLOSE, ((bid, draw(st.sampled_from((0.01, 20.0, 1e7)))),), ((ask, 1.0),))))
     correlated = tuple(p for p in PAIRS if draw(st.booleans()))
-    seen = MarketView(this, quote(bid, ask, volume_24h=1e9), bar(volume=draw(st.floats(0.0, 20_000.0))),
+    seen = MarketView(this, quote(bid, ask, volume_24h=1e9), bar(volume=draw(st.sampled_from((0.0, 50.0, 1e7)))),
                       (outlook(close=price),), depth, (), correlated)
-    limits = RiskLimits(
-        risk_per_trade=draw(st.floats(0.001, 0.02)), max_positions=draw(st.integers(1, 8)),
-        max_exposure=draw(st.floats(0.05, 1.0)), max_asset_exposure=draw(st.floats(0.05, 1.0)),
-        max_group_exposure=draw(st.floats(0.05, 1.0)),
-    )
+    wide: dict[str, float] = {"risk_per_trade": 10.0, "max_exposure": 10.0, "max_asset_exposure": 10.0,
+                              "max_group_exposure": 10.0}  # so that cash or depth binds; then one limit is made tight
+    tight = draw(st.sampled_from(("", *wide)))
+    if tight:
+        wide[tight] = draw(st.floats(0.001, 0.02) if tight == "risk_per_trade" else st.floats(0.05, 1.0))
+    limits = RiskLimits(**wide, max_positions=draw(st.integers(1, 8)))  # type: ignore[arg-type]
     kind = draw(st.sampled_from((OrderKind.ENTRY, OrderKind.TAKER_ENTRY)))
     wish = intent(limit=bid if kind is OrderKind.ENTRY else ask, stop=stop, kind=kind)
     settings = Settings(limits=limits, costs=Costs(slippage=draw(st.floats(0.0, 0.02))))
     return Case(wish, draw(desks()), seen, moment(seen), settings)
+
+
+def exposed(at: Desk, pairs: frozenset[str] | None) -> Decimal:
+    """Positions at their marks and open buys as if filled, in exact decimals."""
+    held = sum((decimal(p.volume) * decimal(p.mark) for p in at.positions if pairs is None or p.pair in pairs), Decimal(0))
+    return held + sum((decimal(o.volume - o.filled) * decimal(o.limit) for o in at.orders
+                       if o.kind in (OrderKind.ENTRY, OrderKind.TAKER_ENTRY) and (pairs is None or o.pair in pairs)),
+                      Decimal(0))
 
 
 def bought(case: Case, volume: float) -> Order:
@@ -480,7 +489,8 @@ def test_no_limit_is_exceeded_on_any_desk(case: Case) -> None:
     if verdict.refusal is not None:
         assert verdict.volume == 0.0
         return
-    volume, worth, slack = decimal(verdict.volume), decimal(equity(at)), Decimal("1e-6") * Decimal(10) ** -this.volume_scale
+    volume, worth = decimal(verdict.volume), decimal(equity(at))
+    slack = Decimal("1e-6") * Decimal(10) ** -this.volume_scale
     limit, stop = decimal(case.intent.limit), decimal(case.intent.stop)
     price_slack = slack * limit + Decimal("1e-6")
     # the lot grid and the market's own bounds
@@ -496,12 +506,13 @@ def test_no_limit_is_exceeded_on_any_desk(case: Case) -> None:
     group = frozenset((PAIR, *case.view.correlated))
     for pairs, share in ((None, limits.max_exposure), (frozenset((PAIR,)), limits.max_asset_exposure),
                          (group, limits.max_group_exposure)):
-        assert decimal(worst_exposure(after, pairs)) <= worth * decimal(share) + price_slack
+        assert exposed(after, pairs) <= worth * decimal(share) + price_slack
     # places, cash after the dearest fee, depth
     places = {p.pair for p in at.positions} | {o.pair for o in after.orders if o.side is Side.BUY}
     assert len(places) <= limits.max_positions
-    dearest = max(this.maker_fee, this.taker_fee)
-    assert reserved_cash(after, dearest) <= at.cash + float(price_slack)
+    dearest = 1 + decimal(max(this.maker_fee, this.taker_fee))
+    spent = sum(decimal(o.volume - o.filled) * decimal(o.limit) * dearest for o in after.orders if o.side is Side.BUY)
+    assert spent <= decimal(at.cash) + price_slack
     if case.view.book is not None:
         assert verdict.volume * 3 <= case.view.book.bids[0][1] + float(3 * slack)
     else:
@@ -523,7 +534,7 @@ def test_a_second_order_sees_the_first(case: Case) -> None:
     if second.refusal is None:
         both = replace(reserved, orders=(*reserved.orders, order(case.intent.kind, second.volume, wish.limit,
                                                                  pair="EEEZAR", order_id="LB1-999998")))
-        assert worst_exposure(both) <= equity(case.desk) * case.settings.limits.max_exposure + 1e-3
+        assert exposed(both, None) <= decimal(equity(case.desk) * case.settings.limits.max_exposure + 1e-3)
         assert reserved_cash(both, case.view.market.taker_fee) <= case.desk.cash + 1e-3
 
 

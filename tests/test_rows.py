@@ -110,7 +110,9 @@ def test_what_lies_ahead_has_no_negative_age() -> None:
     assert lb.age_text(None) == "—"
 
 
-@pytest.mark.parametrize(("span_ms", "text"), [(41_000, "00:41"), (40_001, "00:41"), (-3, "00:00"), (3_900_000, "1:05:00")])
+@pytest.mark.parametrize(
+    ("span_ms", "text"), [(41_000, "00:41"), (40_001, "00:41"), (-3, "00:00"), (3_900_000, "1:05:00")]
+)
 def test_countdowns(span_ms: float, text: str) -> None:
     assert lb.countdown_text(span_ms) == text
 
@@ -164,10 +166,9 @@ def test_a_stepped_market_shows_the_day_always() -> None:
 # ---- status strip -----------------------------------------------------------
 
 
-def status(now: lb.Desk | None = None, is_priced: bool = True, **changes: object) -> lb.Status:
+def status(now: lb.Desk | None = None, **changes: object) -> lb.Status:
     shown = sc.desk() if now is None else now
-    report = sc.report(shown) if is_priced else None
-    return lb.status_row(shown, report, lb.Settings(), sc.health(**changes), sc.SAST)
+    return lb.status_row(shown, sc.report(shown), lb.Settings(), sc.health(**changes), sc.SAST)
 
 
 def flat(worth: float, *causes: lb.Cause, start: float = 100_000.0) -> lb.Desk:
@@ -217,7 +218,7 @@ def test_the_cap_says_what_may_still_be_lost(worth: float, used: float, note: st
 
 
 def test_unknown_money_is_not_zero() -> None:
-    shown = status(lb.Desk(100_000.0), is_priced=False)
+    shown = lb.status_row(lb.Desk(100_000.0), None, lb.Settings(), sc.health(), sc.SAST)
     assert [shown.equity.value, shown.exposure.value, shown.day.value, shown.cap.value] == ["—"] * 4
     assert shown.equity.note == "no prices yet"
     assert shown.cash.value == "R100,000.00"
@@ -282,7 +283,7 @@ def test_ready_says_whether_the_bot_runs() -> None:
     ],
 )
 def test_api_health(changes: dict[str, object], value: str, note: str, tone: str) -> None:
-    api = status(**changes).api
+    api = status(None, **changes).api
     assert (api.caption, api.value, api.note, api.tone) == ("LUNO API", value, note, tone)
 
 
@@ -297,7 +298,8 @@ def test_api_health(changes: dict[str, object], value: str, note: str, tone: str
     ],
 )
 def test_the_mode_is_told_in_words_and_colour(changes: dict[str, object], mode: str, tone: str) -> None:
-    assert (status(**changes).mode, status(**changes).mode_tone) == (mode, tone)
+    shown = status(None, **changes)
+    assert (shown.mode, shown.mode_tone) == (mode, tone)
 
 
 def test_a_demo_never_looks_like_the_exchange() -> None:
@@ -477,7 +479,7 @@ def test_decisions() -> None:
     assert {r.cells[2]: r.tone for r in rows} == {
         "ENTER": "up", "HOLD": "muted", "WAIT": "muted", "REJECT": "", "SKIP": "warn",
     }  # fmt: skip
-    assert [r.cells[3] for r in rows if r.cells[2] == "WAIT"][0] == "—"
+    assert {r.cells[3] for r in rows if r.cells[2] == "WAIT"} == {"—"}
 
 
 def test_decisions_are_newest_first_and_capped() -> None:
@@ -523,7 +525,8 @@ def test_a_fee_in_coins_is_shown_in_counter() -> None:
 
 def test_no_table_has_more_than_nine_columns() -> None:
     told = sc.news()
-    assert all(len(row.cells) <= 9 for table in (told.positions, told.ranking, told.decisions, told.fills) for row in table)
+    tables = (told.positions, told.ranking, told.decisions, told.fills)
+    assert all(len(row.cells) <= 9 for table in tables for row in table)
 
 
 # ---- reports ----------------------------------------------------------------

@@ -1,0 +1,679 @@
+"""One session in real time: beats, trouble of every kind and the way back, the kill file, restarts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import lunobiz
+from fakes import FakeClock
+from lunobiz import (
+    DAY_MS,
+    DEMO_START_MS,
+    HOUR_MS,
+    AuditBroken,
+    CauseKind,
+    Credentials,
+    CycleReport,
+    DemoExchange,
+    Desk,
+    Engine,
+    EngineParts,
+    Event,
+    Executor,
+    Fault,
+    Feed,
+    JsonLog,
+    LunoClient,
+    Mode,
+    Moment,
+    Notifier,
+    Order,
+    OrderKind,
+    OrderState,
+    Position,
+    RateLimit,
+    RealPace,
+    Recorder,
+    Redactor,
+    Regime,
+    Reply,
+    Settings,
+    Settlement,
+    Side,
+    SteppedClock,
+    SteppedPace,
+    Store,
+    TradingState,
+    is_killed,
+    trade_now,
+)
+from recordings import quick_settings
+
+KEY = Credentials("cnz2yjswbv3jd", "C4n4ryS3cretQ_-zXw9Yk2LmP8vBt5RhJ7dFgAe1NuI")
+PAIRS = ("ETHZAR", "SOLZAR", "XBTZAR")
+T0 = DEMO_START_MS + 3 * HOUR_MS
+ALL = "/api/"
+
+
+class Watcher:
+    """A trade step that notes which orders really went out, and lets the rest be as it is."""
+
+    def __init__(self) -> None:
+        self.placed: list[Order] = []
+        self.cancelled: list[Order] = []
+        self.moments: list[Moment] = []
+
+    def __call__(
+        self, desk: Desk, moment: Moment, executor: Executor, recorder: Recorder, settings: Settings
+    ) -> tuple[CycleReport, ...]:
+        self.moments.append(moment)
+        self._inner = executor
+        return trade_now(desk, moment, self, recorder, settings)
+
+    def settle(self, moment: Moment) -> Settlement:
+        return self._inner.settle(moment)
+
+    def place(self, order: Order) -> None:
+        self.placed.append(order)
+        self._inner.place(order)
+
+    def cancel(self, order: Order) -> None:
+        self.cancelled.append(order)
+        self._inner.cancel(order)
+
+
+class Lively:
+    """The demo exchange with quotes of this second, where it has those of the last close."""
+
+    def __init__(self, exchange: DemoExchange, clock: FakeClock) -> None:
+        self.exchange, self.clock, self.wait_s = exchange, clock, 0.0
+
+    def send(
+        self, method: str, path: str, params: Sequence[tuple[str, str]] = (), key: Credentials | None = None
+    ) -> Reply:
+        """One request."""
+        self.clock.advance(self.wait_s)
+        reply = self.exchange.send(method, path, params, key)
+        if path != "/api/1/tickers" or reply.status != 200:
+            return reply
+        answer = json.loads(reply.body)
+        for row in answer["tickers"]:
+            row["timestamp"] = self.clock.now_ms() - 400
+        return reply._replace(body=json.dumps(answer).encode())
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class Paper:
+    """A PAPER session on the demo exchange, in the time of a clock that moves when told."""
+
+    def __init__(self, home: Path, **schedule: object) -> None:
+        self.home = home
+        self.clock = FakeClock(T0 + 50 * 60_000)
+        self.exchange = DemoExchange.generated(5, self.clock)
+        self.line = Lively(self.exchange, self.clock)
+        self.settings = quick_settings(pairs=PAIRS, **schedule)
+        self.told: list[Event] = []
+        self.open()
+
+    def open(self) -> None:
+        """A new session on the same folder."""
+        self.watcher = Watcher()
+        redactor = Redactor([KEY.key_id, KEY.secret])
+        self.store = Store(self.home / "lunobiz.db", redactor, "OFF")
+        limit = RateLimit(self.clock)
+        client = LunoClient(self.line, KEY, limit, self.clock, lunobiz.random.Random(1))
+        parts = EngineParts(
+            Mode.PAPER, client, Feed(client, self.store, self.settings), self.store,
+            RealPace(self.clock, self.settings.schedule.timeframes), self.watcher,
+            lambda: is_killed((self.home,)), JsonLog(self.home / "logs", redactor, self.clock),
+            Notifier((), self.clock, redactor.clean), self.told.append, "locked",
+        )  # fmt: skip
+        self.engine = Engine(parts, self.settings)
+        while self.engine.load(self.clock.now_ms()) is not None:
+            pass
+
+    def tick(self, seconds: int = 1) -> list[CycleReport]:
+        """So many seconds of the session, one at a time."""
+        reports: list[CycleReport] = []
+        for _ in range(seconds):
+            self.clock.advance(1)
+            reports += self.engine.step() or ()
+        return reports
+
+    def until(self, time_ms: int) -> list[CycleReport]:
+        """The session up to a time."""
+        return self.tick(max(0, -(-(time_ms - self.clock.now_ms()) // 1000)))
+
+    def hour(self, number: int) -> CycleReport:
+        """Go to a decision in few steps and return its report; what lies between is slept over and forgiven."""
+        at_ms = T0 + number * HOUR_MS + 5000
+        self.clock.advance(max(0.0, (at_ms - 30_000 - self.clock.now_ms()) / 1000))
+        reports = [r for r in self.until(at_ms) if r.due]
+        assert len(reports) == 1
+        return reports[0]
+
+    @property
+    def state(self) -> TradingState:
+        return self.engine.desk.state
+
+    def kinds(self) -> list[str]:
+        """Kinds of the events that were told."""
+        return [e.kind for e in self.told]
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        """Read the file as another program would."""
+        db = sqlite3.connect(self.home / "lunobiz.db")
+        try:
+            return db.execute(sql).fetchall()
+        finally:
+            db.close()
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Paper:
+    return Paper(tmp_path)
+
+
+def entry(now_ms: int, pair: str = "XBTZAR") -> Order:
+    """An entry order that rests far below the market until the end of the day."""
+    return Order(
+        "LB1-000900", pair, Side.BUY, OrderKind.ENTRY, OrderState.OPEN, 0.001, 1000.0, 900.0, now_ms,
+        now_ms + DAY_MS, lunobiz.MOMENTUM, Regime.TRENDING, 3600, "a reason",
+    )  # fmt: skip
+
+
+def position(now_ms: int, pair: str = "XBTZAR") -> Position:
+    """A hundredth of a coin with a stop far below the market."""
+    return Position(
+        pair, 0.01, 500_000.0, 1000.0, now_ms, lunobiz.MOMENTUM, Regime.TRENDING, 3600, 2e6, 2e6, 0.01, 20_000.0,
+        80.0, 0.006,
+    )  # fmt: skip
+
+
+def give(paper: Paper, *orders: Order, positions: Sequence[Position] = ()) -> None:
+    """Put orders and positions into a session as if they had been there all along."""
+    paper.engine.desk = replace(paper.engine.desk, orders=orders, positions=tuple(positions))
+    paper.engine._executor = lunobiz.SimulatedExecutor(
+        paper.settings.costs, paper.engine.parts.is_killed, paper.engine.desk.orders
+    )
+
+
+# ---- beats -----------------------------------------------------------------
+
+
+def beats(pace: RealPace, clock: FakeClock, seconds: int) -> list[lunobiz.Beat]:
+    """One beat a second."""
+    found = []
+    for _ in range(seconds):
+        clock.advance(1)
+        beat = pace.beat()
+        assert beat is not None
+        found.append(beat)
+    return found
+
+
+def test_a_tick_a_second_a_quote_every_ten_a_decision_once(paper: Paper) -> None:
+    clock = FakeClock(T0 + 50 * 60_000)
+    pace = RealPace(clock, (3600, 14400))
+    found = beats(pace, clock, 2 * 3600)
+    assert pace.wait_s() == 1
+    assert max(b.gap_ms for b in found) == 0
+    quotes = [b.now_ms for b in found if b.has_quote and not b.due]
+    assert len(quotes) == pytest.approx(720, abs=4)
+    assert max(b - a for a, b in pairwise(quotes)) <= 20_000
+    decided = [(b.now_ms, b.due) for b in found if b.due]
+    first = T0 + HOUR_MS + 5000
+    assert decided == [(first, (3600, 14400)), (first + HOUR_MS, (3600,))]
+    assert all(b.has_quote for b in found if b.due)
+
+
+@pytest.mark.parametrize("offset_ms", [1, 333, 999])
+def test_a_decision_is_never_missed_nor_taken_twice_at_an_uneven_pace(offset_ms: int) -> None:
+    clock = FakeClock(T0 + 50 * 60_000 + offset_ms)
+    pace = RealPace(clock, (300,))
+    decided = []
+    for number in range(3000):
+        clock.advance((0.2, 1.0, 3.7, 0.05)[number % 4])
+        beat = pace.beat()
+        assert beat is not None
+        decided += [(beat.now_ms - 5000) // 300_000] if beat.due else []
+        assert not beat.due or (beat.now_ms - 5000) % 300_000 < 3_701
+    first = (T0 + 50 * 60_000) // 300_000  # its five seconds are not over yet
+    assert decided == list(range(first, first + len(decided)))
+    assert len(decided) == pytest.approx(3000 * 4.95 / 4 / 300, abs=1)
+
+
+@pytest.mark.parametrize("asleep_s", [60, 1800, 8 * 3600, 3 * DAY_MS // 1000])
+def test_after_sleep_the_gap_is_told_and_no_old_candle_is_decided(asleep_s: int) -> None:
+    clock = FakeClock(T0 + 50 * 60_000)
+    pace = RealPace(clock, (3600,))
+    beats(pace, clock, 30)
+    clock.advance(asleep_s)
+    (beat,) = beats(pace, clock, 1)
+    assert beat.has_quote
+    assert beat.gap_ms == asleep_s * 1000
+    assert beat.due == ()
+    later = [b for b in beats(pace, clock, 3700) if b.due]
+    assert len(later) == 1
+    assert max(b.gap_ms for b in later) == 0
+    assert (later[0].now_ms - 5000) % HOUR_MS < 1000
+
+
+def test_a_short_pause_over_the_close_still_decides() -> None:
+    clock = FakeClock(T0 + HOUR_MS - 6000)
+    pace = RealPace(clock, (3600,))
+    beats(pace, clock, 1)
+    clock.advance(25)
+    beat = pace.beat()
+    assert beat is not None
+    assert beat.due == (3600,)
+    assert beat.gap_ms == 24_000
+
+
+@pytest.mark.parametrize("jump_s", [7200, 2 * DAY_MS // 1000, 400 * DAY_MS // 1000])
+def test_a_wall_clock_that_was_wrong_for_a_while_does_not_stop_the_decisions(jump_s: int) -> None:
+    """A clock set ahead and put right again: the next close is decided, once."""
+    clock = FakeClock(T0 + 40 * 60_000)
+    pace = RealPace(clock, (3600,))
+    beats(pace, clock, 20)
+    clock.jump(jump_s)
+    assert [b.gap_ms >= 1000 * jump_s for b in beats(pace, clock, 5)] == [True, False, False, False, False]
+    clock.jump(-jump_s)
+    back = beats(pace, clock, 5)
+    assert [b.gap_ms > 1000 for b in back] == [True, False, False, False, False]
+    assert any(b.has_quote for b in beats(pace, clock, 61))
+    decided = [b.now_ms for b in beats(pace, clock, 3600) if b.due]
+    assert decided == [T0 + HOUR_MS + 5000]
+
+
+def test_a_stepped_clock_goes_from_close_to_close() -> None:
+    clock = SteppedClock(0)
+    pace = SteppedPace(clock, 900, (3600,), (T0 + 1, T0 + 2 * HOUR_MS))
+    found = []
+    while (beat := pace.beat()) is not None:
+        assert clock.now_ms() == beat.now_ms
+        found.append(beat)
+    assert [b.now_ms for b in found] == [T0 + n * 900_000 + 5000 for n in range(1, 9)]
+    assert [b.due for b in found] == [(), (), (), (3600,)] * 2
+    assert all(b.has_quote and b.gap_ms == 0 for b in found)
+    assert pace.wait_s() == 900
+    pace.hold_back(3)
+    pace.resume(T0 + HOUR_MS + 10_000)  # the follow-up of the close at one
+    assert (clock.now_ms(), pace.beat()) == (T0 + HOUR_MS + 10_000, lunobiz.Beat(T0 + 4_505_000, (), True, 0.0))
+
+
+# ---- an ordinary session ---------------------------------------------------
+
+
+def test_a_session_decides_once_an_hour_and_quotes_in_between(paper: Paper) -> None:
+    reports = paper.until(T0 + HOUR_MS + 120_000)
+    decided = [r for r in reports if r.due]
+    assert [(r.now_ms, len(r.decisions)) for r in decided] == [(T0 + HOUR_MS + 5000, 3)]
+    assert len(reports) == pytest.approx(10 * 6 + 13, abs=3)
+    assert paper.state is TradingState.READY
+    assert [row[0] for row in paper.rows("SELECT count(*) FROM decisions")] == [3]
+    assert paper.engine.report is reports[-1]
+    assert paper.rows("SELECT kind FROM sessions") == [("opened",)]
+    paper.engine.close()
+    assert paper.rows("SELECT kind FROM sessions") == [("opened",), ("closed",)]
+
+
+def test_paper_trades_and_every_order_was_written_before(paper: Paper) -> None:
+    for number in range(1, 60):
+        paper.hour(number)
+        paper.tick(15)
+        if len(paper.watcher.placed) >= 3:
+            break
+    written = {row[0] for row in paper.rows("SELECT order_id FROM orders")}
+    assert {o.order_id for o in paper.watcher.placed} == written
+    assert len(written) >= 3
+
+
+# ---- no network, refused, wrong clock --------------------------------------
+
+
+def test_a_lost_network_holds_all_back_and_its_return_frees_the_desk(paper: Paper) -> None:
+    paper.tick(20)
+    give(paper, entry(paper.clock.now_ms()), positions=[position(paper.clock.now_ms())])
+    paper.tick(21)
+    placed, orders = len(paper.watcher.placed), paper.engine.desk.orders
+    assert {o.kind for o in orders} == {OrderKind.ENTRY, OrderKind.PROTECTION}
+    paper.exchange.faults.append(Fault("down", ALL, times=10**6))
+    start_ms, calls = paper.clock.now_ms(), paper.exchange.calls.total()
+    paper.until(start_ms + 240_000)
+    assert paper.state is TradingState.UNCERTAIN
+    assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.NO_NETWORK}
+    assert paper.engine.desk.orders == orders, "what rests stays"
+    assert len(paper.watcher.placed) == placed
+    assert "api_error" in paper.kinds()
+    assert "api_retry" in paper.kinds()
+    assert paper.exchange.calls.total() - calls <= 2 * 8, "asks at 10, 20, 40, then every 60 s"
+    paper.exchange.faults.clear()
+    paper.tick(70)
+    assert paper.state is TradingState.READY
+    assert "api_ok" in paper.kinds()
+    assert paper.engine.failures == 0
+    assert not [e for e in paper.told if KEY.secret in e.text]
+    reports = paper.tick(60)
+    assert len(reports) >= 5, "back to a quote every ten seconds"
+
+
+def test_a_close_without_network_gives_rows_and_no_orders(paper: Paper) -> None:
+    paper.exchange.faults.append(Fault("down", ALL, times=10**6))
+    report = paper.hour(1)
+    assert {(d.code, d.action.value) for d in report.decisions} == {("no_quote", "skip")}
+    assert len(report.decisions) == 3
+    assert paper.watcher.placed == []
+    paper.exchange.faults.clear()
+    paper.tick(61)
+    assert paper.state is TradingState.READY
+    assert {d.code for d in paper.hour(2).decisions}.isdisjoint({"no_quote", "stale_candles"})
+
+
+@pytest.mark.parametrize("status", ["ErrUnauthorised", "ErrApiKeyRevoked", "ErrInsufficientPerms"])
+def test_a_refused_key_halts_until_the_owner_speaks(paper: Paper, status: str) -> None:
+    """Quotes need no key: the refusal comes with the candles, or with the fees of a new day."""
+    paper.tick(20)
+    paper.exchange.faults.append(Fault(status, "/api/exchange/1/candles", times=10**6))
+    paper.hour(1)
+    assert paper.state is TradingState.HALTED
+    assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.KEY_REFUSED}
+    paper.exchange.faults.clear()
+    paper.tick(30)
+    assert paper.state is TradingState.HALTED, "not by itself"
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+    paper.tick(11)
+    assert paper.state is TradingState.READY
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == "Nothing is halted"
+
+
+def test_a_key_refused_with_the_fees_of_a_new_day_halts(paper: Paper) -> None:
+    paper.tick(20)
+    paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/1/fee_info", times=10**6))
+    paper.clock.advance(21 * 3600)
+    paper.tick(30)
+    assert paper.state is TradingState.HALTED
+    assert CauseKind.KEY_REFUSED in {c.kind for c in paper.engine.desk.causes}
+
+
+def test_another_refusal_is_no_reason_to_halt(paper: Paper) -> None:
+    paper.tick(20)
+    paper.exchange.faults.append(Fault("ErrInvalidArguments", "/api/1/tickers", times=4))
+    paper.tick(60)
+    assert {c.kind for c in paper.engine.desk.causes} <= {CauseKind.NO_NETWORK}
+    paper.exchange.faults.clear()
+    paper.tick(90)
+    assert paper.state is TradingState.READY
+
+
+def test_maintenance_lets_exits_go_and_ends_by_itself(paper: Paper) -> None:
+    paper.tick(20)
+    paper.exchange.faults.append(Fault("ErrUnderMaintenance", "/api/1/tickers", times=10**6))
+    paper.tick(20)
+    assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.MAINTENANCE}
+    assert paper.state is TradingState.REDUCING
+    paper.exchange.faults.clear()
+    paper.tick(70)
+    assert paper.state is TradingState.READY
+
+
+@pytest.mark.parametrize("skew_ms", [5000, -5000, 7_200_000, -20 * 365 * DAY_MS])
+def test_a_wrong_clock_holds_back_until_it_is_right(paper: Paper, skew_ms: int) -> None:
+    paper.tick(20)
+    paper.exchange.skew_ms = skew_ms
+    paper.tick(21)
+    assert paper.state is TradingState.UNCERTAIN
+    assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.CLOCK_SKEW}
+    paper.hour(1)
+    assert paper.watcher.placed == []
+    paper.exchange.skew_ms = 0
+    paper.tick(31)
+    assert paper.state is TradingState.READY
+
+
+@pytest.mark.parametrize("skew_ms", [0, 1400, -1400])
+def test_a_clock_that_is_right_to_a_second_is_right(paper: Paper, skew_ms: int) -> None:
+    paper.exchange.skew_ms = skew_ms
+    paper.tick(60)
+    assert paper.state is TradingState.READY
+
+
+def test_sleep_holds_back_until_a_clean_look_around(paper: Paper) -> None:
+    paper.tick(20)
+    paper.clock.advance(2 * 3600)
+    (report,) = paper.tick(1)
+    assert report.due == ()
+    assert paper.state is TradingState.UNCERTAIN
+    assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.RESUMED}
+    paper.tick(11)
+    assert paper.state is TradingState.READY
+    assert paper.kinds()[-2:] == ["state", "state"]
+
+
+def test_the_loading_of_history_is_no_sleep(paper: Paper) -> None:
+    """A first start fetches for a minute; that must not show the owner a desk that was resumed from sleep."""
+    paper.engine.close()
+    paper.home = paper.home / "fresh"
+    paper.home.mkdir()
+    paper.line.wait_s = 8.0
+    paper.open()
+    paper.line.wait_s = 0.0
+    reports = paper.engine.step()
+    assert reports
+    assert [c.kind for c in reports[-1].desk.causes] == []
+
+
+# ---- the kill file ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["KILL", "kill.txt"])
+def test_a_kill_file_stops_within_a_tick_and_only_the_owner_goes_on(paper: Paper, name: str) -> None:
+    paper.tick(23)
+    give(paper, entry(paper.clock.now_ms()), positions=[position(paper.clock.now_ms())])
+    paper.tick(10)
+    (paper.home / name).touch()
+    (report,) = paper.tick(1)
+    assert report.desk.state is TradingState.KILLED
+    assert [o.kind for o in paper.watcher.cancelled] == [OrderKind.ENTRY]
+    assert "kill" in paper.kinds()
+    paper.tick(12)
+    assert {o.kind for o in paper.engine.desk.orders} == {OrderKind.PROTECTION}, "protection stays"
+    placed = len(paper.watcher.placed)
+    assert {d.code for d in paper.hour(1).decisions} <= {"hold", "no-signal", "P1-killed", "S4-doubt"}
+    assert len(paper.watcher.placed) == placed
+
+    assert paper.engine.rearm(paper.clock.now_ms()) != ""
+    assert paper.state is TradingState.KILLED
+    (paper.home / name).unlink()
+    paper.tick(30)
+    assert paper.state is TradingState.KILLED, "its removal does not start anything"
+    assert paper.engine.rearm(paper.clock.now_ms()) == ""
+    assert paper.state is TradingState.READY
+    paper.tick(11)
+    paper.engine.close()
+    paper.open()
+    assert paper.state is TradingState.READY, "and that was written"
+
+
+def test_a_kill_file_between_decision_and_sending_stops_the_orders(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last look is at the moment of sending."""
+    write = paper.store.record
+
+    def record(report: CycleReport, *rest: object) -> None:
+        write(report, *rest)  # type: ignore[arg-type]
+        if report.orders:
+            (paper.home / "KILL").touch()
+
+    monkeypatch.setattr(paper.store, "record", record)
+    for number in range(1, 60):
+        if paper.hour(number).orders:
+            break
+    paper.tick(11)
+    assert paper.watcher.placed
+    states = {row[0] for row in paper.rows("SELECT state FROM orders")}
+    assert states == {"rejected"}
+    assert paper.engine.desk.orders == ()
+    assert paper.state is TradingState.KILLED
+
+
+def test_a_kill_survives_a_restart(paper: Paper) -> None:
+    paper.tick(20)
+    (paper.home / "KILL").touch()
+    paper.tick(2)
+    paper.engine.close()
+    (paper.home / "KILL").unlink()
+    paper.open()
+    assert paper.engine.has_resumed
+    paper.tick(12)
+    assert paper.state is TradingState.KILLED
+
+
+# ---- restart, days, caps ---------------------------------------------------
+
+
+def test_a_restart_brings_the_desk_back_with_its_cooldown(paper: Paper) -> None:
+    paper.tick(20)
+    give(paper, positions=[position(paper.clock.now_ms())])
+    lost = replace(paper.engine.desk, day_start_equity=lunobiz.equity(paper.engine.desk) * 1.05)
+    paper.engine.desk = lost
+    paper.tick(11)
+    assert paper.state is TradingState.COOLDOWN
+    assert "daily_cap" in paper.kinds()
+    (cause,) = paper.engine.desk.causes
+    assert cause.until_ms == max(DEMO_START_MS + DAY_MS, cause.since_ms + 12 * HOUR_MS)
+    paper.tick(30)
+    paper.engine.close()
+    before = paper.engine.desk
+    paper.open()
+    assert paper.state is TradingState.COOLDOWN
+    assert paper.engine.desk.causes == (cause,)
+    saved = paper.rows("SELECT desk FROM snapshots ORDER BY rowid DESC LIMIT 1")[0][0]
+    assert lunobiz.desk_json(paper.engine.desk) == saved
+    assert (paper.engine.desk.day, paper.engine.desk.day_start_equity) == (before.day, before.day_start_equity)
+    paper.clock.advance((cause.until_ms - paper.clock.now_ms()) / 1000 - 60)
+    paper.tick(30)
+    assert paper.state is TradingState.COOLDOWN
+    paper.tick(60)
+    assert paper.state is TradingState.READY
+    assert "cooldown" in paper.kinds()
+
+
+def test_a_crash_leaves_the_orders_that_were_written(paper: Paper) -> None:
+    paper.tick(20)
+    give(paper, positions=[position(paper.clock.now_ms())])
+    paper.tick(21)
+    (protection,) = paper.engine.desk.orders
+    paper.store.close()  # no closing words
+    paper.open()
+    (order,) = paper.engine.desk.orders
+    assert (order.order_id, order.kind) == (protection.order_id, OrderKind.PROTECTION)
+    paper.tick(21)
+    (after,) = paper.engine.desk.orders
+    assert (after.order_id, after.state) == (protection.order_id, OrderState.OPEN)
+    assert paper.watcher.placed == [], "it is there, it is not sent again"
+
+
+def test_the_end_of_a_day_is_kept_and_told(paper: Paper) -> None:
+    paper.tick(20)
+    day = paper.engine.desk.day
+    paper.clock.advance((DEMO_START_MS + DAY_MS - 20_000 - paper.clock.now_ms()) / 1000)
+    paper.tick(60)
+    rows = [(name, json.loads(str(text))) for name, text in paper.rows("SELECT name, payload FROM metrics")]
+    assert [name for name, _ in rows] == ["day"]
+    found = rows[0][1]
+    assert (found["day"], found["return"], found["wished"], found["positions"]) == (day, 0, 0.03, 0)
+    assert found["equity"] == 100_000
+    assert paper.kinds().count("summary") == 1
+    assert "+0.00% of 3.00% wished" in next(e.text for e in paper.told if e.kind == "summary")
+
+
+# ---- the audit fails -------------------------------------------------------
+
+
+def broken_store(paper: Paper, monkeypatch: pytest.MonkeyPatch, is_real: bool) -> Callable[[], None]:
+    """Another program holds the file, or every write fails; returns what lets go."""
+    if is_real:
+        other = sqlite3.connect(paper.home / "lunobiz.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        return other.close
+
+    def record(*arguments: object) -> None:
+        raise AuditBroken("the disk is full")
+
+    monkeypatch.setattr(paper.store, "record", record)
+    return lambda: None
+
+
+@pytest.mark.parametrize("is_real", [True, False], ids=["locked file", "full disk"])
+def test_an_audit_that_cannot_be_written_stops_the_session_before_any_order(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch, is_real: bool
+) -> None:
+    twin_orders = 0
+    for number in range(1, 60):
+        snapshot = lunobiz.desk_json(paper.engine.desk)
+        paper.clock.advance(max(0.0, (T0 + number * HOUR_MS - 25_000 - paper.clock.now_ms()) / 1000))
+        paper.until(T0 + number * HOUR_MS + 4000)
+        moment = paper.engine.parts.feed.moment(
+            T0 + number * HOUR_MS + 5000, (3600,), lunobiz.Conditions(), frozenset()
+        )
+        twin_orders = len(lunobiz.decide(paper.engine.desk, moment, Settlement(), paper.settings).orders)
+        if twin_orders:
+            break
+        paper.tick(2)
+    assert twin_orders, "nobody wanted in: choose another seed"
+    let_go = broken_store(paper, monkeypatch, is_real)
+    with pytest.raises(AuditBroken):
+        paper.tick(2)
+    assert paper.watcher.placed == []
+    assert snapshot
+    let_go()
+    assert paper.rows("SELECT count(*) FROM orders") == [(0,)]
+
+
+# ---- what is told ----------------------------------------------------------
+
+
+def test_events_go_to_the_audit_the_log_and_the_listener(paper: Paper) -> None:
+    paper.tick(20)
+    (paper.home / "KILL").touch()
+    paper.tick(2)
+    (paper.home / "KILL").unlink()
+    paper.engine.rearm(paper.clock.now_ms())
+    told = [(e.kind, e.text) for e in paper.told]
+    assert [k for k, _ in told][-2:] == ["kill", "rearm"]
+    assert [tuple(r) for r in paper.rows("SELECT kind, text FROM events ORDER BY rowid")] == told
+    texts = [p.read_text(encoding="utf-8") for p in sorted((paper.home / "logs").glob("*.jsonl"))]
+    logged = [json.loads(line) for text in texts for line in text.splitlines()]
+    assert [(row["kind"], row["text"]) for row in logged] == told
+
+
+def test_quiet_quotes_write_nothing(paper: Paper) -> None:
+    paper.tick(15)
+    before = paper.rows("SELECT count(*) FROM snapshots")
+    assert len(paper.tick(120)) >= 11
+    assert paper.rows("SELECT count(*) FROM snapshots") == before
+
+
+def test_a_weekly_halt_is_lifted_by_the_owner_with_a_new_week(paper: Paper) -> None:
+    paper.tick(20)
+    desk = paper.engine.desk
+    paper.engine.desk = replace(desk, week_start_equity=desk.cash * 1.10)
+    paper.tick(11)
+    assert paper.state is TradingState.HALTED
+    paper.tick(30)
+    assert paper.state is TradingState.HALTED
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+    paper.tick(20)
+    assert paper.state is TradingState.READY
+    assert paper.engine.desk.week_start_equity == desk.cash
