@@ -3317,10 +3317,10 @@ class Recording:
     tables: tuple[SignalTable, ...]
 
 
-def record_market(market: Market, series: Series, settings: Settings) -> Recording:
-    """Signals of all timeframes and the rolling volume, computed once."""
+def record_market(market: Market, series: Series, settings: Settings, end_ms: int) -> Recording:
+    """Signals of all timeframes up to the end of the run and the rolling volume, computed once."""
     tables = tuple(
-        signal_table(market.pair, closed_only(resample(series, s), int(series.closed[-1])), settings.params)
+        signal_table(market.pair, closed_only(resample(series, s), end_ms), settings.params)
         for s in settings.schedule.timeframes
     )
     return Recording(market, series, rolling_volume(series.opened, series.volume, series.seconds), tables)
@@ -3373,7 +3373,7 @@ class Recorded:
     """The recorded markets as a row of moments; correlations are renewed at the first decision of each UTC day."""
 
     def __init__(self, job: BacktestJob) -> None:
-        self._markets = sorted((record_market(m, s, job.settings) for m, s in job.candles),
+        self._markets = sorted((record_market(m, s, job.settings, job.end_ms) for m, s in job.candles if len(s)),
                                key=lambda r: r.market.pair)
         self._timeframes = job.settings.schedule.timeframes
         self._day = -1
@@ -3428,7 +3428,8 @@ def is_idle(desk: Desk, time_ms: int, timeframes: tuple[int, ...]) -> bool:
 
 def first_decision_ms(first_ms: int, last_ms: int) -> int:
     """Where a run over recorded candles starts: after HISTORY_DAYS, or half-way if there are fewer."""
-    start = min(first_ms + HISTORY_DAYS * DAY_MS, first_ms + (last_ms - first_ms) // 2)
+    history, span = HISTORY_DAYS * DAY_MS, last_ms - first_ms
+    start = first_ms + (history if span > history else span // 2)
     return -(-start // HOUR_MS) * HOUR_MS
 
 
@@ -3486,6 +3487,7 @@ def _summary(job: BacktestJob, tape: Tape, desk: Desk, steps: int, is_cancelled:
 
 def run_backtest(job: BacktestJob, on_progress: Progress = always) -> BacktestReport:
     """Run `trade_moment` over the recorded candles; `on_progress(done, total)` is False to cancel."""
+    span_of(series for _, series in job.candles)  # DataError if there is nothing to run on
     recorded, tape = Recorded(job), Tape(job.keeps_decisions)
     executor = SimulatedExecutor(job.settings.costs)
     desk = Desk(job.settings.schedule.paper_cash)
@@ -5739,6 +5741,8 @@ def _trouble_of_reply(reply: Reply, code: str, has_key: bool, now_ms: int) -> Lu
     status, asked_s = reply.status, retry_after_s(reply.headers, now_ms)
     if status == 429 or code == "ErrTooManyRequests" or (status == 503 and asked_s is not None):
         return RateLimited(RATE_WAIT_S if asked_s is None else asked_s)
+    if code in MAINTENANCE_CODES:
+        return ExchangeRefused(code, "the exchange is under maintenance")
     if status >= 500 or code in RETRY_CODES:
         return ExchangeDown(f"the exchange has trouble of its own (HTTP {status}{code and ', '}{code})")
     if status in (401, 403) and has_key:
@@ -6046,10 +6050,11 @@ class DemoTrack:
         """Luno's ticker; a market without a closed candle yet shows zeros."""
         index, time_ms, last, volume = self.closed(now_ms), now_ms, 0.0, 0.0
         bid, ask = self.quote(index)
+        places = max(8, self.market.price_scale)  # recorded coins may cost less than any at Luno
         if index >= 0:
             time_ms, last, volume = self.closed_ms(index), self.rows[index, 4], self.volume_24h(index)
-        return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.8f}", "ask": f"{ask:.8f}",
-                "last_trade": f"{last:.8f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
+        return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.{places}f}", "ask": f"{ask:.{places}f}",
+                "last_trade": f"{last:.{places}f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
 
     def candles(self, since_ms: int, duration_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's page: the earliest candles from `since_ms`, the one in progress included."""
@@ -6627,9 +6632,9 @@ class Track:
         return [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in fresh]
 
     def trim(self, now_ms: int) -> None:
-        """Forget candles older than any memory needs."""
+        """Forget candles older than any memory needs; one before them stays, so that a hole there shortens nothing."""
         start = int(np.searchsorted(self.rows[:, 0], now_ms - (memory_days(self.seconds) + KEEP_DAYS) * DAY_MS))
-        self.rows = self.rows[start:]
+        self.rows = self.rows[max(0, start - 1):]
 
 
 def unlisted(pair: str, counter: str) -> Market:
@@ -6661,7 +6666,7 @@ class Feed:
 
     def refresh_markets(self, now_ms: int) -> None:
         """Read scales, minimums and fees again; a market that is not listed stays as suspended."""
-        found = {m.pair: m for m in self._client.markets(self._settings.schedule.pairs)}
+        found = {m.pair: m for m in self._client.markets()}
         is_new_day = now_ms // DAY_MS != self._markets_ms // DAY_MS
         for pair in self._settings.schedule.pairs:
             if pair not in found:
@@ -6720,7 +6725,7 @@ class Feed:
         """
         if now_ms - self._markets_ms >= MARKETS_EVERY_MS:
             self.refresh_markets(now_ms)
-        tickers = {t.pair: t for t in self._client.tickers(tuple(self.markets))}
+        tickers = {t.pair: t for t in self._client.tickers()}
         self._troubles = self._update(now_ms, due, wanted)
         if due:
             self._correlate(now_ms)
@@ -6744,6 +6749,8 @@ class Feed:
                 if self._bar_s and (due or pair in wanted):
                     self._update_bar(pair, now_ms)
             except (ExchangeDown, ExchangeRefused) as error:
+                if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                    raise  # the key is everybody's trouble
                 troubles[pair] = (Finding(Doubt.NO_CANDLES, str(error)),)
         return troubles
 
@@ -7942,15 +7949,15 @@ class RealPace:
 
     def __init__(self, clock: Clock, timeframes: tuple[int, ...]) -> None:
         self._clock, self._timeframes = clock, timeframes
-        self._last = clock.now_ms()
+        self._last = 0  # no beat yet: the loading of history is no gap
         self._quote_ms = 0
-        self._decided_ms = self._last - DECISION_DELAY_MS
+        self._decided_ms = clock.now_ms() - DECISION_DELAY_MS
         self._pause = QUOTE_MS
 
     def beat(self) -> Beat | None:
         """What is due now."""
         now = self._clock.now_ms()
-        gap, self._last = now - self._last - TICK_S * 1000, now
+        gap, self._last = now - self._last - TICK_S * 1000 if self._last else 0.0, now
         due = self._due(now)
         has_quote = bool(due) or now >= self._quote_ms or now < self._quote_ms - MAX_PAUSE_MS
         if has_quote:
@@ -7960,6 +7967,8 @@ class RealPace:
     def _due(self, now: int) -> tuple[int, ...]:
         """Timeframes that closed since the last decision, unless that was so long ago that the close is no news."""
         closed = now - DECISION_DELAY_MS
+        if self._decided_ms - closed > MAX_LOOP_GAP_MS:  # the clock was ahead and has been put right
+            self._decided_ms = closed
         since, self._decided_ms = self._decided_ms, max(closed, self._decided_ms)
         return tuple(s for s in self._timeframes
                      if closed // (s * 1000) > since // (s * 1000) and closed % (s * 1000) < MAX_LOOP_GAP_MS)
@@ -8057,12 +8066,13 @@ class Engine:
 
     def _follow_up(self) -> tuple[CycleReport, ...]:
         """Finish what a crash interrupted between asking for cancels and hearing of them."""
-        now, self._resumes_ms = self._resumes_ms + FOLLOW_UP_MS, 0
+        now, closed, self._resumes_ms = self._resumes_ms + FOLLOW_UP_MS, self._resumes_ms - DECISION_DELAY_MS, 0
         if self.parts.mode is Mode.PAPER:
             return ()
         wanted = frozenset(p.pair for p in self.desk.positions) | {o.pair for o in self.desk.orders}
-        moment = self.parts.feed.moment(now, (), Conditions(is_killed=self.parts.is_killed()), wanted)
-        return self._trade(replace(moment, is_follow_up=True))
+        due = tuple(s for s in self.settings.schedule.timeframes if closed % (s * 1000) <= MAX_FOLLOW_UPS * FOLLOW_UP_MS)
+        moment = self.parts.feed.moment(now, due, Conditions(is_killed=self.parts.is_killed()), wanted)
+        return self._trade(replace(moment, due=(), is_follow_up=True))
 
     def _observe(self, beat: Beat, is_killed: bool) -> Moment:
         """The moment of this beat; without an answer from the exchange, a blind one."""
@@ -10796,7 +10806,7 @@ def save_key(home: Path, key_id: str, secret: str) -> str:
         write_env(home / ".env", names)
     except SettingsError as error:
         return f"The key was not saved: {error}"
-    return "The key was saved. Close the program and start it again to use it."
+    return "The key was saved."
 
 
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
@@ -10985,6 +10995,9 @@ def run_window(session: Session) -> int:
     log.close()
     if choice == "demo":
         return run_window(replace(session, mode=Mode.DEMO, speed=DEMO_SPEED))
+    env = read_env((session.home, program_folder()), os.environ)
+    if choice == "key" and parse_read_key(env):
+        return run_window(replace(session, env=env))
     return EXIT_OK
 
 

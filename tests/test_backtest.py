@@ -176,7 +176,8 @@ def test_an_exit_by_pencil(script: dict[str, frozenset[int]]) -> None:
     (trip,) = report.round_trips
     assert trip.reason == "trend over"
     assert trip.profit == pytest.approx(float((sold - D("99.90")) * volume - sum(fees)), abs=1e-7)
-    assert report.desk.orders == report.desk.positions == ()
+    assert not report.desk.orders
+    assert not report.desk.positions
     assert report.metrics.profit_factor is None
     assert report.metrics.expectancy == trip.profit
     assert report.metrics.total_return == pytest.approx(trip.profit / 100_000, abs=1e-12)

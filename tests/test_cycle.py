@@ -1187,6 +1187,9 @@ class Life(RuleBasedStateMachine):
         for wanted in report.orders:
             assert wanted.order_id not in self.ordered, "an id used twice"
             self.ordered[wanted.order_id] = wanted.volume
+        for base in BASES:  # one that is still being cancelled counts: at the exchange it may be alive
+            sales = [o for o in at.orders_of(base + "ZAR") if o.side is Side.SELL]
+            assert len(sales) <= 1, "two sales of one position"
         for held in before.positions:
             now = at.position(held.pair)
             assert now is None or now.opened_ms != held.opened_ms or now.stop >= held.stop, "a stop was lowered"

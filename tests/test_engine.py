@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -130,7 +131,7 @@ class Paper:
         redactor = Redactor([KEY.key_id, KEY.secret])
         self.store = Store(self.home / "lunobiz.db", redactor, "OFF")
         limit = RateLimit(self.clock)
-        client = LunoClient(self.line, KEY, limit, self.clock, lunobiz.random.Random(1))
+        client = LunoClient(self.line, KEY, limit, self.clock, random.Random(1))
         parts = EngineParts(
             Mode.PAPER, client, Feed(client, self.store, self.settings), self.store,
             RealPace(self.clock, self.settings.schedule.timeframes), self.watcher,
@@ -161,8 +162,8 @@ class Paper:
         assert len(reports) == 1
         return reports[0]
 
-    @property
     def state(self) -> TradingState:
+        """What the desk may do now."""
         return self.engine.desk.state
 
     def kinds(self) -> list[str]:
@@ -319,7 +320,7 @@ def test_a_session_decides_once_an_hour_and_quotes_in_between(paper: Paper) -> N
     decided = [r for r in reports if r.due]
     assert [(r.now_ms, len(r.decisions)) for r in decided] == [(T0 + HOUR_MS + 5000, 3)]
     assert len(reports) == pytest.approx(10 * 6 + 13, abs=3)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert [row[0] for row in paper.rows("SELECT count(*) FROM decisions")] == [3]
     assert paper.engine.report is reports[-1]
     assert paper.rows("SELECT kind FROM sessions") == [("opened",)]
@@ -350,7 +351,7 @@ def test_a_lost_network_holds_all_back_and_its_return_frees_the_desk(paper: Pape
     paper.exchange.faults.append(Fault("down", ALL, times=10**6))
     start_ms, calls = paper.clock.now_ms(), paper.exchange.calls.total()
     paper.until(start_ms + 240_000)
-    assert paper.state is TradingState.UNCERTAIN
+    assert paper.state() is TradingState.UNCERTAIN
     assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.NO_NETWORK}
     assert paper.engine.desk.orders == orders, "what rests stays"
     assert len(paper.watcher.placed) == placed
@@ -359,7 +360,7 @@ def test_a_lost_network_holds_all_back_and_its_return_frees_the_desk(paper: Pape
     assert paper.exchange.calls.total() - calls <= 2 * 8, "asks at 10, 20, 40, then every 60 s"
     paper.exchange.faults.clear()
     paper.tick(70)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert "api_ok" in paper.kinds()
     assert paper.engine.failures == 0
     assert not [e for e in paper.told if KEY.secret in e.text]
@@ -375,7 +376,7 @@ def test_a_close_without_network_gives_rows_and_no_orders(paper: Paper) -> None:
     assert paper.watcher.placed == []
     paper.exchange.faults.clear()
     paper.tick(61)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert {d.code for d in paper.hour(2).decisions}.isdisjoint({"no_quote", "stale_candles"})
 
 
@@ -385,14 +386,14 @@ def test_a_refused_key_halts_until_the_owner_speaks(paper: Paper, status: str) -
     paper.tick(20)
     paper.exchange.faults.append(Fault(status, "/api/exchange/1/candles", times=10**6))
     paper.hour(1)
-    assert paper.state is TradingState.HALTED
+    assert paper.state() is TradingState.HALTED
     assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.KEY_REFUSED}
     paper.exchange.faults.clear()
     paper.tick(30)
-    assert paper.state is TradingState.HALTED, "not by itself"
+    assert paper.state() is TradingState.HALTED, "not by itself"
     assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
     paper.tick(11)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert paper.engine.resolve_halt(paper.clock.now_ms()) == "Nothing is halted"
 
 
@@ -401,7 +402,7 @@ def test_a_key_refused_with_the_fees_of_a_new_day_halts(paper: Paper) -> None:
     paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/1/fee_info", times=10**6))
     paper.clock.advance(21 * 3600)
     paper.tick(30)
-    assert paper.state is TradingState.HALTED
+    assert paper.state() is TradingState.HALTED
     assert CauseKind.KEY_REFUSED in {c.kind for c in paper.engine.desk.causes}
 
 
@@ -412,7 +413,7 @@ def test_another_refusal_is_no_reason_to_halt(paper: Paper) -> None:
     assert {c.kind for c in paper.engine.desk.causes} <= {CauseKind.NO_NETWORK}
     paper.exchange.faults.clear()
     paper.tick(90)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
 
 
 def test_maintenance_lets_exits_go_and_ends_by_itself(paper: Paper) -> None:
@@ -420,10 +421,10 @@ def test_maintenance_lets_exits_go_and_ends_by_itself(paper: Paper) -> None:
     paper.exchange.faults.append(Fault("ErrUnderMaintenance", "/api/1/tickers", times=10**6))
     paper.tick(20)
     assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.MAINTENANCE}
-    assert paper.state is TradingState.REDUCING
+    assert paper.state() is TradingState.REDUCING
     paper.exchange.faults.clear()
     paper.tick(70)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
 
 
 @pytest.mark.parametrize("skew_ms", [5000, -5000, 7_200_000, -20 * 365 * DAY_MS])
@@ -431,20 +432,20 @@ def test_a_wrong_clock_holds_back_until_it_is_right(paper: Paper, skew_ms: int) 
     paper.tick(20)
     paper.exchange.skew_ms = skew_ms
     paper.tick(21)
-    assert paper.state is TradingState.UNCERTAIN
+    assert paper.state() is TradingState.UNCERTAIN
     assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.CLOCK_SKEW}
     paper.hour(1)
     assert paper.watcher.placed == []
     paper.exchange.skew_ms = 0
     paper.tick(31)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
 
 
 @pytest.mark.parametrize("skew_ms", [0, 1400, -1400])
 def test_a_clock_that_is_right_to_a_second_is_right(paper: Paper, skew_ms: int) -> None:
     paper.exchange.skew_ms = skew_ms
     paper.tick(60)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
 
 
 def test_sleep_holds_back_until_a_clean_look_around(paper: Paper) -> None:
@@ -452,10 +453,10 @@ def test_sleep_holds_back_until_a_clean_look_around(paper: Paper) -> None:
     paper.clock.advance(2 * 3600)
     (report,) = paper.tick(1)
     assert report.due == ()
-    assert paper.state is TradingState.UNCERTAIN
+    assert paper.state() is TradingState.UNCERTAIN
     assert {c.kind for c in paper.engine.desk.causes} == {CauseKind.RESUMED}
     paper.tick(11)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert paper.kinds()[-2:] == ["state", "state"]
 
 
@@ -492,16 +493,16 @@ def test_a_kill_file_stops_within_a_tick_and_only_the_owner_goes_on(paper: Paper
     assert len(paper.watcher.placed) == placed
 
     assert paper.engine.rearm(paper.clock.now_ms()) != ""
-    assert paper.state is TradingState.KILLED
+    assert paper.state() is TradingState.KILLED
     (paper.home / name).unlink()
     paper.tick(30)
-    assert paper.state is TradingState.KILLED, "its removal does not start anything"
+    assert paper.state() is TradingState.KILLED, "its removal does not start anything"
     assert paper.engine.rearm(paper.clock.now_ms()) == ""
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     paper.tick(11)
     paper.engine.close()
     paper.open()
-    assert paper.state is TradingState.READY, "and that was written"
+    assert paper.state() is TradingState.READY, "and that was written"
 
 
 def test_a_kill_file_between_decision_and_sending_stops_the_orders(
@@ -524,7 +525,7 @@ def test_a_kill_file_between_decision_and_sending_stops_the_orders(
     states = {row[0] for row in paper.rows("SELECT state FROM orders")}
     assert states == {"rejected"}
     assert paper.engine.desk.orders == ()
-    assert paper.state is TradingState.KILLED
+    assert paper.state() is TradingState.KILLED
 
 
 def test_a_kill_survives_a_restart(paper: Paper) -> None:
@@ -536,7 +537,7 @@ def test_a_kill_survives_a_restart(paper: Paper) -> None:
     paper.open()
     assert paper.engine.has_resumed
     paper.tick(12)
-    assert paper.state is TradingState.KILLED
+    assert paper.state() is TradingState.KILLED
 
 
 # ---- restart, days, caps ---------------------------------------------------
@@ -548,7 +549,7 @@ def test_a_restart_brings_the_desk_back_with_its_cooldown(paper: Paper) -> None:
     lost = replace(paper.engine.desk, day_start_equity=lunobiz.equity(paper.engine.desk) * 1.05)
     paper.engine.desk = lost
     paper.tick(11)
-    assert paper.state is TradingState.COOLDOWN
+    assert paper.state() is TradingState.COOLDOWN
     assert "daily_cap" in paper.kinds()
     (cause,) = paper.engine.desk.causes
     assert cause.until_ms == max(DEMO_START_MS + DAY_MS, cause.since_ms + 12 * HOUR_MS)
@@ -556,16 +557,16 @@ def test_a_restart_brings_the_desk_back_with_its_cooldown(paper: Paper) -> None:
     paper.engine.close()
     before = paper.engine.desk
     paper.open()
-    assert paper.state is TradingState.COOLDOWN
+    assert paper.state() is TradingState.COOLDOWN
     assert paper.engine.desk.causes == (cause,)
     saved = paper.rows("SELECT desk FROM snapshots ORDER BY rowid DESC LIMIT 1")[0][0]
     assert lunobiz.desk_json(paper.engine.desk) == saved
     assert (paper.engine.desk.day, paper.engine.desk.day_start_equity) == (before.day, before.day_start_equity)
     paper.clock.advance((cause.until_ms - paper.clock.now_ms()) / 1000 - 60)
     paper.tick(30)
-    assert paper.state is TradingState.COOLDOWN
+    assert paper.state() is TradingState.COOLDOWN
     paper.tick(60)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert "cooldown" in paper.kinds()
 
 
@@ -670,10 +671,10 @@ def test_a_weekly_halt_is_lifted_by_the_owner_with_a_new_week(paper: Paper) -> N
     desk = paper.engine.desk
     paper.engine.desk = replace(desk, week_start_equity=desk.cash * 1.10)
     paper.tick(11)
-    assert paper.state is TradingState.HALTED
+    assert paper.state() is TradingState.HALTED
     paper.tick(30)
-    assert paper.state is TradingState.HALTED
+    assert paper.state() is TradingState.HALTED
     assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
     paper.tick(20)
-    assert paper.state is TradingState.READY
+    assert paper.state() is TradingState.READY
     assert paper.engine.desk.week_start_equity == desk.cash

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ class Desktop:
     def start(self) -> None:
         """A new feed, as after a restart; the cache stays."""
         limit = RateLimit(self.clock)
-        self.client = LunoClient(self.wire, self.key, limit, self.clock, lunobiz.random.Random(1))
+        self.client = LunoClient(self.wire, self.key, limit, self.clock, random.Random(1))
         self.feed = Feed(self.client, self.store, self.settings)
 
     def load(self) -> list[lunobiz.LoadState]:
@@ -190,7 +192,7 @@ def test_a_page_that_fails_is_asked_for_again_and_nothing_is_lost(desktop: Deskt
 def test_a_closed_candle_that_comes_differently_later_is_counted_not_believed(desktop: Desktop) -> None:
     desktop.load()
     before = desktop.store.candles("XBTZAR", 3600)
-    changed = [lunobiz.Candle(int(r[0]), *(float(v) for v in r[1:5]), float(r[5]) + 1) for r in before[-3:]]
+    changed = [replace(c, volume=c.volume + 1) for c in desktop.client.candles("XBTZAR", int(before[-3, 0]), 3600)[:3]]
     assert desktop.store.save_candles("XBTZAR", 3600, changed) == 3
     assert np.array_equal(desktop.store.candles("XBTZAR", 3600), before)
 

@@ -247,11 +247,10 @@ def spoiled(series: Series, known: int, seed: int) -> Series:
     """The series with anything at all in place of the candles after the first `known`."""
     rng = np.random.default_rng(seed)
     fakes = rng.uniform(0.2, 5.0, (4, len(series) - known)) * float(series.close[known - 1])
-    columns = [np.concatenate((old[:known], new)) for old, new in zip(
-        (series.open, series.high, series.low, series.close),
-        (fakes[0], fakes.max(axis=0), fakes.min(axis=0), fakes[1]), strict=True,
-    )]  # fmt: skip
-    return Series(series.seconds, series.opened, *columns, np.concatenate((series.volume[:known], fakes[2])))
+    columns = (series.open, series.high, series.low, series.close, series.volume)
+    news = (fakes[0], fakes.max(axis=0), fakes.min(axis=0), fakes[1], fakes[2])
+    opened, high, low, close, volume = (np.append(c[:known], n) for c, n in zip(columns, news, strict=True))
+    return Series(series.seconds, series.opened, opened, high, low, close, volume)
 
 
 def first_peek(job: BacktestJob, cuts: Sequence[int], modes: Sequence[int] = (0, 1)) -> str:
@@ -331,7 +330,7 @@ def test_a_planted_peek_of_one_candle_is_caught(
 
 
 def test_skipping_idle_candles_changes_nothing(hours: Path, quarter_hours: Path) -> None:
-    for folder, start in ((hours, 100), (quarter_hours, 88)):
+    for folder, start in ((hours, 100), (quarter_hours, 80)):
         job = job_of(folder, quick_settings(), START_MS + start * DAY_MS)
         skipping, visiting = run_backtest(job), run_backtest(replace(job, visits_every_bar=True))
         assert skipping.fills
@@ -678,7 +677,7 @@ def crash_and_compare(
     assert len(whole.fills) >= 10
     assert whole.kinds["taker entry"] >= 1
     broken = crash_run(folder, tmp_path / "broken", settings, dies)
-    assert sum(broken.deaths.values()) >= 10
+    assert sum(broken.deaths.values()) >= 8
     assert_same(whole, run_of_cycles(broken.kept))
     assert [row[2] for row in audit(tmp_path / "broken" / "replay.db")["desk"]] == [whole.desk]
 

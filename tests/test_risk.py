@@ -451,10 +451,11 @@ def cases(draw: st.DrawFn) -> Case:
     )
     bid, ask = this.round_price(price * 0.9995, Side.SELL), this.round_price(price * 1.0005, Side.BUY)
     stop = this.round_price(bid * draw(st.floats(0.5, 0.999)), Side.SELL)
-    depth = draw(st.none() | st.just(OrderBook(CLOSE, ((bid, draw(st.sampled_from((0.01, 20.0, 1e7)))),), ((ask, 1.0),))))
+    bids = ((bid, draw(st.sampled_from((0.01, 20.0, 1e7)))),)
+    depth = draw(st.sampled_from((None, OrderBook(CLOSE, bids, ((ask, 1.0),)))))
     correlated = tuple(p for p in PAIRS if draw(st.booleans()))
-    seen = MarketView(this, quote(bid, ask, volume_24h=1e9), bar(volume=draw(st.sampled_from((0.0, 50.0, 1e7)))),
-                      (outlook(close=price),), depth, (), correlated)
+    last = bar(volume=draw(st.sampled_from((0.0, 50.0, 1e7))))
+    seen = MarketView(this, quote(bid, ask, volume_24h=1e9), last, (outlook(close=price),), depth, (), correlated)
     wide: dict[str, float] = {"risk_per_trade": 10.0, "max_exposure": 10.0, "max_asset_exposure": 10.0,
                               "max_group_exposure": 10.0}  # so that cash or depth binds; then one limit is made tight
     tight = draw(st.sampled_from(("", *wide)))
@@ -469,7 +470,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 def exposed(at: Desk, pairs: frozenset[str] | None) -> Decimal:
     """Positions at their marks and open buys as if filled, in exact decimals."""
-    held = sum((decimal(p.volume) * decimal(p.mark) for p in at.positions if pairs is None or p.pair in pairs), Decimal(0))
+    held = sum((decimal(p.volume) * decimal(p.mark) for p in at.positions if pairs is None or p.pair in pairs),
+               Decimal(0))
     return held + sum((decimal(o.volume - o.filled) * decimal(o.limit) for o in at.orders
                        if o.kind in (OrderKind.ENTRY, OrderKind.TAKER_ENTRY) and (pairs is None or o.pair in pairs)),
                       Decimal(0))
@@ -514,10 +516,10 @@ def test_no_limit_is_exceeded_on_any_desk(case: Case) -> None:
     spent = sum(decimal(o.volume - o.filled) * decimal(o.limit) * dearest for o in after.orders if o.side is Side.BUY)
     assert spent <= decimal(at.cash) + price_slack
     if case.view.book is not None:
-        assert verdict.volume * 3 <= case.view.book.bids[0][1] + float(3 * slack)
+        assert verdict.volume * 3 <= case.view.book.bids[0][1] + float(3 * slack) + 1e-8
     else:
         assert case.view.bar is not None
-        assert verdict.volume <= case.view.bar.volume * 0.1 + float(slack)
+        assert verdict.volume <= case.view.bar.volume * 0.1 + float(slack) + 1e-8
 
 
 @given(cases())
@@ -540,11 +542,12 @@ def test_a_second_order_sees_the_first(case: Case) -> None:
 
 @given(st.floats(0.0, 1_000.0), st.floats(-10.0, 2_000.0), st.integers(0, 8))
 def test_a_sale_is_never_larger_than_what_is_held(held: float, wanted: float, scale: int) -> None:
-    """On the grid, at most what is held and wanted, at least the minimum."""
+    """On the grid, at most what is held and wanted but for the last binary digits, at least the minimum."""
+    slack = 1e-6 * 10.0**-scale + 1e-12
     seen = view(market=market(volume_scale=scale))
     verdict = out(selling(wanted), desk(positions=(position(max(held, 1e-9)),)), seen)
-    assert verdict.volume <= max(held, 1e-9) + 1e-6 * 10.0**-scale
-    assert verdict.volume <= max(wanted, 0.0) + 1e-6 * 10.0**-scale
+    assert verdict.volume <= max(held, 1e-9) + slack
+    assert verdict.volume <= max(wanted, 0.0) + slack
     assert (verdict.refusal is None) == (verdict.volume >= 0.01)
 
 
