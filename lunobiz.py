@@ -1964,8 +1964,11 @@ def round_trip(position: Position, closed_ms: int) -> RoundTrip:
 def close_position(desk: Desk, position: Position, now_ms: int) -> tuple[Desk, RoundTrip]:
     """The desk without the position, what is left of it listed as dust, and its round trip."""
     rest = tuple(p for p in desk.positions if p.pair != position.pair)
-    dust = desk.dust + (((position.pair, position.volume),) if position.volume > 0 else ())
-    closed = replace(desk, positions=rest, dust=dust, closings=(*desk.closings, (position.pair, now_ms)))
+    left = dict(desk.dust)
+    if position.volume > 0:
+        left[position.pair] = left.get(position.pair, 0.0) + position.volume
+    closings = (*desk.closings, (position.pair, now_ms))
+    closed = replace(desk, positions=rest, dust=tuple(sorted(left.items())), closings=closings)
     return closed, round_trip(position, now_ms)
 
 
@@ -2213,8 +2216,7 @@ def check_fresh(case: Case) -> Problem | None:
 def _references(view: MarketView) -> dict[str, float]:
     """Prices of independent origin to hold an order's price against."""
     prices = {f"close of {o.timeframe_s} s candle": o.close for o in view.outlooks}
-    if view.ticker is not None:
-        prices["last trade"] = view.ticker.last
+    prices |= {"last trade": view.ticker.last} if view.ticker is not None else {}
     if view.book is not None and view.book.bids and view.book.asks:
         prices["book"] = (view.book.bids[0][0] + view.book.asks[0][0]) / 2
     return prices
@@ -2727,6 +2729,7 @@ class Draft:
         """Close a position whose rest is too small to sell."""
         self.desk, trip = close_position(self.desk, position, self.now_ms)
         self.round_trips.append(trip)
+        self.tell("dust", "info", f"{plain(position.volume)} {position.pair} is too small to sell", position.pair)
 
 
 def _tell_fill(draft: Draft, fill: Fill, trip: RoundTrip | None) -> None:
@@ -2830,10 +2833,10 @@ def review_caps(draft: Draft) -> None:
 
 
 def review_limits(draft: Draft) -> None:
-    """Day roll, machine and line, loss caps."""
+    """Loss caps, day roll, machine and line."""
+    review_caps(draft)  # first: what the last candle of a day lost counts for that day
     roll_day(draft)
     review_conditions(draft)
-    review_caps(draft)
 
 
 def _plan_retry(draft: Draft, order: Order) -> None:
@@ -2847,13 +2850,13 @@ def _plan_retry(draft: Draft, order: Order) -> None:
 def cancel_entries(draft: Draft) -> None:
     """Cancel entry orders that are out of time, or that the state no longer allows."""
     state = draft.desk.state
-    for order in draft.desk.orders:
+    for order in draft.desk.orders if state is not TradingState.UNCERTAIN else ():
         if order.kind not in ENTRY_KINDS or order.is_cancelling:
             continue
         is_late = 0 < order.expires_ms <= draft.now_ms
         if is_late and state is TradingState.READY and draft.settings.schedule.takes_after_timeout:
             _plan_retry(draft, order)
-        if is_late or state not in (TradingState.READY, TradingState.UNCERTAIN):
+        if is_late or state is not TradingState.READY:
             draft.cancel(order)
 
 
@@ -2891,6 +2894,9 @@ def exit_reason(draft: Draft, position: Position, view: MarketView) -> str:
     if kinds & {CauseKind.DAILY_CAP, CauseKind.WEEKLY_CAP} and draft.settings.limits.daily_cap_action == "close":
         return "loss cap"
     protection = draft.desk.orders_of(position.pair, OrderKind.PROTECTION)
+    is_new = position.opened_ms == draft.now_ms
+    if is_new and view.bar is not None and view.bar.low <= position.stop:
+        return "stop"  # the candle that filled the entry went on through its stop
     is_below = view.ticker is not None and 0 < view.ticker.bid <= position.stop
     if is_below and all(o.is_triggered for o in protection):
         return "stop"
@@ -3573,18 +3579,34 @@ DECISIONS_SHOWN = 200
 SLOW_MS, SKEW_SHOWN_MS, STALE_API_MS, CALLS_RESERVE = 2_000.0, 2_000.0, 60_000, 40
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 COIN_COUNTERS = frozenset(("XBT", "BTC", "ETH"))
-# Windows gives long names of zones
-ZONE_LABELS = types.MappingProxyType({
-    "SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC", "Coordinated Universal Time": "UTC",
+ZONE_LABELS = types.MappingProxyType({"SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC",
+                                      "Coordinated Universal Time": "UTC"})
+STATE_NOTES = types.MappingProxyType({TradingState.READY: "all orders", TradingState.REDUCING: "exits only",
+                                      TradingState.COOLDOWN: "exits only", TradingState.UNCERTAIN: "no orders"})
+STATE_TONES = types.MappingProxyType({"READY": "", "HALTED": "error", "KILLED": "error"})
+MODE_TONES = types.MappingProxyType({Mode.LIVE: "live", Mode.PAPER: "paper"})
+SIMULATED_MARKETS = frozenset((Mode.DEMO, Mode.REPLAY))
+ENDS_CLEAN = "It ends by itself after a clean check of the account."
+ENTRIES_STOP = "No new entries; exits and stops still run."
+STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; how it ends
+    TradingState.REDUCING: (ENTRIES_STOP, ENDS_CLEAN),
+    TradingState.COOLDOWN: (ENTRIES_STOP, ""),
+    TradingState.UNCERTAIN: ("No orders are sent; stops that rest stay.", ENDS_CLEAN),
+    TradingState.HALTED: ("No orders at all; stops that rest stay.", "It ends when you resolve it."),
+    TradingState.KILLED: ("No new orders; entries are cancelled, stops stay.", "Remove the kill file, then re-arm."),
 })
+BANNER_LEVELS = types.MappingProxyType({"error": 0, "warning": 1, "info": 2})
+CODE_PREFIX = re.compile(r"[A-Z]\d+-")
+ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
+SETUP_WORDS = types.MappingProxyType({MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion",
+                                      "": DASH})
+ACTION_TONES = types.MappingProxyType({Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted",
+                                       Action.WAIT: "muted", Action.SKIP: "warn"})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: a key that stays, the cells as text, and a tone for its colour.
-
-    Tones: "" plain, up, down, muted, warn, error.
-    """
+    """One line of a table: a key that stays, cells, a tone: "" plain, up, down, muted, warn or error."""
 
     key: str
     cells: tuple[str, ...]
@@ -3803,23 +3825,16 @@ def clock_text(time_ms: int, zone: Zone) -> str:
     return f"{moment_of(time_ms, zone):%H:%M:%S}"
 
 
-def date_text(time_ms: int, zone: Zone) -> str:
-    """A day as `2026-11-22`."""
-    return f"{moment_of(time_ms, zone):%Y-%m-%d}"
+def day_and_time(time_ms: int, zone: Zone) -> str:
+    """A moment with its day, as the clock of a stepped market shows it: `22 Nov 14:05 SAST`."""
+    then = moment_of(time_ms, zone)
+    return f"{then.day} {MONTHS[then.month - 1]} {then:%H:%M} {zone.label}"
 
 
 def stamp_text(time_ms: int, now_ms: int, zone: Zone) -> str:
     """The time of day to the second, or `21 Nov 14:05` when it was another day."""
     then, now = moment_of(time_ms, zone), moment_of(now_ms, zone)
-    if then.date() == now.date():
-        return f"{then:%H:%M:%S}"
-    return f"{then.day:2d} {MONTHS[then.month - 1]} {then:%H:%M}"
-
-
-def day_and_time(time_ms: int, zone: Zone) -> str:
-    """A moment with its day, as the clock of a stepped market shows it: `22 Nov 14:05 SAST`."""
-    then = moment_of(time_ms, zone)
-    return f"{then.day} {MONTHS[then.month - 1]} {then:%H:%M} {zone.label}"
+    return f"{then:%H:%M:%S}" if then.date() == now.date() else f"{then.day:2d} {MONTHS[then.month - 1]} {then:%H:%M}"
 
 
 def when_text(time_ms: int, now_ms: int, zone: Zone) -> str:
@@ -3829,34 +3844,17 @@ def when_text(time_ms: int, now_ms: int, zone: Zone) -> str:
     return f"{then:%H:%M} {zone.label}" if is_today else day_and_time(time_ms, zone)
 
 
-STATE_NOTES = types.MappingProxyType({
-    TradingState.READY: "all orders", TradingState.REDUCING: "exits only",
-    TradingState.COOLDOWN: "exits only", TradingState.UNCERTAIN: "no orders",
-})
-STATE_TONES = types.MappingProxyType({"READY": "", "HALTED": "error", "KILLED": "error"})
-MODE_TONES = types.MappingProxyType({Mode.LIVE: "live", Mode.PAPER: "paper"})
-SIMULATED_MARKETS = frozenset((Mode.DEMO, Mode.REPLAY))
-
-
-def state_end_ms(desk: Desk) -> int:
-    """When the trading state ends by time: the latest end of the causes that bring it, 0 if not by time."""
-    ends = [c.until_ms for c in desk.causes if c.kind.state is desk.state]
-    return max(ends) if ends and all(ends) else 0
-
-
 def _state_reading(desk: Desk, health: Health, zone: Zone) -> Reading:
-    """The trading state, with what it allows, until when, or since when."""
-    state, until = desk.state, state_end_ms(desk)
+    """The trading state, with what it allows, until when (the latest end of its causes), or since when."""
+    state, causes = desk.state, [c for c in desk.causes if c.kind.state is desk.state]
     note = STATE_NOTES.get(state, "")
     if state is TradingState.READY and not health.is_running:
         note = "bot stopped"
-    elif until:
-        note = "until " + when_text(until, health.now_ms, zone)
+    elif causes and all(c.until_ms for c in causes):
+        note = "until " + when_text(max(c.until_ms for c in causes), health.now_ms, zone)
     elif not note:
-        since = min(c.since_ms for c in desk.causes if c.kind.state is state)
-        note = "since " + when_text(since, health.now_ms, zone)
-    short = note.removesuffix(" " + zone.label)
-    return Reading("STATE", state.name, note, STATE_TONES.get(state.name, "warn"), short)
+        note = "since " + when_text(min(c.since_ms for c in causes), health.now_ms, zone)
+    return Reading("STATE", state.name, note, STATE_TONES.get(state.name, "warn"), note.removesuffix(" " + zone.label))
 
 
 def _equity_reading(desk: Desk, worth: float | None, counter: str) -> Reading:
@@ -3945,28 +3943,18 @@ def status_row(desk: Desk, report: CycleReport | None, settings: Settings, healt
         mode="TEST EXCHANGE" if health.is_test_exchange else health.mode.value.upper(),
         mode_tone="test" if health.is_test_exchange else MODE_TONES.get(health.mode, "demo"),
         run=Reading("", "● Running", "", "up") if health.is_running else Reading("", "■ Stopped", "", "muted"),
-        state=_state_reading(desk, health, zone),
-        equity=_equity_reading(desk, worth, counter),
-        cash=_cash_reading(desk, worth, counter),
-        exposure=_exposure_reading(report, settings),
-        day=_day_reading(desk, worth, settings),
-        cap=cap,
-        api=_api_reading(health),
-        cap_used=used,
-        counter=counter,
-        lock_reason=health.lock_reason,
-        speed=health.speed,
-        is_running=health.is_running,
-        is_killed=desk.state is TradingState.KILLED,
-        is_market_time=health.mode in SIMULATED_MARKETS,
+        state=_state_reading(desk, health, zone), equity=_equity_reading(desk, worth, counter),
+        cash=_cash_reading(desk, worth, counter), exposure=_exposure_reading(report, settings),
+        day=_day_reading(desk, worth, settings), cap=cap, api=_api_reading(health), cap_used=used, counter=counter,
+        lock_reason=health.lock_reason, speed=health.speed, is_running=health.is_running,
+        is_killed=desk.state is TradingState.KILLED, is_market_time=health.mode in SIMULATED_MARKETS,
     )
 
 
 def footer_text(health: Health, zone: Zone) -> str:
     """The status bar: connection, next cycle, last candle, database, log, notices, parameter set."""
     is_simulated = health.mode in SIMULATED_MARKETS
-    link = "● No network used" if is_simulated else "● Connected" if health.has_network else "✖ No network"
-    parts = [link]
+    parts = ["● No network used" if is_simulated else "● Connected" if health.has_network else "✖ No network"]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
         parts.append("Next cycle " + countdown_text(health.next_cycle_ms - health.now_ms))
     last = health.last_candle_ms
@@ -3975,18 +3963,6 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
     parts += [text for text in (health.notice_state, health.label) if text]
     return "  ·  ".join(parts)
-
-
-ENDS_CLEAN = "It ends by itself after a clean check of the account."
-ENTRIES_STOP = "No new entries; exits and stops still run."
-STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; how it ends
-    TradingState.REDUCING: (ENTRIES_STOP, ENDS_CLEAN),
-    TradingState.COOLDOWN: (ENTRIES_STOP, ""),
-    TradingState.UNCERTAIN: ("No orders are sent; stops that rest stay.", ENDS_CLEAN),
-    TradingState.HALTED: ("No orders at all; stops that rest stay.", "It ends when you resolve it."),
-    TradingState.KILLED: ("No new orders; entries are cancelled, stops stay.", "Remove the kill file, then re-arm."),
-})
-BANNER_LEVELS = types.MappingProxyType({"error": 0, "warning": 1, "info": 2})
 
 
 def _sentence(text: str) -> str:
@@ -4012,11 +3988,9 @@ def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) ->
 
 def cause_banner(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> Banner:
     """The banner of one cause."""
-    state = cause.kind.state
-    is_error = state in (TradingState.HALTED, TradingState.KILLED)
-    action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(state, "")
+    action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(cause.kind.state, "")
     text = cause_sentence(cause, settings, now_ms, zone)
-    return Banner("error" if is_error else "warning", text, action, cause.kind.name)
+    return Banner("error" if action else "warning", text, action, cause.kind.name)
 
 
 def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
@@ -4029,18 +4003,15 @@ def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
     return (Banner(level, text, key="doubts"),)
 
 
-def banner_rows(
-    desk: Desk, views: Sequence[MarketView], settings: Settings, health: Health, zone: Zone
-) -> tuple[Banner, ...]:
+def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, health: Health,
+                zone: Zone) -> tuple[Banner, ...]:
     """All conditions worth a banner, the most severe first; each ends with its condition."""
     causes = sorted(desk.causes, key=lambda c: -c.kind.state.value)
     banners = [cause_banner(c, settings, health.now_ms, zone) for c in causes]
     if not health.log_ok:
-        text = "The log file cannot be written. Check that the disk is not full."
-        banners.append(Banner("error", text, key="log"))
+        banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
     if health.is_test_exchange:
-        text = "TEST EXCHANGE: prices come from another host than Luno's."
-        banners.append(Banner("warning", text, key="test"))
+        banners.append(Banner("warning", "TEST EXCHANGE: prices come from another host than Luno's.", key="test"))
     if health.progress and health.mode not in SIMULATED_MARKETS:
         level = "warning" if not health.has_network or "cannot" in health.progress else "info"
         banners.append(Banner(level, health.progress, key="progress"))
@@ -4063,9 +4034,7 @@ def _protection_note(desk: Desk, position: Position) -> str:
     if position.phase is not ExitPhase.NONE:
         return "exiting"
     resting = desk.orders_of(position.pair, OrderKind.PROTECTION)
-    if any(o.state is OrderState.OPEN for o in resting):
-        return ""
-    return "stop pending"
+    return "" if any(o.state is OrderState.OPEN for o in resting) else "stop pending"
 
 
 def _position_row(position: Position, market: Market, desk: Desk, now_ms: int) -> Row:
@@ -4078,38 +4047,22 @@ def _position_row(position: Position, market: Market, desk: Desk, now_ms: int) -
     cells = (
         f"{market.name} {note}".strip(), with_glyph(signed_number(result, money_scale(market.counter)), tone),
         signed_percent(share), number_text(mark, scale), number_text(position.stop, scale),
-        percent_text(None if mark is None else (mark - position.stop) / mark, 1),
-        number_text(position.entry, scale), number_text(position.volume, market.volume_scale),
-        age_text(now_ms - position.opened_ms),
+        percent_text(None if mark is None else (mark - position.stop) / mark, 1), number_text(position.entry, scale),
+        number_text(position.volume, market.volume_scale), age_text(now_ms - position.opened_ms),
     )
     return Row(position.pair, cells, "warn" if note else tone)
 
 
 def position_rows(desk: Desk, views: Sequence[MarketView], now_ms: int) -> tuple[Row, ...]:
-    """Open positions in order of their pairs: Market, P&L, P&L %, Last, Stop, To stop, Entry, Size, Age.
-
-    P&L is after the fees of entry and exit; P&L % is of what was paid, fees included.
-    """
+    """Open positions by pair; P&L is after the fees of entry and exit, P&L % is of what was paid, fees included."""
     markets = {v.pair: v.market for v in views}
     held = sorted((p for p in desk.positions if p.pair in markets), key=lambda p: p.pair)
     return tuple(_position_row(p, markets[p.pair], desk, now_ms) for p in held)
 
 
-CODE_PREFIX = re.compile(r"[A-Z]\d+-")
-
-
 def code_word(code: str) -> str:
     """A decision's code in words: `P8-volume-24h` is "volume 24h", `stale_candles` "stale candles"."""
     return CODE_PREFIX.sub("", code, count=1).replace("-", " ").replace("_", " ")
-
-
-ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
-SETUP_WORDS = types.MappingProxyType(
-    {MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion", "": DASH}
-)
-ACTION_TONES = types.MappingProxyType(
-    {Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted", Action.WAIT: "muted", Action.SKIP: "warn"}
-)
 
 
 def duration_word(duration_s: int) -> str:
@@ -4121,11 +4074,8 @@ def duration_word(duration_s: int) -> str:
 
 
 def _action_word(decision: Decision) -> str:
-    word = ACTION_WORDS.get(decision.action)
-    if word is not None:
-        return word
     verb, reason = decision.action.value.capitalize(), code_word(decision.code)
-    return f"{verb}: {reason}" if reason else verb
+    return ACTION_WORDS.get(decision.action) or (f"{verb}: {reason}" if reason else verb)
 
 
 def _names_with_timeframe(decisions: Sequence[Decision], markets: Mapping[str, Market]) -> list[str]:
@@ -4136,68 +4086,49 @@ def _names_with_timeframe(decisions: Sequence[Decision], markets: Mapping[str, M
     return [f"{name} {duration_word(d.timeframe_s)}" for name, d in zip(names, decisions, strict=True)]
 
 
-class Standing(NamedTuple):
-    """A market's place in the ranking: those with a signal first, then by score, ties by name."""
-
-    is_quiet: bool
-    negative_score: float
-    name: str
-    setup: str
-    decision: Decision
-
-
-def _standing(decision: Decision, outlook: Outlook | None, name: str) -> Standing:
-    """The score is the confidence of a signal, else the strength of the setup that comes nearest to one."""
+def _standing(decision: Decision, outlook: Outlook | None) -> tuple[bool, float]:
+    """Signals come first, then the best score: a signal's confidence, or the strength of the nearest setup."""
     setups = outlook.setups if outlook is not None else ()
-    strengths = [s.strength for s in setups if math.isfinite(s.strength)]
+    strongest = max((s.strength for s in setups if math.isfinite(s.strength)), default=0.0)
     has_signal = decision.confidence > 0
-    score = decision.confidence if has_signal else max(strengths, default=0.0)
+    return not has_signal, -(decision.confidence if has_signal else strongest)
+
+
+def _ranking_row(place: int, name: str, score: float, decision: Decision, view: MarketView | None) -> Row:
     setup = SETUP_WORDS.get(decision.strategy, decision.strategy.capitalize())
-    return Standing(not has_signal, -score, name, setup, decision)
-
-
-def _ranking_row(place: int, standing: Standing, view: MarketView | None) -> Row:
-    decision, score = standing.decision, -standing.negative_score
     ticker = view.ticker if view is not None else None
     spread = ticker.spread if ticker is not None else None
     turnover = ticker.volume_24h * ticker.last if ticker is not None else None
     cells = (
-        str(place), standing.name, number_text(score, 2) if score > 0 else DASH,
-        decision.regime.value.capitalize(), standing.setup, percent_text(spread), big_text(turnover),
-        _action_word(decision),
+        str(place), name, number_text(score, 2) if score > 0 else DASH, decision.regime.value.capitalize(),
+        setup, percent_text(spread), big_text(turnover), _action_word(decision),
     )
     tones = {Action.ENTER: "up", Action.EXIT: "down", Action.SKIP: "muted"}
     return Row(f"{decision.pair}-{decision.timeframe_s}", cells, tones.get(decision.action, ""))
 
 
-def ranking_rows(
-    decisions: Sequence[Decision], outlooks: Sequence[Outlook], views: Sequence[MarketView]
-) -> tuple[Row, ...]:
-    """Markets from best to worst: #, Market, Score, Regime, Setup, Spread, 24h volume, Action.
-
-    `decisions` and `outlooks` are those of the last decision candle; `views` bring the quotes of now.
-    """
+def ranking_rows(decisions: Sequence[Decision], outlooks: Sequence[Outlook],
+                 views: Sequence[MarketView]) -> tuple[Row, ...]:
+    """Markets from best to worst at the last decision candle, ties by name; `views` bring the quotes of now."""
     by_pair = {v.pair: v for v in views}
     read = {(o.pair, o.timeframe_s): o for o in outlooks}
     names = _names_with_timeframe(decisions, {v.pair: v.market for v in views})
-    named = zip(decisions, names, strict=True)
-    standings = [_standing(d, read.get((d.pair, d.timeframe_s)), name) for d, name in named]
-    ranked = sorted(standings, key=lambda s: s[:3])
-    return _unique(_ranking_row(i, s, by_pair.get(s.decision.pair)) for i, s in enumerate(ranked, start=1))
+    standings = [(*_standing(d, read.get((d.pair, d.timeframe_s))), name, d)
+                 for d, name in zip(decisions, names, strict=True)]
+    ranked = enumerate(sorted(standings, key=lambda s: s[:3]), start=1)
+    return _unique(_ranking_row(i, name, -below, d, by_pair.get(d.pair)) for i, (_, below, name, d) in ranked)
 
 
 def _decision_row(decision: Decision, name: str, now_ms: int, zone: Zone) -> Row:
-    is_doubt = decision.code == Refusal.DOUBT.value
-    tone = "warn" if is_doubt else ACTION_TONES.get(decision.action, "")
+    tone = "warn" if decision.code == Refusal.DOUBT.value else ACTION_TONES.get(decision.action, "")
     score = number_text(decision.confidence, 2) if decision.confidence > 0 else DASH
     cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, decision.why)
     key = f"{decision.time_ms}-{decision.pair}-{decision.timeframe_s}-{decision.action.name}"
     return Row(key, cells, tone)
 
 
-def decision_rows(
-    decisions: Sequence[Decision], markets: Mapping[str, Market], now_ms: int, zone: Zone
-) -> tuple[Row, ...]:
+def decision_rows(decisions: Sequence[Decision], markets: Mapping[str, Market], now_ms: int,
+                  zone: Zone) -> tuple[Row, ...]:
     """The newest decisions first, at most 200: Time, Market, Decision, Confidence, Reason."""
     newest = sorted(decisions, key=lambda d: -d.time_ms)[:DECISIONS_SHOWN]
     names = _names_with_timeframe(newest, markets)
@@ -4206,9 +4137,8 @@ def decision_rows(
 
 def _fill_row(fill: Fill, market: Market | None, mode: str, time_text: str) -> Row:
     fee = fill.fee_counter + fill.fee_base * fill.price
-    price, volume, scale = 8, 8, 2
-    if market is not None:
-        price, volume, scale = market.price_scale, market.volume_scale, money_scale(market.counter)
+    price, volume = (8, 8) if market is None else (market.price_scale, market.volume_scale)
+    scale = 2 if market is None else money_scale(market.counter)
     cells = (
         time_text, fill.pair if market is None else market.name, fill.side.name, number_text(fill.volume, volume),
         number_text(fill.price, price), number_text(fill.value, scale), number_text(fee, scale), mode,
@@ -4216,15 +4146,13 @@ def _fill_row(fill: Fill, market: Market | None, mode: str, time_text: str) -> R
     return Row(fill.fill_id, cells)
 
 
-def fill_rows(
-    fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, now_ms: int, zone: Zone
-) -> tuple[Row, ...]:
+def fill_rows(fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, now_ms: int,
+              zone: Zone) -> tuple[Row, ...]:
     """The newest fills first, at most 200: Time, Market, Side, Size, Price, Value, Fee, Mode."""
-    rows = []
-    for fill in sorted(fills, key=lambda f: -f.time_ms)[:DECISIONS_SHOWN]:
-        time_text = stamp_text(fill.time_ms, now_ms, zone)
-        rows.append(_fill_row(fill, markets.get(fill.pair), mode.lower(), time_text))
-    return _unique(rows)
+    newest = sorted(fills, key=lambda f: -f.time_ms)[:DECISIONS_SHOWN]
+    return _unique(
+        _fill_row(f, markets.get(f.pair), mode.lower(), stamp_text(f.time_ms, now_ms, zone)) for f in newest
+    )
 
 
 def number_in(values: Mapping[str, object], name: str) -> float | None:
@@ -4247,18 +4175,17 @@ def day_in(values: Mapping[str, object], name: str) -> str:
     if isinstance(value, str):
         return value[:10]
     number = number_in(values, name)
-    return DASH if number is None else date_text(int(number), Zone())
+    return DASH if number is None else f"{moment_of(int(number), Zone()):%Y-%m-%d}"
 
 
 def _daily_rows(days: Mapping[str, object], target: float) -> tuple[Row, ...]:
     """The distribution of daily returns beside the owner's wish."""
     mean = number_in(days, "mean")
-    names = (("p05", "Day, 5th percentile"), ("p50", "Median day"), ("p95", "Day, 95th percentile"))
     rows = [
         Row("mean", ("Mean day", signed_percent(mean), f"{percent_text(target)} wished"), tone_of(mean)),
         Row("std", ("Standard deviation of days", percent_text(number_in(days, "std")), "UTC days")),
     ]
-    for key, words in names:
+    for key, words in (("p05", "Day, 5th percentile"), ("p50", "Median day"), ("p95", "Day, 95th percentile")):
         rows.append(Row(key, (words, signed_percent(number_in(days, key)), "of daily returns")))
     for key, words in (("best", "Best day"), ("worst_day", "Worst day")):
         value = number_in(days, key)
@@ -4279,30 +4206,18 @@ def metrics_rows(metrics: Mapping[str, object], counter: str, target: float) -> 
     expected, exposed = number_in(metrics, "expectancy"), number_in(metrics, "exposure_time")
     factor, trips = number_in(metrics, "profit_factor"), number_in(metrics, "trades")
     without = "no losing round trip" if trips else "no round trips"
-    factor_note = without if factor is None else "gains over losses, after costs"
     return (
         Row("total_return", ("Total return", signed_percent(total), "after costs"), tone_of(total)),
         Row("buy_and_hold", ("Buy and hold", signed_percent(held), "same markets and span")),
         *_daily_rows(group_in(metrics, "daily_returns"), target),
         _drawdown_row(group_in(metrics, "max_drawdown")),
-        Row("profit_factor", ("Profit factor", number_text(factor, 2), factor_note)),
+        Row("profit_factor", ("Profit factor", number_text(factor, 2),
+                              without if factor is None else "gains over losses, after costs")),
         Row("expectancy", ("Expectancy", signed_money(expected, counter), "per round trip")),
         Row("exposure_time", ("Exposure time", percent_text(exposed, 1), "of all candles")),
         Row("trades", ("Round trips", number_text(trips, 0), "entry and exit together")),
         Row("fees_paid", ("Fees paid", money_text(number_in(metrics, "fees_paid"), counter), "both sides")),
     )
-
-
-def candle_report_rows(report: Mapping[str, object]) -> tuple[Row, ...]:
-    """What a folder of candles holds: Market, Candles, First, Last, Missing."""
-    rows = []
-    for pair in sorted(report):
-        facts = group_in(report, pair)
-        missing = number_in(facts, "missing")
-        count, first, last = number_in(facts, "rows"), day_in(facts, "first"), day_in(facts, "last")
-        cells = (pair, number_text(count, 0), first, last, number_text(missing, 0))
-        rows.append(Row(pair, cells, "warn" if missing else ""))
-    return tuple(rows)
 
 
 # ==============================================================================
@@ -4402,9 +4317,9 @@ def is_writable(folder: Path) -> bool:
     try:
         probe.touch()
         probe.unlink()
+        return True
     except OSError:
         return False
-    return True
 
 
 def _default_folder(program: Path, env: Mapping[str, str], platform: str) -> Path:
@@ -4416,8 +4331,8 @@ def _default_folder(program: Path, env: Mapping[str, str], platform: str) -> Pat
     elif platform == "darwin":
         base = str(Path.home() / "Library" / "Application Support")
     else:
-        base = env.get("XDG_DATA_HOME", "")
-        base = base if os.path.isabs(base) else str(Path.home() / ".local" / "share")
+        wanted = env.get("XDG_DATA_HOME", "")
+        base = wanted if os.path.isabs(wanted) else str(Path.home() / ".local" / "share")
     return Path(base) / "LunoBiz"
 
 
@@ -4588,12 +4503,11 @@ def kill_file_found(folders: Sequence[Path]) -> Path | None:
     """The kill file that stops us, or a folder that cannot be read, which counts the same; else None."""
     for folder in folders:
         try:
-            names = os.listdir(folder)
+            found = [name for name in os.listdir(folder) if name.strip(" .").casefold() in KILL_NAMES]
         except (OSError, ValueError):
             return folder
-        for name in names:
-            if name.strip(" .").casefold() in KILL_NAMES:
-                return folder / name
+        if found:
+            return folder / found[0]
     return None
 
 
@@ -4661,31 +4575,26 @@ _SECRET_SHAPES = re.compile(  # at most one group takes part in a match: the lab
 )
 
 
-def _encoded(raw: str) -> Iterator[str]:
-    """A text as it may turn up in URLs, headers, JSON and Python's own messages."""
-    data = raw.encode("utf-8", "surrogatepass")
-    yield from (raw, json.dumps(raw)[1:-1], repr(raw)[1:-1])
-    yield from (quote(data, safe=""), quote(data), quote_plus(data))
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield encode(data).decode().rstrip("=")
-
-
-def _forms(secrets: Iterable[str | Credentials]) -> frozenset[str]:
-    """All texts that give a secret away: each in all encodings, its halves, and any two as `id:secret`."""
+def _forms(secrets: Iterable[str | Credentials]) -> Iterator[str]:
+    """All texts that give a secret away: each, its halves, and any two as `id:secret`, in all encodings."""
     raws: set[str] = set()
     for secret in secrets:
         pair = (secret,) if isinstance(secret, str) else (secret.key_id, secret.secret)
         raws |= {raw for raw in pair if len(raw) >= SHORTEST_SECRET and raw != "telegram"}
     halves = {half for raw in raws for half in (raw[: len(raw) // 2], raw[len(raw) // 2 :]) if len(half) >= 8}
     pairs = {f"{a}:{b}" for a, b in itertools.permutations(sorted(raws), 2)}
-    return frozenset(f for raw in raws | halves | pairs for f in _encoded(raw) if len(f) >= SHORTEST_SECRET)
+    for raw in raws | halves | pairs:
+        data = raw.encode("utf-8", "surrogatepass")  # as URLs, headers, JSON and Python's own messages have it
+        yield from (raw, json.dumps(raw)[1:-1], repr(raw)[1:-1], quote(data, safe=""), quote(data), quote_plus(data))
+        yield from (encode(data).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode))
 
 
 class Redactor:
     """Takes secrets out of texts: the loaded ones by value in every encoding, unknown ones by their shape."""
 
     def __init__(self, secrets: Iterable[str | Credentials] = ()) -> None:
-        longest_first = sorted(_forms(secrets), key=lambda form: (-len(form), form))
+        forms = {form for form in _forms(secrets) if len(form) >= SHORTEST_SECRET}
+        longest_first = sorted(forms, key=lambda form: (-len(form), form))
         self._folded = tuple(dict.fromkeys(form.casefold() for form in longest_first))
         self._values = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.IGNORECASE)
 
@@ -4821,9 +4730,7 @@ SEALED: Mapping[str, str] = types.MappingProxyType({  # what their rows hold bet
 })  # fmt: skip
 CHAINED = ("gate_rows", "attempts")  # each row holds the hash of the one before it
 ID_OF: Mapping[str, str] = types.MappingProxyType({"order_intents": "order_id", "fills": "fill_id"})
-TABLES = (
-    "trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *CHAINED, "candles",
-)  # fmt: skip
+TABLES = ("trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *CHAINED)
 OTHER_OBJECTS = """
 CREATE INDEX order_events_by_order ON order_events (mode, order_id);
 CREATE INDEX snapshots_by_mode ON snapshots (mode);
@@ -4971,8 +4878,8 @@ def _told(value: float, scale: int) -> str:
     return _money(value, scale if is_on_grid else scale + 8)
 
 
-class Clerk(NamedTuple):
-    """Turns values into the columns of their tables: money exact, texts clean."""
+class _Clerk(NamedTuple):
+    """Turns values into rows of their tables, time first: money exact, texts clean."""
 
     redactor: Redactor
     mode: str = ""
@@ -4993,25 +4900,21 @@ class Clerk(NamedTuple):
         return (market.price_scale, market.volume_scale) if market else (FEE_SCALE, FEE_SCALE)
 
     def decision(self, d: Decision) -> tuple[object, ...]:
-        """A row of `decisions`."""
         sure = float(d.confidence) if math.isfinite(d.confidence) else None
         known = (d.time_ms, self.mode, d.pair, d.timeframe_s, d.opened_ms, d.action.value, d.strategy, d.regime.value)
         return (*known, sure, d.code, self.text(d.why), self.clean_json(canonical(dict(d.numbers))))
 
     def order(self, o: Order) -> tuple[object, ...]:
-        """A row of `order_intents`."""
         price, volume = self.scales(o.pair)
         known = (o.created_ms, self.mode, o.order_id, o.pair, o.side.value, o.kind.value)
         money = (_money(o.volume, volume), _money(o.limit, price), _money(o.stop, price))
         return (*known, *money, o.expires_ms, o.strategy, o.regime.value, o.timeframe_s, self.text(o.why))
 
     def order_event(self, time_ms: int, event: str, what: Order | Outcome) -> tuple[object, ...]:
-        """A row of `order_events`."""
         why = self.text(what.why)
         return time_ms, self.mode, what.order_id, event, what.state.value, what.is_triggered, why
 
     def fill(self, f: Fill) -> tuple[object, ...]:
-        """A row of `fills`."""
         scales = self.scales(f.pair)
         price, volume = _told(f.price, scales[0]), _told(f.volume, scales[1])
         known = (f.time_ms, self.mode, f.fill_id, f.order_id, f.pair, f.side.value, f.kind.value)
@@ -5019,18 +4922,15 @@ class Clerk(NamedTuple):
         return (*known, price, volume, format(value, "f"), *fees, f.is_maker, self.text(f.evidence))
 
     def trip(self, t: RoundTrip) -> tuple[object, ...]:
-        """A row of `trades`."""
         price, volume = self.scales(t.pair)
         known = (t.closed_ms, self.mode, t.pair, t.strategy, t.regime.value, t.timeframe_s, t.opened_ms, t.closed_ms)
         money = (_told(t.volume, volume), _told(t.entry, price), _told(t.exit, price))
         return (*known, *money, _money(t.fees, FEE_SCALE), _money(t.profit, FEE_SCALE), self.text(t.reason))
 
     def event(self, e: Event) -> tuple[object, ...]:
-        """A row of `events`."""
         return e.time_ms, self.mode, e.kind, e.level, e.pair, self.text(e.text)
 
     def snapshot(self, r: CycleReport) -> tuple[object, ...]:
-        """A row of `snapshots`."""
         money = (_money(value, FEE_SCALE) for value in (r.equity, r.desk.cash, r.exposure))
         return r.now_ms, self.mode, *money, r.desk.state.name, self.clean_json(desk_json(r.desk))
 
@@ -5045,19 +4945,6 @@ def _unpack(row: Sequence[object], path: Path) -> NDArray[np.float64]:
     if not isinstance(packed, bytes) or checksum != _block_checksum(row[1:-2], packed) or len(packed) % 48:
         raise AuditBroken(f"{path} is damaged in its candles: {MOVE_AWAY}")
     return np.frombuffer(packed, "<f8").reshape(-1, 6)
-
-
-CANDLE_WORDS = ("rowid", "pair", "timeframe_s", "opened_ms", "open", "high", "low", "close", "volume")
-
-
-def _single_candles(row: Sequence[object], path: Path) -> list[dict[str, object]]:
-    """The candles of a block one by one; their rowid is made of the block's and the place in it."""
-    first, pair, timeframe_s = int(str(row[0])) * BLOCK_CANDLES, row[1], int(str(row[2]))
-    found = []
-    for opened, *figures in _unpack(row, path).tolist():
-        place = first + int(opened) // (timeframe_s * 1000) % BLOCK_CANDLES
-        found.append(dict(zip(CANDLE_WORDS, (place, pair, timeframe_s, int(opened), *figures), strict=True)))
-    return found
 
 
 def _save_block(db: sqlite3.Connection, path: Path, key: tuple[str, int, int], new: NDArray[np.float64]) -> int:
@@ -5099,43 +4986,35 @@ class Store:
 
     def record(self, report: CycleReport, mode: Mode, markets: Mapping[str, Market]) -> None:
         """Writes all of a cycle or nothing; AuditBroken then, and nothing of it may be sent."""
-        clerk = Clerk(self._redactor, mode.value, markets)
+        clerk = _Clerk(self._redactor, mode.value, markets)
         with self._writing():
-            for decision in report.decisions:
-                self._append("decisions", clerk.decision(decision))
-            for order in report.orders:
-                self._append_once("order_intents", clerk.order(order))
-            for cancelled in report.cancels:
-                self._append("order_events", clerk.order_event(report.now_ms, "cancel", cancelled))
-            for outcome in report.settlement.outcomes:
-                self._append("order_events", clerk.order_event(report.now_ms, "outcome", outcome))
-            for fill in report.settlement.fills:
-                self._append_once("fills", clerk.fill(fill))
-            for trip in report.round_trips:
-                self._append("trades", clerk.trip(trip))
-            for event in report.events:
-                self._append("events", clerk.event(event))
-            self._append("snapshots", clerk.snapshot(report))
+            self._append("decisions", map(clerk.decision, report.decisions))
+            self._append("order_intents", map(clerk.order, report.orders))
+            self._append("order_events", (clerk.order_event(report.now_ms, "cancel", o) for o in report.cancels))
+            outcomes = report.settlement.outcomes
+            self._append("order_events", (clerk.order_event(report.now_ms, "outcome", o) for o in outcomes))
+            self._append("fills", map(clerk.fill, report.settlement.fills))
+            self._append("trades", map(clerk.trip, report.round_trips))
+            self._append("events", map(clerk.event, report.events))
+            self._append("snapshots", [clerk.snapshot(report)])
 
     def record_events(self, events: Iterable[Event]) -> None:
         """Writes events that belong to no cycle."""
-        clerk = Clerk(self._redactor)
         with self._writing():
-            for event in events:
-                self._append("events", clerk.event(event))
+            self._append("events", map(_Clerk(self._redactor).event, events))
 
     def record_metrics(self, time_ms: int, name: str, values: Mapping[str, object]) -> None:
         """Writes the result of a backtest."""
         payload = canonical(self._redactor.clean_value(values))
         with self._writing():
-            self._append("metrics", (time_ms, Clerk(self._redactor).text(name), payload))
+            self._append("metrics", [(time_ms, _Clerk(self._redactor).text(name), payload)])
 
     def mark_session(self, kind: str, time_ms: int) -> None:
         """Notes that a trading session was "opened" or "closed"."""
         if kind not in ("opened", "closed"):
             raise ValueError(f"a session is opened or closed, not {kind}")
         with self._writing():
-            self._append("sessions", (time_ms, kind))
+            self._append("sessions", [(time_ms, kind)])
 
     def is_session_open(self) -> bool:
         """True if the last session was never closed: the program or the machine crashed."""
@@ -5144,8 +5023,8 @@ class Store:
 
     def last_desk(self, mode: Mode) -> tuple[int, Desk] | None:
         """Market time and desk of the newest snapshot of a mode; None if there is none."""
-        query = "SELECT time_ms, desk FROM snapshots WHERE mode = ? ORDER BY rowid DESC LIMIT 1"
-        rows = self._fetch(query, (mode.value,))
+        newest = "SELECT time_ms, desk FROM snapshots WHERE mode = ? ORDER BY rowid DESC LIMIT 1"
+        rows = self._fetch(newest, (mode.value,))
         try:
             return (int(str(rows[0][0])), desk_from_json(str(rows[0][1]))) if rows else None
         except DataError:
@@ -5160,13 +5039,9 @@ class Store:
         """The same for an array of opened_ms, open, high, low, close, volume."""
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         blocks = (rows[:, 0] // (timeframe_s * 1000 * BLOCK_CANDLES)).astype(np.int64)
-        starts = np.flatnonzero(np.diff(blocks, prepend=blocks[:1] - 1))
-        conflicts = 0
+        keys = [(pair, timeframe_s, int(block)) for block in np.unique(blocks)]
         with self._writing():
-            for start, part in zip(starts, np.split(rows, starts[1:]), strict=False):
-                key = (pair, timeframe_s, int(blocks[start]))
-                conflicts += _save_block(self._db, self._path, key, part)
-        return conflicts
+            return sum(_save_block(self._db, self._path, key, rows[blocks == key[2]]) for key in keys)
 
     def candles(self, pair: str, timeframe_s: int, since_ms: int = 0, until_ms: int = 2**62) -> NDArray[np.float64]:
         """Rows of opened_ms, open, high, low, close, volume with since <= opened_ms < until, oldest first."""
@@ -5184,17 +5059,12 @@ class Store:
         query = "SELECT SUM(LENGTH(packed)) / 48 FROM candles WHERE pair = ? AND timeframe_s = ?"
         return int(str(self._fetch(query, (pair, timeframe_s))[0][0] or 0))
 
-    def table(
-        self, name: str, since_rowid: int = 0, limit: int = 1000, newest: bool = False
-    ) -> list[dict[str, object]]:
-        """Rows with a greater `rowid`, oldest first; with `newest` the newest ones, newest first."""
+    def table(self, name: str, since_rowid: int = 0, limit: int = 1000) -> list[dict[str, object]]:
+        """Rows with a greater `rowid`, oldest first."""
         if name not in TABLES:
             raise ValueError(f"there is no table {name[:40]!r}")
-        query = _page_query(name, newest)
         with _named_trouble(self._path):
-            if name == "candles":
-                return self._candle_rows(query, since_rowid, limit, newest)
-            cursor = self._db.execute(query, (since_rowid, limit))
+            cursor = self._db.execute(_page_query(name), (since_rowid, limit))
             names = [column[0] for column in cursor.description]
             return [{k: v for k, v in zip(names, row, strict=True) if k != "seal"} for row in cursor]
 
@@ -5259,35 +5129,27 @@ class Store:
                 yield
             self._others = others
 
-    def _append(self, table: str, values: Sequence[object]) -> None:
-        """Adds a sealed row; numbers as the types that come back from the database."""
+    def _append(self, table: str, rows: Iterable[Sequence[object]]) -> None:
+        """Adds sealed rows; numbers as the types that come back from the database."""
         if table not in self._seals:
             newest = self._db.execute(_page_query(table, newest=True), (0, 1)).fetchone()
             self._seals[table] = newest[-1] if newest else ""
-        plain = [float(v) if isinstance(v, float) else int(v) if isinstance(v, int) else v for v in values]
-        seal = _seal(self._seals[table], plain)
-        marks = ", ?" * (len(SEALED[table].split()) + 2)  # one too few or too many values is an error
+        marks = ", ?" * (len(SEALED[table].split()) + 2)
         query = f"INSERT INTO {table} VALUES (NULL{marks})"  # noqa: S608 - a name of ours
-        self._db.execute(query, (*plain, seal))
-        self._seals[table] = seal
+        for row in rows:
+            if table not in ID_OF or not self._is_held(table, row):
+                plain = [float(v) if isinstance(v, float) else int(v) if isinstance(v, int) else v for v in row]
+                seal = _seal(self._seals[table], plain)
+                self._db.execute(query, (*plain, seal))
+                self._seals[table] = seal
 
-    def _append_once(self, table: str, values: Sequence[object]) -> None:
-        """Adds an order or a fill unless it is there; AuditBroken if another one has its id."""
+    def _is_held(self, table: str, row: Sequence[object]) -> bool:
+        """True if an order or a fill is there already; AuditBroken if another one has its id."""
         query = f"SELECT * FROM {table} WHERE mode = ? AND {ID_OF[table]} = ?"  # noqa: S608 - names of ours
-        held = self._db.execute(query, (values[1], values[2])).fetchone()
-        if held is None:
-            self._append(table, values)
-        elif held[3:-2] != tuple(values[2:-1]):  # all but when it was told and in which words
-            raise AuditBroken(f"{self._path}: {values[2]} came a second time, and differently: report this")
-
-    def _candle_rows(self, query: str, since: int, limit: int, newest: bool) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = []
-        for row in self._db.execute(query, (since // BLOCK_CANDLES - 1, limit + 1)):
-            singles = _single_candles(row, self._path)[:: -1 if newest else 1]
-            found += [single for single in singles if int(str(single["rowid"])) > since]
-            if len(found) >= limit:
-                break
-        return found[:limit]
+        held = self._db.execute(query, (row[1], row[2])).fetchone()
+        if held is not None and held[3:-2] != tuple(row[2:-1]):  # all but when it was told and in which words
+            raise AuditBroken(f"{self._path}: {row[2]} came a second time, and differently: report this")
+        return held is not None
 
 
 # ==============================================================================
@@ -5309,6 +5171,7 @@ LUNO_HOST = "api.luno.com"
 BODY_CAP = 2 * 1024 * 1024  # bytes after unpacking; a thousand candles are about 150 kB
 TIMEOUTS_S = (5.0, 10.0, 20.0)  # to connect, for one read, for the whole answer
 MAX_RETRY_AFTER_S = 300.0
+PATIENCE_S = 25.0
 MAX_PAUSE_S = 5.0  # the limiter waits this long by itself; beyond it the caller is told
 TOO_LATE = "the exchange did not answer in time"
 _BASE_URL = re.compile(r"https://([A-Za-z0-9.-]+)(:\d{1,5})?", re.ASCII)
@@ -5420,23 +5283,21 @@ class HttpTransport:
         if method not in ("GET", "POST") or _URL_PATH.fullmatch(path) is None:
             raise ExchangeRefused("bad-request", "this is not a request the program may send")
         try:
-            return self._exchange(self._request(method, path, params, key))
+            return self._exchange(method, path, params, key)
         except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
             trouble = _plain_words(error)
         raise ExchangeDown(trouble)  # outside the handler, so the library's error is not attached to ours
 
-    def _request(self, method: str, path: str, params: Params, key: Credentials | None) -> requests.PreparedRequest:
+    def _exchange(self, method: str, path: str, params: Params, key: Credentials | None) -> Reply:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
-            return requests.Request(method, url, headers, params=pairs).prepare()
-        # A form, because queries end up in logs. On a fresh connection, so that none can have gone stale.
-        self._adapter.close()
-        return requests.Request(method, url, headers, data=pairs).prepare()
-
-    def _exchange(self, request: requests.PreparedRequest) -> Reply:
+            request = requests.Request(method, url, headers, params=pairs).prepare()
+        else:  # a form, because queries end up in logs; on a fresh connection, so that none can have gone stale
+            self._adapter.close()
+            request = requests.Request(method, url, headers, data=pairs).prepare()
         self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
@@ -5516,13 +5377,17 @@ def retry_after_s(headers: Mapping[str, str], now_ms: int) -> float | None:
 
 
 def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attempts: int = 4, cap_s: float = 20.0) -> T:
-    """The result of a read, never of an order, tried again with full-jitter pauses while the exchange is down."""
+    """The result of a read, never of an order, tried again with full-jitter pauses while the exchange is down.
+
+    Nobody waits longer than PATIENCE_S for a further try: after two time-outs the session goes on without.
+    """
+    started_s = clock.mono_s()
     for attempt in range(attempts - 1):
         try:
             return call()
         except ExchangeDown as error:
             asked_s = error.wait_s if isinstance(error, RateLimited) else 0.0
-            if asked_s > cap_s:  # the caller has more to do than to sleep
+            if asked_s > cap_s or clock.mono_s() - started_s + asked_s > PATIENCE_S:
                 raise
         clock.sleep(asked_s + rng.uniform(0.0, min(cap_s, 0.5 * 2.0**attempt)))
     return call()
@@ -5536,7 +5401,6 @@ def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attemp
 KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
     ("ErrUnauthorised", "ErrApiKeyRevoked", "ErrAPIKeyNotFound", "ErrInsufficientPerms", "HTTP-401", "HTTP-403")
 )
-TRIES = 2  # of one read at once; the session asks again with the next quote
 MAINTENANCE_CODES = frozenset(("ErrUnderMaintenance", "ErrMarketUnavailable"))
 RETRY_CODES = frozenset(("ErrInternal", "ErrDeadlineExceeded"))  # a read may simply be tried again
 RATE_WAIT_S = 30.0  # after a 429 that does not say how long
@@ -5697,27 +5561,26 @@ def _parse_order_book(answer: _Answer) -> OrderBook | None:
     return OrderBook(answer.time_ms("timestamp"), bids, asks) if bids or asks else None
 
 
-def _parse_candle(row: _Answer) -> Candle:
-    figures = (approx(row.number(name)) for name in ("open", "high", "low", "close", "volume"))
-    return Candle(row.time_ms("timestamp"), *figures)
-
-
 def _parse_candle_list(answer: _Answer, pair: str, duration_s: int) -> tuple[Candle, ...]:
     """Candles of the pair and duration that were asked for; an answer that names others is not ours."""
     if answer.has("pair") and answer.word("pair", _MARKET_ID) != pair:
         raise _unusable("candles of another market")
     if answer.has("duration") and answer.whole("duration", 1, 10**7) != duration_s:
         raise _unusable("candles of another duration")
-    return tuple(_parse_candle(_Answer(value, "candle")) for value in answer.rows("candles"))
+    names = ("open", "high", "low", "close", "volume")
+    rows = [_Answer(value, "candle") for value in answer.rows("candles")]
+    return tuple(Candle(row.time_ms("timestamp"), *(approx(row.number(name)) for name in names)) for row in rows)
 
 
-def _parse_fee(answer: _Answer, kind: str) -> float:
-    """The dearer of the fees for buying and selling; older answers have one for both."""
-    both = [name for name in (f"{kind}_fee_buy", f"{kind}_fee_sell") if answer.has(name)]
-    fee = max(answer.number(name) for name in both or [f"{kind}_fee"])
-    if not -1 <= fee * 20 <= 2:  # -5 % to 10 %: beyond it the answer means something else
-        raise _unusable(f"fees, {kind}")
-    return approx(fee)
+def _parse_fees(answer: _Answer) -> tuple[float, float]:
+    """Maker and taker, of each the dearer for buying and selling; older answers have one for both."""
+    fees = []
+    for kind in ("maker", "taker"):
+        both = [name for name in (f"{kind}_fee_buy", f"{kind}_fee_sell") if answer.has(name)]
+        fees.append(max(answer.number(name) for name in both or [f"{kind}_fee"]))
+        if not -1 <= fees[-1] * 20 <= 2:  # -5 % to 10 %: beyond it the answer means something else
+            raise _unusable(f"fees, {kind}")
+    return approx(fees[0]), approx(fees[1])
 
 
 def _parse_balances(answer: _Answer) -> tuple[Balance, ...]:
@@ -5755,10 +5618,7 @@ def _trouble_of_reply(reply: Reply, code: str, has_key: bool, now_ms: int) -> Lu
 
 
 class LunoClient:
-    """The exchange's read calls, tried again by themselves, as values of ours; nothing is believed unchecked.
-
-    ExchangeDown, RateLimited and ExchangeRefused are all that come out.
-    """
+    """The exchange's read calls, tried again, as checked values of ours; only ExchangeDown and -Refused come out."""
 
     def __init__(
         self, transport: Transport, key: Credentials, limit: RateLimit, clock: Clock, rng: random.Random
@@ -5794,11 +5654,7 @@ class LunoClient:
 
     def fees(self, pair: str) -> tuple[float, float]:
         """Maker and taker fee of the account in a market, as fractions."""
-
-        def parse(answer: _Answer) -> tuple[float, float]:
-            return _parse_fee(answer, "maker"), _parse_fee(answer, "taker")
-
-        return self._ask("/api/1/fee_info", [("pair", pair)], parse, self._key)
+        return self._ask("/api/1/fee_info", [("pair", pair)], _parse_fees, self._key)
 
     def balances(self) -> tuple[Balance, ...]:
         """Every account's balance; an asset may have several accounts."""
@@ -5818,13 +5674,11 @@ class LunoClient:
 
         return self._ask(path, [("pair", pair) for pair in pairs], parse)
 
-    def _ask(
-        self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None = None
-    ) -> T:
+    def _ask(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None = None) -> T:
         """A call; one that needs no key shows none."""
         if key is not None and not key:
             raise ExchangeRefused("no-key", "this needs a Luno key and none is set")
-        return with_retries(lambda: self._once(path, params, parse, key), self._clock, self._rng, TRIES)
+        return with_retries(lambda: self._once(path, params, parse, key), self._clock, self._rng)
 
     def _once(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None) -> T:
         self._limit.take()
@@ -7615,7 +7469,7 @@ from shutil import disk_usage
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 13)
-PACKAGES = ("numpy", "pandas", "requests", "python-dotenv", "ttkbootstrap", "plyer")
+PACKAGES = ("numpy", "requests", "python-dotenv", "ttkbootstrap", "plyer")
 FREE_FAIL = 200 * 2**20
 FREE_WARN = 2**30
 CLOCK_LIMIT_MS = 2_000
@@ -8070,7 +7924,8 @@ class Engine:
         if self.parts.mode is Mode.PAPER:
             return ()
         wanted = frozenset(p.pair for p in self.desk.positions) | {o.pair for o in self.desk.orders}
-        due = tuple(s for s in self.settings.schedule.timeframes if closed % (s * 1000) <= MAX_FOLLOW_UPS * FOLLOW_UP_MS)
+        slack = MAX_FOLLOW_UPS * FOLLOW_UP_MS
+        due = tuple(s for s in self.settings.schedule.timeframes if closed % (s * 1000) <= slack)
         moment = self.parts.feed.moment(now, due, Conditions(is_killed=self.parts.is_killed()), wanted)
         return self._trade(replace(moment, due=(), is_follow_up=True))
 
@@ -8732,7 +8587,6 @@ if TYPE_CHECKING:
     import tkinter.font
 
     import ttkbootstrap as ttk
-
 FAMILIES = ("Segoe UI", "Noto Sans", "DejaVu Sans", "Consolas")
 BASE_POINTS = 10
 ROW_SPACING = 1.45  # row height in line heights
@@ -8740,61 +8594,51 @@ CELL_PADDING = 8  # what a Treeview leaves left and right of a cell's text toget
 COLUMN_GAP = "  "  # in front of left-aligned text: the column before it may end in digits
 BANDED_ROWS = 60
 # how far the status strip can be squeezed: roomy, snug, short notes, no notes, small
-STRIP_LEVELS, NO_NOTES = 5, 3
+STRIP_LEVELS, NO_NOTES, STRIP_PADS = 5, 3, (11, 7, 4, 3, 2)
+LEVEL_GLYPHS = types.MappingProxyType({"error": "✖", "warning": "▲", "info": "●"})
 
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """Colours of values, bars and banners; each pair is background and text."""
+    """Colours of values, bars and banners; a pair is background and text."""
 
-    up: str
-    down: str
-    muted: str
-    warn: str
-    error: str
     band: str
-    paper: tuple[str, str]
-    live: tuple[str, str]
-    demo: tuple[str, str]
-    test: tuple[str, str]
-    banner_error: tuple[str, str]
-    banner_warning: tuple[str, str]
-    banner_info: tuple[str, str]
+    tones: Mapping[str, str]
+    modes: Mapping[str, tuple[str, str]]
+    banners: Mapping[str, tuple[str, str]]
 
-    def tone(self, name: str, default: str) -> str:
-        """The colour of a tone; plain text keeps the theme's."""
-        table = {"up": self.up, "down": self.down, "warn": self.warn, "error": self.error}
-        return self.muted if name == "muted" else table.get(name, default)
-
-    def mode(self, name: str) -> tuple[str, str]:
-        """Background and text of the mode's pill and bar."""
-        table = {"paper": self.paper, "live": self.live, "test": self.test}
-        return table.get(name, self.demo)
-
-    def banner(self, level: str) -> tuple[str, str]:
-        """Background and text of a banner."""
-        return {"error": self.banner_error, "warning": self.banner_warning}.get(level, self.banner_info)
-
-
-# blue and orange keep their distance for colour-blind eyes, where green and red do not
-LEVEL_GLYPHS = types.MappingProxyType({"error": "✖", "warning": "▲", "info": "●"})
+    @property
+    def muted(self) -> str:
+        """The colour of what is less important."""
+        return self.tones["muted"]
 
 
 def palette_of(is_dark: bool) -> Palette:
     """Blue and orange keep their distance for colour-blind eyes, where green and red do not."""
     if is_dark:
+        orange, amber = ("#e07b2c", "#140b03"), ("#f2c14e", "#1c1500")
         return Palette(
-            up="#5ab0ff", down="#ff9a4d", muted="#8b98a5", warn="#f2c14e", error="#ff9a4d", band="#1f2731",
-            paper=("#5898db", "#0b1420"), live=("#e07b2c", "#140b03"), demo=("#38b897", "#06201a"),
-            test=("#f2c14e", "#1c1500"), banner_error=("#e07b2c", "#140b03"), banner_warning=("#edb332", "#1c1500"),
-            banner_info=("#24384f", "#dcebfa"),
+            "#1f2731",
+            {"up": "#5ab0ff", "down": "#ff9a4d", "muted": "#8b98a5", "warn": "#f2c14e", "error": "#ff9a4d"},
+            {"paper": ("#5898db", "#0b1420"), "live": orange, "demo": ("#38b897", "#06201a"), "test": amber},
+            {"error": orange, "warning": ("#edb332", "#1c1500"), "info": ("#24384f", "#dcebfa")},
         )
+    orange, amber = ("#b84a00", "#ffffff"), ("#8a5a00", "#ffffff")
     return Palette(
-        up="#0b5cad", down="#b84a00", muted="#5b6672", warn="#8a5a00", error="#b84a00", band="#eef1f6",
-        paper=("#2765ab", "#ffffff"), live=("#b84a00", "#ffffff"), demo=("#0a6b54", "#ffffff"),
-        test=("#8a5a00", "#ffffff"), banner_error=("#b84a00", "#ffffff"), banner_warning=("#f2c14e", "#241a00"),
-        banner_info=("#d7e6f6", "#0e2f52"),
+        "#eef1f6",
+        {"up": "#0b5cad", "down": "#b84a00", "muted": "#5b6672", "warn": "#8a5a00", "error": "#b84a00"},
+        {"paper": ("#2765ab", "#ffffff"), "live": orange, "demo": ("#0a6b54", "#ffffff"), "test": amber},
+        {"error": orange, "warning": ("#f2c14e", "#241a00"), "info": ("#d7e6f6", "#0e2f52")},
     )
+
+
+PackedWidget = TypeVar("PackedWidget", bound="tkinter.Widget")
+
+
+def packed(widget: PackedWidget, **options: object) -> PackedWidget:
+    """The widget, packed into its parent."""
+    widget.pack(options)
+    return widget
 
 
 def has_even_digits(measure: Callable[[str], int]) -> bool:
@@ -8805,7 +8649,6 @@ def has_even_digits(measure: Callable[[str], int]) -> bool:
 def digit_family(root: tkinter.Misc) -> str:
     """The first known font family that is installed and has digits of equal width."""
     from tkinter import font
-
     installed = set(font.families(root))
     for family in FAMILIES:
         if family in installed and has_even_digits(font.Font(root, family=family, size=BASE_POINTS).measure):
@@ -8816,19 +8659,13 @@ def digit_family(root: tkinter.Misc) -> str:
 def open_root(title: str, is_dark: bool) -> ttk.App:
     """The root window in the program's own theme, still empty and hidden."""
     import ttkbootstrap as ttk
-
     ttk.Theme(
         name="ledger", primary="#2f7fd1", success="#0a9d78", info="#56b4e9", warning="#e69f00", danger="#d55e00",
-        secondary="#6c7a89", neutral="#8a96a3",
-        light={"background": "#f7f8fa", "foreground": "#1c2430"},
+        secondary="#6c7a89", neutral="#8a96a3", light={"background": "#f7f8fa", "foreground": "#1c2430"},
         dark={"background": "#161b22", "foreground": "#e6edf3"},
-    ).register()  # fmt: skip
-    root = ttk.App(
-        title=title,
-        theme="ledger-dark" if is_dark else "ledger-light",
-        light_theme="ledger-light",
-        dark_theme="ledger-dark",
-    )
+    ).register()
+    theme = "ledger-dark" if is_dark else "ledger-light"
+    root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
     root.withdraw()
     return root
 
@@ -8838,7 +8675,6 @@ class Look:
 
     def __init__(self, root: ttk.App) -> None:
         import ttkbootstrap as ttk
-
         self.root = root
         self._listeners: list[Callable[[], None]] = []
         family = digit_family(root)
@@ -8852,13 +8688,11 @@ class Look:
         self.title = self._font("title", family, 3, "bold")
         self.values = tuple(self._font(f"value{n}", family, n, "bold") for n in (4, 3, 1, 1, 0))  # by strip level
         self.palette = palette_of(is_dark=True)
-        self.plain = ""
-        self.field = ""
+        self.plain = self.field = ""
         root.style.on_theme_change(self._restyle)
 
     def _font(self, name: str, family: str, larger: int, weight: str = "normal") -> tkinter.font.Font:
         import ttkbootstrap as ttk
-
         return ttk.Fonts.create_alias(f"Luno{name}", family=family, size=BASE_POINTS + larger, weight=weight)
 
     @property
@@ -8869,7 +8703,6 @@ class Look:
     def px(self, size: float) -> int:
         """A length given in pixels at 96 dpi, in pixels of this screen."""
         import ttkbootstrap as ttk
-
         return int(ttk.scale_size(self.root, size))
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -8878,8 +8711,8 @@ class Look:
         listener()
 
     def colour(self, tone: str) -> str:
-        """The text colour of a tone."""
-        return self.palette.tone(tone, self.plain)
+        """The text colour of a tone; plain text keeps the theme's."""
+        return self.palette.tones.get(tone, self.plain)
 
     def toggle(self) -> None:
         """Switch between light and dark."""
@@ -8889,24 +8722,18 @@ class Look:
         """Tag colours and own styles are not part of a theme: set them again after every switch."""
         self.palette = palette_of(self.is_dark)
         self.plain, self.field = str(style.colors.fg), str(style.colors.inputbg)
-        height = round(self.body.metrics("linespace") * ROW_SPACING)
-        style.configure("Treeview", font=self.body, rowheight=height)
-        style.configure(
-            "Treeview.Heading", font=self.bold, foreground=self.palette.muted, padding=(self.px(2), self.px(5))
-        )
+        px, muted = self.px, self.palette.muted
+        style.configure("Treeview", font=self.body, rowheight=round(self.body.metrics("linespace") * ROW_SPACING))
+        style.configure("Treeview.Heading", font=self.bold, foreground=muted, padding=(px(2), px(5)))
         style.map("Treeview.Heading", foreground=[("active", self.plain)])
-        style.configure("TNotebook.Tab", padding=(self.px(14), self.px(6)))
+        style.configure("TNotebook.Tab", padding=(px(14), px(6)))
         for listener in self._listeners:
             listener()
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, a text as wide as it usually gets, and how it is set.
-
-    Numbers are right-aligned and never narrower than what they hold. One column stretches over what is left and
-    ends in an ellipsis where it must. In a narrow table columns with a rank are left out, the lowest rank first.
-    """
+    """A column's heading and usual text; a narrow table leaves out those with a rank, the lowest first."""
 
     heading: str
     sample: str
@@ -8925,15 +8752,10 @@ def copy_text(widget: tkinter.Misc, text: str) -> None:
 class Table:
     """A titled Treeview, updated in place by the keys of its rows: selection, scroll and focus stay."""
 
-    def __init__(
-        self, parent: tkinter.Misc, look: Look, title: str, columns: Sequence[Column], empty: str
-    ) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, title: str, columns: Sequence[Column], empty: str) -> None:
         import ttkbootstrap as ttk
-
-        self.look = look
-        self.columns = tuple(columns)
+        self.look, self.columns, self.keeps_newest = look, tuple(columns), False
         self.frame = ttk.Frame(parent, padding=(look.px(6), look.px(4)))
-        self.keeps_newest = False
         self.on_open: Callable[[tuple[str, ...], tuple[str, ...]], None] | None = None
         self._order: list[str] = []
         self._shown: dict[str, tuple[Row, bool]] = {}
@@ -8948,24 +8770,19 @@ class Table:
 
     def _head(self, title: str) -> None:
         import ttkbootstrap as ttk
-
         self.head = ttk.Frame(self.frame)
         self.head.grid(row=0, column=0, columnspan=2, sticky="ew", pady=(0, self.look.px(4)))
-        self._title = ttk.Label(self.head, text=title, font=self.look.bold)
-        self._title.pack(side="left")
-        self.count = ttk.Label(self.head, text="0", font=self.look.small)
-        self.count.pack(side="left", padx=self.look.px(8))
-        self._absent = ttk.Label(self.head, font=self.look.caption)
-        self._absent.pack(side="left")
+        self._title = packed(ttk.Label(self.head, text=title, font=self.look.bold), side="left")
+        count = ttk.Label(self.head, text="0", font=self.look.small)
+        self.count = packed(count, side="left", padx=self.look.px(8))
+        self._absent = packed(ttk.Label(self.head, font=self.look.caption), side="left")
         self.frame.columnconfigure(0, weight=1)
         self.frame.rowconfigure(1, weight=1)
 
     def _build_tree(self) -> None:
         import ttkbootstrap as ttk
-
         names = [str(i) for i in range(len(self.columns))]
-        self.tree = ttk.Treeview(self.frame, columns=names, show="headings", selectmode="extended", height=3)
-        self.tree.configure(displaycolumns=names)
+        self.tree = ttk.Treeview(self.frame, columns=names, displaycolumns=names, show="headings", height=3)
         self.tree.grid(row=1, column=0, sticky="nsew")
         self._vertical = ttk.Scrollbar(self.frame, orient="vertical", command=self.tree.yview)
         self._horizontal = ttk.Scrollbar(self.frame, orient="horizontal", command=self.tree.xview)
@@ -8995,13 +8812,11 @@ class Table:
         self._widths = []
         for index, column in enumerate(self.columns):
             side: Literal["e", "w"] = "e" if column.is_number else "w"
-            text = self._padded(index, column.heading)
-            sample = self._padded(index, column.sample)
-            width = max(self.look.bold.measure(text), self.look.body.measure(sample))
+            text, sample = self._padded(index, column.heading), self._padded(index, column.sample)
             self._widths.append(0)
             self.tree.heading(str(index), text=text, anchor=side)
             self.tree.column(str(index), anchor=side, stretch=column.stretches)
-            self._widen(index, width)
+            self._widen(index, max(self.look.bold.measure(text), self.look.body.measure(sample)))
 
     def _widen(self, index: int, text_width: int) -> None:
         width = text_width + self.look.px(CELL_PADDING) + 4
@@ -9024,17 +8839,16 @@ class Table:
             self._absent.configure(text=f"no room for {names}" if names else "")
         stretching = next((i for i in shown if self.columns[i].stretches), None)
         if stretching is not None:
-            taken = sum(self._widths[i] for i in shown if i != stretching)
-            width = max(self._widths[stretching], room - taken)
+            width = max(self._widths[stretching], room - sum(self._widths[i] for i in shown if i != stretching))
             self.tree.column(str(stretching), width=width)  # Tk would not fill the gap of a column left out
             self._stretch_room = width - self.look.px(CELL_PADDING)
-            for key in self._order:
-                self._cut(key, stretching)
+            self._cut(stretching)
 
-    def _cut(self, key: str, index: int) -> None:
-        text = self._fitting(self._padded(index, self._shown[key][0].cells[index]))
-        if self.tree.set(key, str(index)) != text:
-            self.tree.set(key, str(index), text)
+    def _cut(self, index: int) -> None:
+        for key in self._order:
+            text = self._fitting(self._padded(index, self._shown[key][0].cells[index]))
+            if self.tree.set(key, str(index)) != text:
+                self.tree.set(key, str(index), text)
 
     def _fitting(self, text: str) -> str:
         """The text, or as much of it as fits, with an ellipsis: a Treeview would cut it within a letter."""
@@ -9049,8 +8863,8 @@ class Table:
     def _padded(self, index: int, text: str) -> str:
         """Left-aligned text keeps away from digits that end right before it."""
         before = [c for i, c in enumerate(self.columns[:index]) if i == index - 1 or not c.rank][-2:]
-        follows_number = any(column.is_number for column in before)
-        return COLUMN_GAP + text if follows_number and not self.columns[index].is_number else text
+        is_apart = not self.columns[index].is_number and any(column.is_number for column in before)
+        return COLUMN_GAP + text if is_apart else text
 
     def set_columns(self, columns: Sequence[Column]) -> None:
         """Other headings over the same columns, as when the currency becomes known."""
@@ -9059,8 +8873,7 @@ class Table:
 
     def set_empty(self, text: str) -> None:
         """What to say while there are no rows: what is missing and what will fill it."""
-        if text != self._empty.cget("text"):
-            self._empty.configure(text=text)
+        self._empty.configure(text=text)
 
     def set_title(self, text: str) -> None:
         """Another title."""
@@ -9078,9 +8891,8 @@ class Table:
         gone = [key for key in self._order if key not in wanted]
         if gone:
             self.tree.delete(*gone)
-            self._order = [key for key in self._order if key in wanted]
-            for key in gone:
-                del self._shown[key]
+        self._order = [key for key in self._order if key in wanted]
+        self._shown = {key: self._shown[key] for key in self._order}
         for index, row in enumerate(rows):
             self._put(index, row, len(rows) <= BANDED_ROWS and index % 2 == 1)
         if widths != self._widths:
@@ -9090,17 +8902,16 @@ class Table:
         self._show_emptiness()
 
     def _put(self, index: int, row: Row, is_band: bool) -> None:
+        tags = (row.tone or "plain", "band") if is_band else (row.tone or "plain",)
         if row.key not in self._shown:
-            self.tree.insert("", index, iid=row.key, values=self._values(row), tags=self._tags(row, is_band))
+            self.tree.insert("", index, iid=row.key, values=self._values(row), tags=tags)
             self._order.insert(index, row.key)
-        else:
-            if self._order[index] != row.key:
-                self.tree.move(row.key, "", index)
-                self._order.remove(row.key)
-                self._order.insert(index, row.key)
-            if self._shown[row.key] == (row, is_band):
-                return
-            self.tree.item(row.key, values=self._values(row), tags=self._tags(row, is_band))
+        elif self._order[index] != row.key:
+            self.tree.move(row.key, "", index)
+            self._order.remove(row.key)
+            self._order.insert(index, row.key)
+        if self._shown.get(row.key, (row, is_band)) != (row, is_band):
+            self.tree.item(row.key, values=self._values(row), tags=tags)
         self._shown[row.key] = (row, is_band)
 
     def _values(self, row: Row) -> tuple[str, ...]:
@@ -9111,9 +8922,6 @@ class Table:
             else:
                 self._widen(index, self.look.body.measure(text))
         return tuple(texts)
-
-    def _tags(self, row: Row, is_band: bool) -> tuple[str, ...]:
-        return (row.tone or "plain", "band") if is_band else (row.tone or "plain",)
 
     def _anchor(self) -> str:
         """The row at the top of the view, if the view was scrolled and should stay where it is."""
@@ -9135,9 +8943,8 @@ class Table:
 
     def recolour(self) -> None:
         """Tag colours after a switch of the theme."""
-        for tone in ("up", "down", "muted", "warn", "error"):
+        for tone in ("up", "down", "muted", "warn", "error", "plain"):
             self.tree.tag_configure(tone, foreground=self.look.colour(tone))
-        self.tree.tag_configure("plain", foreground=self.look.plain)
         self.tree.tag_configure("band", background=self.look.palette.band)
         for label in (self.count, self._absent):
             label.configure(foreground=self.look.palette.muted)
@@ -9162,7 +8969,6 @@ class Table:
 def add_tip(widget: tkinter.Misc, text: str) -> ttk.ToolTip:
     """A tooltip whose text can be changed later with `configure(text=...)`."""
     import ttkbootstrap as ttk
-
     return ttk.ToolTip(widget, text=text, delay=400)
 
 
@@ -9170,10 +8976,8 @@ def fit_on_screen(root: ttk.App, look: Look, wanted: tuple[int, int], smallest: 
     """Size and place the window: logical pixels, but never larger than the screen; then show it."""
     room = (root.winfo_screenwidth(), root.winfo_screenheight())
     width, height = (min(look.px(size), limit) for size, limit in zip(wanted, room, strict=True))
-    least = [min(look.px(size), limit) for size, limit in zip(smallest, room, strict=True)]
-    root.minsize(*least)
-    left, top = ((limit - size) // 2 for size, limit in zip((width, height), room, strict=True))
-    root.geometry(f"{width}x{height}+{max(0, left)}+{max(0, top // 2)}")
+    root.minsize(*(min(look.px(size), limit) for size, limit in zip(smallest, room, strict=True)))
+    root.geometry(f"{width}x{height}+{(room[0] - width) // 2}+{(room[1] - height) // 4}")
     root.deiconify()
 
 
@@ -9182,22 +8986,19 @@ class ReadingCell:
 
     def __init__(self, parent: tkinter.Misc, look: Look, has_bar: bool = False) -> None:
         import ttkbootstrap as ttk
-
-        self._look = look
-        self._reading = Reading("", DASH)
-        self._level = 0
+        self._look, self._reading, self._level = look, Reading("", DASH), 0
         self.line = ttk.Separator(parent, orient="vertical")
         self.frame = ttk.Frame(parent)
-        self._caption = ttk.Label(self.frame, font=look.caption)
-        self._value = ttk.Label(self.frame, text=DASH, font=look.values[0])
-        self._note = ttk.Label(self.frame, font=look.small)
+        self._caption, self._value, self._note = (
+            ttk.Label(self.frame, font=font) for font in (look.caption, look.values[0], look.small)
+        )
+        for row, label in enumerate((self._caption, self._value, self._note)):
+            label.grid(row=row, sticky="w")
+        self._value.configure(text=DASH)
         self._bar = ttk.Progressbar(self.frame, maximum=1.0, length=look.px(110)) if has_bar else None
-        self._caption.grid(row=0, sticky="w")
-        self._value.grid(row=1, sticky="w")
         if self._bar is not None:
             self._value.grid_remove()
             self._bar.grid(row=1, sticky="ew", pady=look.px(7))
-        self._note.grid(row=2, sticky="w")
 
     def show(self, reading: Reading, used: float = 0.0) -> None:
         """Show a reading; `used` fills the bar."""
@@ -9210,10 +9011,9 @@ class ReadingCell:
 
     def _write(self) -> None:
         reading = self._reading
-        note = (reading.short or reading.note) if self._level >= 2 else reading.note
         self._caption.configure(text=reading.caption)
         self._value.configure(text=reading.value, foreground=self._look.colour(reading.tone))
-        self._note.configure(text=note)
+        self._note.configure(text=(reading.short or reading.note) if self._level >= 2 else reading.note)
 
     def squeeze(self, level: int) -> None:
         """Take less room: smaller values, short notes, at last no notes."""
@@ -9240,8 +9040,8 @@ class ReadingCell:
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
-        self._caption.configure(foreground=self._look.palette.muted)
-        self._note.configure(foreground=self._look.palette.muted)
+        for label in (self._caption, self._note):
+            label.configure(foreground=self._look.palette.muted)
         self._write()
 
 
@@ -9250,10 +9050,8 @@ class StatusStrip:
 
     def __init__(self, parent: tkinter.Misc, look: Look, on_kill: Callable[[], None]) -> None:
         import ttkbootstrap as ttk
-
-        self._look = look
+        self._look, self._level = look, 0
         self._status: Status | None = None
-        self._level = 0
         self.bar = ttk.TkFrame(parent, autostyle=False, height=look.px(4))
         self.frame = ttk.Frame(parent, padding=(look.px(8), look.px(8), look.px(8), look.px(6)))
         self._build_right(on_kill)
@@ -9264,28 +9062,21 @@ class StatusStrip:
     def _build_right(self, on_kill: Callable[[], None]) -> None:
         """The kill switch and the clock are packed first: a narrow window must not lose them."""
         import ttkbootstrap as ttk
-
         px = self._look.px
-        self.kill = ttk.Button(self.frame, text="KILL SWITCH", bootstyle="danger-outline", command=on_kill)
-        self.kill.pack(side="right", padx=(px(8), 0), ipady=px(6))
+        kill = ttk.Button(self.frame, text="KILL SWITCH", bootstyle="danger-outline", command=on_kill)
+        self.kill = packed(kill, side="right", padx=(px(8), 0), ipady=px(6))
         add_tip(self.kill, "Stop all new orders at once (F9). Entry orders are cancelled, stops stay.")
-        clock = ttk.Frame(self.frame)
-        clock.pack(side="right", padx=px(6))
-        self._clock = ttk.Label(clock, font=self._look.bold, anchor="e")
-        self._clock.pack(anchor="e")
-        self._clock_note = ttk.Label(clock, font=self._look.small, anchor="e")
-        self._clock_note.pack(anchor="e")
+        clock = packed(ttk.Frame(self.frame), side="right", padx=px(6))
+        self._clock = packed(ttk.Label(clock, font=self._look.bold, anchor="e"), anchor="e")
+        self._clock_note = packed(ttk.Label(clock, font=self._look.small, anchor="e"), anchor="e")
 
     def _build_left(self) -> None:
         import ttkbootstrap as ttk
-
         px = self._look.px
-        left = ttk.Frame(self.frame)
-        left.pack(side="left")
-        self._pill = ttk.TkLabel(left, autostyle=False, font=self._look.title, padx=px(12), pady=px(5))
-        self._pill.pack(fill="x")
-        self._run = ttk.Label(left, font=self._look.small, anchor="center")
-        self._run.pack(pady=(px(2), 0))
+        left = packed(ttk.Frame(self.frame), side="left")
+        pill = ttk.TkLabel(left, autostyle=False, font=self._look.title, padx=px(12), pady=px(5))
+        self._pill = packed(pill, fill="x")
+        self._run = packed(ttk.Label(left, font=self._look.small, anchor="center"), pady=(px(2), 0))
         names = ("state", "equity", "cash", "exposure", "day", "cap", "api")
         self._cells = {name: ReadingCell(self.frame, self._look, has_bar=name == "cap") for name in names}
         for cell in self._cells.values():
@@ -9302,15 +9093,12 @@ class StatusStrip:
             cell.show(reading, status.cap_used)
         self._pill.configure(text=status.mode)
         self._run.configure(text=status.run.value, foreground=self._look.colour(status.run.tone))
-        self._show_kill(status)
-        self._paint_mode(status.mode_tone)
-        self.fit(only_if_short=True)
-
-    def _show_kill(self, status: Status) -> None:
         solid = "danger" if status.mode_tone == "live" else "danger-outline"
         text, style = ("Re-arm…", "warning-outline") if status.is_killed else ("KILL SWITCH", solid)
         if self.kill.cget("text") != text:
             self.kill.configure(text=text, bootstyle=style)
+        self._paint_mode(status.mode_tone)
+        self.fit(only_if_short=True)
 
     def show_clock(self, text: str, note: str) -> None:
         """The time, and what it means or the same in UTC."""
@@ -9323,7 +9111,7 @@ class StatusStrip:
             cell.fade(note)
 
     def unfade(self) -> None:
-        """Undo `fade` once fresh figures have come."""
+        """Write the figures in their own colours, once fresh ones have come or the theme was switched."""
         for cell in self._cells.values():
             cell.recolour()
 
@@ -9338,34 +9126,29 @@ class StatusStrip:
                 break
 
     def _squeeze(self, level: int) -> None:
-        self._level = level
-        pad = self._pad()
+        self._level, pad = level, self._look.px(STRIP_PADS[level])
         for cell in self._cells.values():
             cell.squeeze(level)
             cell.line.pack_configure(padx=pad)
         font = self._look.title if level < 2 else self._look.bold
         self._pill.configure(font=font, padx=self._look.px((12, 10, 8, 6, 4)[level]))
 
-    def _pad(self) -> int:
-        return self._look.px((11, 7, 4, 3, 2)[self._level])
-
     def _needed(self) -> int:
         """The width all parts ask for now; the packer itself would only tell after the next redraw."""
-        around = 2 * self._pad() + self._look.px(2)
+        around = 2 * self._look.px(STRIP_PADS[self._level]) + self._look.px(2)
         cells = sum(cell.width + around for cell in self._cells.values())
         pill = max(self._pill.winfo_reqwidth(), self._run.winfo_reqwidth())
         clock = max(self._clock.winfo_reqwidth(), self._clock_note.winfo_reqwidth())
         return cells + pill + clock + self.kill.winfo_reqwidth() + self._look.px(16 + 12 + 8 + 6)
 
     def _paint_mode(self, tone: str) -> None:
-        background, text = self._look.palette.mode(tone)
+        background, text = self._look.palette.modes[tone]
         self.bar.configure(background=background)
         self._pill.configure(background=background, foreground=text)
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
-        for cell in self._cells.values():
-            cell.recolour()
+        self.unfade()
         self._clock_note.configure(foreground=self._look.palette.muted)
         self._paint_mode("demo" if self._status is None else self._status.mode_tone)
         if self._status is not None:
@@ -9377,8 +9160,9 @@ class StatusStrip:
 # shell | uses TYPES SETTINGS ROWS SYSTEM WORKER WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-LOG_ROWS = 2_000
-BANNERS_SHOWN = 2
+from functools import partial
+
+LOG_ROWS, BANNERS_SHOWN = 2_000, 2
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
@@ -9410,22 +9194,19 @@ class ActionBar:
 
     def __init__(self, parent: tkinter.Misc, look: Look, doings: Doings) -> None:
         import ttkbootstrap as ttk
-
         self._look = look
         self.frame = ttk.Frame(parent, padding=(look.px(8), 0, look.px(8), look.px(8)))
-        self.start = ttk.Button(
-            self.frame, text="▶  Start bot", underline=3, width=11, bootstyle="primary", command=doings.start_stop
-        )
-        self.start.pack(side="left")
-        for text, command in (
-            ("Run backtest…", doings.backtest), ("Export…", doings.export), ("Open data folder", doings.open_folder)
-        ):  # fmt: skip
-            ttk.Button(self.frame, text=text, command=command).pack(side="left", padx=(look.px(4), 0))
-        self.live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
-        self.live.pack(side="left", padx=(look.px(4), 0))
+        start = ttk.Button(self.frame, text="▶  Start bot", underline=3, width=11, bootstyle="primary")
+        self.start = packed(start, side="left")
+        self.start.configure(command=doings.start_stop)
+        others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
+        for text, command in others.items():
+            packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
+        live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
+        self.live = packed(live, side="left", padx=(look.px(4), 0))
         self._live_tip = add_tip(self.live, "LIVE is locked.")
-        self.theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
-        self.theme.pack(side="right")
+        theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
+        self.theme = packed(theme, side="right")
         self._build_speed(doings.set_speed)
         self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…3 tabs   F1 help", font=look.small)
         self.frame.bind("<Configure>", lambda event: self._show_hints())
@@ -9433,37 +9214,31 @@ class ActionBar:
 
     def _build_speed(self, set_speed: Callable[[float], None]) -> None:
         import ttkbootstrap as ttk
-
         self._speed_frame = ttk.Frame(self.frame)
         ttk.Label(self._speed_frame, text="Speed").pack(side="left", padx=(self._look.px(12), self._look.px(6)))
-        self.speed = ttk.Combobox(
-            self._speed_frame, values=[f"{speed:,.0f}x" for speed in SPEEDS], state="readonly", width=7
-        )
-        self.speed.pack(side="left")
+        texts = [f"{speed:,.0f}x" for speed in SPEEDS]
+        self.speed = packed(ttk.Combobox(self._speed_frame, values=texts, state="readonly", width=7), side="left")
         self.speed.bind("<<ComboboxSelected>>", lambda event: set_speed(SPEEDS[self.speed.current()]))
         add_tip(self.speed, "Market seconds per second of yours")
 
     def _show_hints(self) -> None:
         """The key hints are the first thing a narrow window does without."""
-        buttons = [child for child in self.frame.winfo_children() if child is not self._hints]
-        needed = sum(child.winfo_reqwidth() for child in buttons) + self._look.px(60)
-        if needed + self._hints.winfo_reqwidth() <= self.frame.winfo_width():
+        needed = sum(child.winfo_reqwidth() for child in self.frame.winfo_children()) + self._look.px(60)
+        if needed <= self.frame.winfo_width():
             self._hints.pack(side="right", padx=self._look.px(10))
         else:
             self._hints.pack_forget()
 
     def show(self, status: Status) -> None:
         """Follow the bot's state: what Start/Stop does, why LIVE is locked, how fast a demo runs."""
-        text = "■  Stop bot" if status.is_running else "▶  Start bot"
-        if self.start.cget("text") != text:
-            self.start.configure(text=text)
+        self.start.configure(text="■  Stop bot" if status.is_running else "▶  Start bot")
         self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
         is_there = bool(self._speed_frame.winfo_manager())
         if status.is_market_time and not is_there:
             self._speed_frame.pack(side="left", after=self.live)
         elif is_there and not status.is_market_time:
             self._speed_frame.pack_forget()
-        if self.speed.focus_get() is not self.speed:
+        if not str(self.speed.tk.call("focus")).startswith(str(self.speed)):  # its open list has the focus as a child
             self.speed.set(f"{status.speed:,.0f}x" if status.speed > 0 else "fastest")
 
     def recolour(self) -> None:
@@ -9475,11 +9250,9 @@ class ActionBar:
 class BannerBar:
     """One line per condition, the most severe on top, two at most and how many more there are."""
 
-    def __init__(
-        self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None], on_details: Callable[[], None]
-    ) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None],
+                 on_details: Callable[[], None]) -> None:
         import ttkbootstrap as ttk
-
         self._look, self._on_act, self._on_details = look, on_act, on_details
         self.frame = ttk.Frame(parent, padding=(look.px(8), 0))
         self._banners: tuple[Banner, ...] = ()
@@ -9508,56 +9281,45 @@ class BannerBar:
 
     def dismiss_top(self) -> None:
         """Dismiss the topmost banner that may be dismissed."""
-        for banner in self.visible[:BANNERS_SHOWN]:
-            if not banner.action:
-                self.dismiss(banner)
-                return
+        top = next((b for b in self.visible[:BANNERS_SHOWN] if not b.action), None)
+        if top is not None:
+            self.dismiss(top)
 
     def _redraw(self) -> None:
+        import ttkbootstrap as ttk
         for child in self.frame.winfo_children():
             child.destroy()
-        self._labels = []
-        self._drawn = self.visible
+        self._labels, self._drawn = [], self.visible
         for banner in self._drawn[:BANNERS_SHOWN]:
             self._draw(banner)
-        self._draw_rest(self._drawn[BANNERS_SHOWN:])
+        rest = self._drawn[BANNERS_SHOWN:]
+        if rest:  # what has no line of its own: how many, and the beginning of the first
+            more = ttk.Label(self.frame, text=f"{len(rest)} more: {rest[0].text}", font=self._look.small)
+            more.configure(foreground=self._look.palette.muted)
+            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
         if not self._drawn:
             self.frame.configure(height=1)
         self._wrap()
 
-    def _draw_rest(self, rest: Sequence[Banner]) -> None:
-        """What has no line of its own: how many, and the beginning of the first."""
-        import ttkbootstrap as ttk
-
-        if rest:
-            text = f"{len(rest)} more: {rest[0].text}"
-            more = ttk.Label(self.frame, text=text, font=self._look.small, foreground=self._look.palette.muted)
-            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
-
     def _draw(self, banner: Banner) -> None:
         import tkinter
-
         px = self._look.px
-        background, text = self._look.palette.banner(banner.level)
-        line = tkinter.Frame(self.frame, background=background)
-        line.pack(fill="x", pady=(0, px(4)))
-        actions = {"rearm": "Re-arm…", "resolve": "Resolve…"}
-        last = actions.get(banner.action, "Dismiss")
-        for label, command in (
-            (last, lambda: self._on_act(banner.action) if banner.action else self.dismiss(banner)),
-            ("Details", self._on_details),
-        ):
+        banners = self._look.palette.banners
+        background, text = banners.get(banner.level, banners["info"])
+        line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
+        last = {"rearm": "Re-arm…", "resolve": "Resolve…"}.get(banner.action, "Dismiss")
+        act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
+        for label, command in ((last, act), ("Details", self._on_details)):
             tkinter.Button(
                 line, text=label, command=command, background=background, foreground=text, relief="flat", borderwidth=0,
                 activebackground=background, activeforeground=text, highlightbackground=background,
                 highlightcolor=text, highlightthickness=px(1), font=self._look.body, padx=px(10), pady=px(5),
-            ).pack(side="right", padx=px(4), pady=px(2))  # fmt: skip
+            ).pack(side="right", padx=px(4), pady=px(2))
         words = tkinter.Label(
-            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background, foreground=text,
-            font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
-        )  # fmt: skip
-        words.pack(side="left", fill="x", expand=True)
-        self._labels.append(words)
+            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background,
+            foreground=text, font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
+        )
+        self._labels.append(packed(words, side="left", fill="x", expand=True))
 
     def _wrap(self) -> None:
         """Long texts wrap before the buttons instead of pushing them out."""
@@ -9566,38 +9328,28 @@ class BannerBar:
             label.configure(wraplength=max(self._look.px(300), room))
 
 
-def _positions_columns(unit: str) -> tuple[Column, ...]:
-    return (
+def _desk_columns(unit: str) -> tuple[tuple[Column, ...], ...]:
+    """The columns of positions, ranking, decisions and fills, with the currency of their amounts."""
+    time, market = Column("Time", "14:05:00"), Column("Market", "XBT/ZAR")
+    positions = (
         Column("Market", "XBT/ZAR", stretches=True), Column(f"P&L {unit}", "▲ +1,182.44", True),
         Column("P&L %", "+1.17 %", True), Column("Last", "1,262,905", True), Column("Stop", "1,223,344", True),
         Column("To stop", "3.1 %", True, rank=3), Column("Entry", "1,248,310", True, rank=2),
         Column("Size", "0.012500", True), Column("Age", "2h 14m", True, rank=1),
-    )  # fmt: skip
-
-
-def _ranking_columns(unit: str) -> tuple[Column, ...]:
-    return (
-        Column("#", "7", True, rank=1), Column("Market", "XBT/ZAR"), Column("Score", "0.81", True),
-        Column("Regime", "Trending", rank=2), Column("Setup", "Vol. expansion", rank=4),
-        Column("Spread", "0.18 %", True), Column(f"24h vol {unit}", "38.2 M", True, rank=3),
-        Column("Action", "Reject: spread", stretches=True),
-    )  # fmt: skip
-
-
-def _decision_columns() -> tuple[Column, ...]:
-    return (
-        Column("Time", "14:05:00"), Column("Market", "XBT/ZAR"), Column("Decision", "REJECT"),
-        Column("Conf.", "0.81", True), Column("Reason", "Spread 0.31 % > limit 0.25 %", stretches=True),
     )
-
-
-def _fill_columns(unit: str) -> tuple[Column, ...]:
-    return (
-        Column("Time", "14:05:00"), Column("Market", "XBT/ZAR"), Column("Side", "SELL"),
-        Column("Size", "0.012500", True), Column("Price", "1,248,310", True),
+    ranking = (
+        Column("#", "7", True, rank=1), market, Column("Score", "0.81", True), Column("Regime", "Trending", rank=2),
+        Column("Setup", "Vol. expansion", rank=4), Column("Spread", "0.18 %", True),
+        Column(f"24h vol {unit}", "38.2 M", True, rank=3), Column("Action", "Reject: spread", stretches=True),
+    )
+    reason = Column("Reason", "Spread 0.31 % > limit 0.25 %", stretches=True)
+    decisions = (time, market, Column("Decision", "REJECT"), Column("Conf.", "0.81", True), reason)
+    fills = (
+        time, market, Column("Side", "SELL"), Column("Size", "0.012500", True), Column("Price", "1,248,310", True),
         Column(f"Value {unit}", "15,603.88", True, rank=1), Column(f"Fee {unit}", "15.60", True, rank=2),
         Column("Mode", "replay", stretches=True),
-    )  # fmt: skip
+    )
+    return positions, ranking, decisions, fills
 
 
 class DeskPanel:
@@ -9605,28 +9357,24 @@ class DeskPanel:
 
     def __init__(self, parent: tkinter.Misc, look: Look) -> None:
         import ttkbootstrap as ttk
-
         self.frame = ttk.Frame(parent)
         self._news: DeskNews | None = None
-        self._unit = "R"
-        self._rows = ttk.Panedwindow(self.frame, orient="vertical")
-        self._rows.pack(fill="both", expand=True)
+        self._rows = packed(ttk.Panedwindow(self.frame, orient="vertical"), fill="both", expand=True)
         self._top, self._bottom = (ttk.Panedwindow(self._rows, orient="horizontal") for _ in range(2))
         self._rows.add(self._top, weight=9)
         self._rows.add(self._bottom, weight=11)
-        self.positions = Table(self._top, look, "Open positions", _positions_columns("R"), NO_POSITIONS)
-        self.ranking = Table(self._top, look, "Market ranking", _ranking_columns("R"), NO_RANKING)
-        self.decisions = Table(self._bottom, look, "Signals and decisions", _decision_columns(), NO_DECISIONS)
-        self.fills = Table(self._bottom, look, "Recent fills", _fill_columns("R"), NO_FILLS)
-        for panes, left, right in (
-            (self._top, self.positions, self.ranking), (self._bottom, self.decisions, self.fills)
-        ):  # fmt: skip
-            panes.add(left.frame, weight=11)
-            panes.add(right.frame, weight=10)
+        positions, ranking, decisions, fills = _desk_columns("R")
+        self.positions = Table(self._top, look, "Open positions", positions, NO_POSITIONS)
+        self.ranking = Table(self._top, look, "Market ranking", ranking, NO_RANKING)
+        self.decisions = Table(self._bottom, look, "Signals and decisions", decisions, NO_DECISIONS)
+        self.fills = Table(self._bottom, look, "Recent fills", fills, NO_FILLS)
+        for panes, tables in ((self._top, self.tables[:2]), (self._bottom, self.tables[2:])):
+            for table, weight in zip(tables, (11, 10), strict=True):
+                panes.add(table.frame, weight=weight)
         self.hides_quiet = ttk.BooleanVar(self.frame, value=False)
-        ttk.Checkbutton(
-            self.decisions.head, text="Hide HOLD and WAIT", variable=self.hides_quiet, command=self._show_decisions
-        ).pack(side="right")
+        quiet = ttk.Checkbutton(self.decisions.head, text="Hide HOLD and WAIT", variable=self.hides_quiet)
+        quiet.configure(command=self._show_decisions)
+        quiet.pack(side="right")
         self._rows.bind("<Map>", lambda event: self.frame.after_idle(self._place_sashes))
 
     def _place_sashes(self) -> None:
@@ -9646,11 +9394,8 @@ class DeskPanel:
         """Show the newest rows."""
         self._news = news
         unit = "R" if news.status.counter == "ZAR" else news.status.counter
-        if unit != self._unit:
-            self._unit = unit
-            self.positions.set_columns(_positions_columns(unit))
-            self.ranking.set_columns(_ranking_columns(unit))
-            self.fills.set_columns(_fill_columns(unit))
+        for table, columns in zip(self.tables, _desk_columns(unit), strict=True):
+            table.set_columns(columns)
         self.ranking.set_empty(NO_RANKING_YET if news.status.is_running else NO_RANKING)
         self.positions.show(news.positions)
         self.ranking.show(news.ranking)
@@ -9658,14 +9403,9 @@ class DeskPanel:
         self._show_decisions()
 
     def _show_decisions(self) -> None:
-        rows = self._news.decisions if self._news is not None else ()
-        if self.hides_quiet.get():
-            shown = tuple(row for row in rows if row.cells[2] not in QUIET_DECISIONS)
-            self.decisions.set_empty(NO_SHOWN_DECISIONS if rows else NO_DECISIONS)
-        else:
-            shown = rows
-            self.decisions.set_empty(NO_DECISIONS)
-        self.decisions.show(shown)
+        rows, hides = self._news.decisions if self._news is not None else (), self.hides_quiet.get()
+        self.decisions.set_empty(NO_SHOWN_DECISIONS if rows and hides else NO_DECISIONS)
+        self.decisions.show([row for row in rows if not hides or row.cells[2] not in QUIET_DECISIONS])
 
 
 class Tempo:
@@ -9686,9 +9426,9 @@ class Tempo:
             self._marks.popleft()
         self._marks.append((now_s, done))
 
-    def elapsed_s(self, now_s: float) -> float:
-        """Seconds since the start."""
-        return now_s - self._started_s
+    def elapsed_text(self, now_s: float) -> str:
+        """The time since the start."""
+        return countdown_text((now_s - self._started_s) * 1000)
 
     @property
     def per_s(self) -> float:
@@ -9707,11 +9447,8 @@ class Tempo:
 class BacktestPanel:
     """Choose candles, run, watch, read the result."""
 
-    def __init__(
-        self, parent: tkinter.Misc, look: Look, post: Callable[[object], None], clock: Clock
-    ) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, post: Callable[[object], None], clock: Clock) -> None:
         import ttkbootstrap as ttk
-
         self._look, self._post, self._clock, self._tempo = look, post, clock, Tempo()
         self.is_running = False
         self.frame = ttk.Frame(parent)
@@ -9721,105 +9458,83 @@ class BacktestPanel:
         self._build_source(form)
         self._build_choice(form)
         self._build_progress(form)
-        right = ttk.Frame(self.frame)
-        right.pack(side="left", fill="both", expand=True)
-        columns = (
-            Column("Measure", "Standard deviation of days"),
-            Column("Value", "-R102,418.55", is_number=True),
-            Column("Note", "same markets and span", stretches=True),
-        )
+        right = packed(ttk.Frame(self.frame), side="left", fill="both", expand=True)
+        columns = (Column("Measure", "Standard deviation of days"), Column("Value", "-R102,418.55", is_number=True),
+                   Column("Note", "same markets and span", stretches=True))
         self.result = Table(right, look, "Result", columns, NO_RESULT)
         self.result.frame.pack(fill="both", expand=True)
         self.result.count.pack_forget()
-        self._summary = ttk.Label(right, font=look.small, justify="left", padding=(look.px(6), look.px(6)))
-        self._summary.pack(fill="x")
+        self._summary = packed(ttk.Label(right, font=look.small, justify="left", padding=look.px(6)), fill="x")
         right.bind("<Configure>", lambda event: self._summary.configure(wraplength=max(200, event.width - 30)))
         look.on_change(self.recolour)
 
     def _build_source(self, form: tkinter.Misc) -> None:
         import ttkbootstrap as ttk
-
         px = self._look.px
         self.source = ttk.StringVar(form, value="folder")
         self.folder = ttk.StringVar(form)
         for value, text in (("folder", "Folder of candle files"), ("cache", "History fetched from Luno")):
             button = ttk.Radiobutton(form, text=text, value=value, variable=self.source, command=self._follow_source)
-            button.pack(anchor="w", pady=px(3))
-            self._inputs.append(button)
+            self._inputs.append(packed(button, anchor="w", pady=px(3)))
             if value == "folder":
-                line = ttk.Frame(form)
-                line.pack(fill="x", padx=(px(22), 0), pady=px(3))
-                self._folder_entry = ttk.Entry(line, textvariable=self.folder, width=28)
-                self._folder_entry.pack(side="left", fill="x", expand=True)
-                self._browse = ttk.Button(line, text="Browse…", command=self._choose_folder)
-                self._browse.pack(side="left", padx=(px(4), 0))
+                line = packed(ttk.Frame(form), fill="x", padx=(px(22), 0), pady=px(3))
+                entry = ttk.Entry(line, textvariable=self.folder, width=28)
+                self._folder_entry = packed(entry, side="left", fill="x", expand=True)
+                browse = ttk.Button(line, text="Browse…", command=self._choose_folder)
+                self._browse = packed(browse, side="left", padx=(px(4), 0))
 
     def _build_choice(self, form: tkinter.Misc) -> None:
         import ttkbootstrap as ttk
-
         px = self._look.px
         ttk.Separator(form).pack(fill="x", pady=px(10))
         ttk.Label(form, text="Markets").pack(anchor="w")
         self.pairs = ttk.StringVar(form)
-        entry = ttk.Entry(form, textvariable=self.pairs)
-        entry.pack(fill="x", pady=px(3))
-        self._hint = ttk.Label(form, text="Empty: all of the folder, or those of the settings", font=self._look.small)
-        self._hint.pack(anchor="w")
+        self._inputs.append(packed(ttk.Entry(form, textvariable=self.pairs), fill="x", pady=px(3)))
+        hint = ttk.Label(form, text="Empty: all of the folder, or those of the settings", font=self._look.small)
+        self._hint = packed(hint, anchor="w")
         ttk.Label(form, text="Decision candles").pack(anchor="w", pady=(px(8), px(2)))
-        grid = ttk.Frame(form)
-        grid.pack(anchor="w")
+        grid = packed(ttk.Frame(form), anchor="w")
         self.timeframes = {duration: ttk.BooleanVar(form, value=duration == 3600) for duration in DURATIONS_S}
         for index, (duration, variable) in enumerate(self.timeframes.items()):
             box = ttk.Checkbutton(grid, text=duration_word(duration), variable=variable)
             box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(14)), pady=px(3))
             self._inputs.append(box)
-        self._inputs.append(entry)
-        self.problem = ttk.Label(form, font=self._look.small, justify="left", wraplength=px(300))
-        self.problem.pack(anchor="w", pady=px(4))
+        problem = ttk.Label(form, font=self._look.small, justify="left", wraplength=px(300))
+        self.problem = packed(problem, anchor="w", pady=px(4))
 
     def _build_progress(self, form: tkinter.Misc) -> None:
         import ttkbootstrap as ttk
-
         px = self._look.px
-        line = ttk.Frame(form)
-        line.pack(fill="x", pady=px(4))
-        self.run = ttk.Button(line, text="Run backtest", bootstyle="primary", command=self.start)
-        self.run.pack(side="left")
-        self.cancel = ttk.Button(line, text="Cancel", command=self.stop, state="disabled")
-        self.cancel.pack(side="left", padx=px(6))
-        self._phase = ttk.Label(form, font=self._look.body)
-        self._phase.pack(anchor="w", pady=(px(10), px(2)))
-        self._progress = ttk.Progressbar(form, maximum=1.0)
-        self._progress.pack(fill="x")
-        self._eta = ttk.Label(form, font=self._look.small)
-        self._eta.pack(anchor="w", pady=px(4))
+        line = packed(ttk.Frame(form), fill="x", pady=px(4))
+        run = ttk.Button(line, text="Run backtest", bootstyle="primary", command=self.start)
+        self.run = packed(run, side="left")
+        cancel = ttk.Button(line, text="Cancel", command=self.stop, state="disabled")
+        self.cancel = packed(cancel, side="left", padx=px(6))
+        self._phase = packed(ttk.Label(form, font=self._look.body), anchor="w", pady=(px(10), px(2)))
+        self._progress = packed(ttk.Progressbar(form, maximum=1.0), fill="x")
+        self._eta = packed(ttk.Label(form, font=self._look.small), anchor="w", pady=px(4))
 
     def _choose_folder(self) -> None:
         from tkinter import filedialog
-
         chosen = filedialog.askdirectory(parent=self.frame, title="Folder of candle files", mustexist=True)
         if chosen:
             self.folder.set(str(chosen))
 
     def _follow_source(self) -> None:
         """The folder counts only when it is the source."""
-        state = "normal" if self.source.get() == "folder" and not self.is_running else "disabled"
-        self._folder_entry.configure(state=state)
-        self._browse.configure(state=state)
+        for widget in (self._folder_entry, self._browse):
+            widget.configure(state="normal" if self.source.get() == "folder" and not self.is_running else "disabled")
 
     def request(self) -> BacktestRequest:
         """What the form asks for; ValueError says what is missing."""
         source, folder = self.source.get(), self.folder.get().strip()
         if source == "folder" and not folder:
             raise ValueError("Choose the folder that holds the candle files.")
-        text = self.pairs.get().strip()
-        spec = next(field for field in FIELDS if field.name == "PAIRS")
-        pairs: object = ()
-        if text:
-            try:
-                pairs = read_field(spec, text)
-            except ValueError as error:
-                raise ValueError(f"Markets: {error}.") from None
+        text, spec = self.pairs.get().strip(), next(field for field in FIELDS if field.name == "PAIRS")
+        try:
+            pairs = read_field(spec, text) if text else ()
+        except ValueError as error:
+            raise ValueError(f"Markets: {error}.") from None
         timeframes = tuple(duration for duration, variable in self.timeframes.items() if variable.get())
         if not timeframes:
             raise ValueError("Tick at least one length of decision candles.")
@@ -9848,9 +9563,8 @@ class BacktestPanel:
 
     def _set_running(self, is_running: bool) -> None:
         self.is_running = is_running
-        self.run.configure(state="disabled" if is_running else "normal")
         self.cancel.configure(state="normal" if is_running else "disabled")
-        for widget in self._inputs:
+        for widget in (self.run, *self._inputs):
             widget.configure(state="disabled" if is_running else "normal")
         self._follow_source()
 
@@ -9859,9 +9573,8 @@ class BacktestPanel:
         now = self._clock.mono_s()
         self._tempo.note(now, progress.done)
         share = progress.done / progress.total if progress.total > 0 else 0.0
-        left = self._tempo.left_text(progress.done, progress.total)
-        elapsed = countdown_text(self._tempo.elapsed_s(now) * 1000)
-        parts = [f"{progress.done:,} of {progress.total:,}", percent_text(share, 0), f"elapsed {elapsed}", left]
+        parts = (f"{progress.done:,} of {progress.total:,}", percent_text(share, 0),
+                 f"elapsed {self._tempo.elapsed_text(now)}", self._tempo.left_text(progress.done, progress.total))
         self._progress.configure(value=share)
         self._phase.configure(text=progress.phase)
         self._eta.configure(text=" · ".join(part for part in parts if part))
@@ -9869,8 +9582,9 @@ class BacktestPanel:
     def show_result(self, done: BacktestDone) -> None:
         """The metrics of a finished run; one that failed or was cancelled keeps what was shown before."""
         if not done.rows:
-            self.end("Cancelled" if done.summary == "Cancelled" else "Ended without a result")
-            self.problem.configure(text="" if done.summary == "Cancelled" else f"✖ {done.summary}")
+            was_cancelled = done.summary == "Cancelled"
+            self.end("Cancelled" if was_cancelled else "Ended without a result")
+            self.problem.configure(text="" if was_cancelled else f"✖ {done.summary}")
             return
         self.end("Done")
         self._progress.configure(value=1.0)
@@ -9883,14 +9597,13 @@ class BacktestPanel:
         if self.is_running:
             self._set_running(False)
             self._phase.configure(text=word)
-            elapsed = countdown_text(self._tempo.elapsed_s(self._clock.mono_s()) * 1000)
-            self._eta.configure(text=f"took {elapsed}")
+            self._eta.configure(text=f"took {self._tempo.elapsed_text(self._clock.mono_s())}")
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
         for label in (self._hint, self._eta, self._summary):
             label.configure(foreground=self._look.palette.muted)
-        self.problem.configure(foreground=self._look.palette.error)
+        self.problem.configure(foreground=self._look.colour("error"))
 
 
 class LogPanel:
@@ -9898,31 +9611,24 @@ class LogPanel:
 
     def __init__(self, parent: tkinter.Misc, look: Look, zone: Zone) -> None:
         import ttkbootstrap as ttk
-
-        px = look.px
-        self._zone = zone
-        self._number = 0
+        px, self._zone, self._number = look.px, zone, 0
         self._lines: deque[tuple[LogLine, Row]] = deque(maxlen=LOG_ROWS)
         self.frame = ttk.Frame(parent)
-        tools = ttk.Frame(self.frame, padding=(px(8), px(8), px(8), 0))
-        tools.pack(fill="x")
+        tools = packed(ttk.Frame(self.frame, padding=(px(8), px(8), px(8), 0)), fill="x")
         ttk.Label(tools, text="Level").pack(side="left")
-        self.level = ttk.Combobox(tools, values=LOG_LEVELS, state="readonly", width=18)
+        level = ttk.Combobox(tools, values=LOG_LEVELS, state="readonly", width=18)
+        self.level = packed(level, side="left", padx=px(6))
         self.level.set(LOG_LEVELS[0])
         self.level.bind("<<ComboboxSelected>>", lambda event: self.refresh())
-        self.level.pack(side="left", padx=px(6))
         ttk.Label(tools, text="Find").pack(side="left", padx=(px(10), 0))
-        self.find = ttk.Entry(tools, width=30)
+        self.find = packed(ttk.Entry(tools, width=30), side="left", padx=px(6))
         self.find.bind("<KeyRelease>", lambda event: self.refresh())
-        self.find.pack(side="left", padx=px(6))
         self.follows = ttk.BooleanVar(self.frame, value=True)
-        ttk.Checkbutton(
-            tools, text="Follow newest", variable=self.follows, bootstyle="round-toggle", command=self._follow
-        ).pack(side="left", padx=px(12))
-        columns = (
-            Column("Time", "14:05:00"), Column("Level", "WARNING"), Column("Area", "network"),
-            Column("Message", "Paper fill XRP/ZAR BUY 410.00 @ 23.84, fee 9.77", stretches=True),
-        )  # fmt: skip
+        follow = ttk.Checkbutton(tools, text="Follow newest", variable=self.follows, bootstyle="round-toggle")
+        follow.configure(command=self._follow)
+        follow.pack(side="left", padx=px(12))
+        columns = (Column("Time", "14:05:00"), Column("Level", "WARNING"), Column("Area", "network"),
+                   Column("Message", "Paper fill XRP/ZAR BUY 410.00 @ 23.84, fee 9.77", stretches=True))
         self.table = Table(self.frame, look, "Log", columns, NO_LOG)
         self.table.keeps_newest = True
         self.table.frame.pack(fill="both", expand=True)
@@ -9941,12 +9647,8 @@ class LogPanel:
         """Show the lines that pass the filter, newest first."""
         wanted = self.find.get().strip().casefold()
         levels = {LOG_LEVELS[1]: ("warning", "error"), LOG_LEVELS[2]: ("error",)}.get(self.level.get())
-        rows = [
-            row
-            for line, row in self._lines
-            if (levels is None or line.level in levels) and wanted in f"{line.kind} {line.text}".casefold()
-        ]
-        self.table.show(rows)
+        self.table.show([row for line, row in self._lines if (levels is None or line.level in levels)
+                         and wanted in f"{line.kind} {line.text}".casefold()])
 
     def _follow(self) -> None:
         self.table.keeps_newest = bool(self.follows.get())
@@ -9972,7 +9674,6 @@ class Footer:
 
     def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
         import ttkbootstrap as ttk
-
         self._look, self._tone, self._version, self._folder = look, "muted", version, folder
         self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
         self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
@@ -9992,19 +9693,13 @@ class Footer:
 
     def show(self, text: str) -> None:
         """The worker's words."""
-        if text != self._text.cget("text"):
-            self._text.configure(text=text)
-            self._fit()
+        self._text.configure(text=text)
+        self._fit()
 
     def show_cycle(self, text: str, tone: str) -> None:
         """How long ago the last cycle was."""
         self._tone = tone
         self._cycle.configure(text=text, foreground=self._look.colour(tone))
-
-    @property
-    def cycle_text(self) -> str:
-        """What is said of the last cycle."""
-        return str(self._cycle.cget("text"))
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
@@ -10018,8 +9713,6 @@ class Footer:
 # shell | uses ERRORS SETTINGS ROWS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-from functools import partial
-
 KEY_HELP = (
     "Candles of Luno need a key, even for looking. Make one for reading only:",
     "1. On luno.com open Settings, then API keys, then Create key.",
@@ -10028,15 +9721,10 @@ KEY_HELP = (
     "The key is kept in the .env file of the data folder, never in the log.",
 )
 KEYS_HELP = (
-    ("F5", "start or stop the bot"),
-    ("F9", "kill switch: no new orders, at once and without a question"),
-    ("Ctrl+1, 2, 3", "Dashboard, Backtest, Log"),
-    ("Ctrl+B", "backtest"),
-    ("Ctrl+E", "export to a folder"),
-    ("Ctrl+F", "find in the log"),
-    ("Ctrl+C", "copy the selected rows, ready for a sheet"),
-    ("Enter, double click", "show a row in full"),
-    ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
+    ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
+    ("Ctrl+1, 2, 3", "Dashboard, Backtest, Log"), ("Ctrl+B", "backtest"), ("Ctrl+E", "export to a folder"),
+    ("Ctrl+F", "find in the log"), ("Ctrl+C", "copy the selected rows, ready for a sheet"),
+    ("Enter, double click", "show a row in full"), ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
     ("F1", "this list"),
 )
 
@@ -10057,39 +9745,29 @@ class Dialog:
 
     def __init__(self, look: Look, title: str) -> None:
         import ttkbootstrap as ttk
-
-        self.look = look
-        self.result = ""
+        self.look, self.result = look, ""
         self.window = ttk.Toplevel(title=title, master=look.root, resizable=(False, False))
         self.window.withdraw()
         self.window.transient(look.root)
         self.window.protocol("WM_DELETE_WINDOW", self.close)
         self.window.bind("<Escape>", lambda event: self.close())
-        self.body = ttk.Frame(self.window, padding=look.px(20))
-        self.body.pack(fill="both", expand=True)
+        self.body = packed(ttk.Frame(self.window, padding=look.px(20)), fill="both", expand=True)
         ttk.Separator(self.window).pack(fill="x")
-        self.feet = ttk.Frame(self.window, padding=look.px(10))
-        self.feet.pack(fill="x", side="bottom")
+        self.feet = packed(ttk.Frame(self.window, padding=look.px(10)), fill="x", side="bottom")
 
     def say(self, text: str, is_head: bool = False) -> ttk.Label:
         """A line of text in the body."""
         import ttkbootstrap as ttk
-
-        label = ttk.Label(
-            self.body, text=text, wraplength=self.look.px(520), justify="left",
-            font=self.look.title if is_head else self.look.body,
-        )  # fmt: skip
-        label.pack(anchor="w", pady=(0, self.look.px(10 if is_head else 5)))
-        return label
+        font, px = self.look.title if is_head else self.look.body, self.look.px
+        label = ttk.Label(self.body, text=text, wraplength=px(520), justify="left", font=font)
+        return packed(label, anchor="w", pady=(0, px(10 if is_head else 5)))
 
     def button(self, text: str, command: Callable[[], None], bootstyle: str = "default") -> ttk.Button:
         """A button at the bottom right; the first one made stands rightmost."""
         import ttkbootstrap as ttk
-
         made = ttk.Button(self.feet, text=text, bootstyle=bootstyle, command=command)
-        made.pack(side="right", padx=(self.look.px(6), 0))
         made.lower()  # Tab goes from left to right
-        return made
+        return packed(made, side="right", padx=(self.look.px(6), 0))
 
     def show(self, focus: tkinter.Misc) -> str:
         """Open over the main window, wait until it is closed, and give the result."""
@@ -10122,26 +9800,27 @@ def ask_question(look: Look, question: Question) -> str:
     dialog.say(question.head, is_head=True)
     for line in question.lines:
         dialog.say(line)
-    made = []
+    made: list[ttk.Button] = []
     for answer in reversed(question.answers):
-        is_safe = answer == question.answers[-1]
-        style = "primary" if is_safe else "danger" if question.is_grave else "default"
+        style = "primary" if not made else "danger" if question.is_grave else "default"
         made.append(dialog.button(answer, partial(dialog.finish, answer), style))
     return dialog.show(made[0])
+
+
+def _is_confirmed(look: Look, title: str, head: str, lines: Sequence[str], answers: tuple[str, str]) -> bool:
+    """True when the first, grave answer was chosen."""
+    return ask_question(look, Question(title, head, tuple(lines), answers, is_grave=True)) == answers[0]
 
 
 def ask_exit(look: Look, mode: str, positions: Sequence[Row]) -> bool:
     """May the program end while the bot runs? Lists what is open and what becomes of it."""
     held = [f"•  {row.cells[0]}   {row.cells[1]} ({row.cells[2]})   stop {row.cells[4]}" for row in positions]
     many = f"{len(held)} open position" + ("" if len(held) == 1 else "s") + ":"
+    after = f"{mode} positions are kept in the database; their stops are not watched meanwhile."
     if mode == "LIVE":
         after = "Stops that rest at Luno stay there; nothing else watches them until you start again."
-    else:
-        after = f"{mode} positions are kept in the database; their stops are not watched meanwhile."
     lines = (many, *held, after) if held else ("There are no open positions.",)
-    answers = ("Stop bot and exit", "Keep running")
-    question = Question("Exit LunoBiz", "The bot is running.", lines, answers, is_grave=True)
-    return ask_question(look, question) == "Stop bot and exit"
+    return _is_confirmed(look, "Exit LunoBiz", "The bot is running.", lines, ("Stop bot and exit", "Keep running"))
 
 
 def ask_rearm(look: Look, folder: str) -> bool:
@@ -10149,26 +9828,20 @@ def ask_rearm(look: Look, folder: str) -> bool:
     lines = (
         "The bot may open positions again at the next closed candle.",
         "First remove the kill file from the data folder, and from beside the program if it is there; "
-        "as long as one is found the bot stays killed.",
-        folder,
+        "as long as one is found the bot stays killed.", folder,
     )
-    answers = ("Re-arm", "Stay killed")
-    question = Question("Re-arm", "Re-arm the bot after the kill switch?", lines, answers, is_grave=True)
-    return ask_question(look, question) == "Re-arm"
+    return _is_confirmed(look, "Re-arm", "Re-arm the bot after the kill switch?", lines, ("Re-arm", "Stay killed"))
 
 
 def ask_resolve(look: Look, reasons: Sequence[str]) -> bool:
     """Has the owner dealt with what halted the bot?"""
     lines = (*reasons, "Go on only when you have looked at your account and the cause is gone.")
-    answers = ("Resolved, go on", "Stay halted")
-    question = Question("Resolve halt", "Trading is halted.", lines, answers, is_grave=True)
-    return ask_question(look, question) == "Resolved, go on"
+    return _is_confirmed(look, "Resolve halt", "Trading is halted.", lines, ("Resolved, go on", "Stay halted"))
 
 
 def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
     """One row of a table in full, for texts that do not fit their column."""
     import ttkbootstrap as ttk
-
     dialog = Dialog(look, "Details")
     for number, (heading, cell) in enumerate(zip(headings, cells, strict=False)):
         name = ttk.Label(dialog.body, text=heading, font=look.bold)
@@ -10194,8 +9867,7 @@ class FirstRun:
         dialog.say("How do you want to start?", is_head=True)
         dialog.say("The demo runs on prices invented by this program: no key, no network.")
         dialog.say("With a read-only key it trades on paper at Luno's real prices.")
-        later = dialog.say("A key can be entered at any later start.")
-        later.configure(foreground=look.palette.muted)
+        dialog.say("A key can be entered at any later start.").configure(foreground=look.palette.muted)
         self.demo = dialog.button("Start the demo", partial(dialog.finish, "demo"), "primary")
         self.key = dialog.button("Enter a read-only key…", self._ask_key)
 
@@ -10206,21 +9878,18 @@ class FirstRun:
     def _ask_key(self) -> None:
         """The second page: what to tick at Luno, and two masked fields."""
         import ttkbootstrap as ttk
-
         dialog, px = self.dialog, self.look.px
         for child in (*dialog.body.winfo_children(), *dialog.feet.winfo_children()):
             child.destroy()
         dialog.say("Your read-only key", is_head=True)
         for line in KEY_HELP:
             dialog.say(line)
-        grid = ttk.Frame(dialog.body)
-        grid.pack(fill="x", pady=px(8))
+        grid = packed(ttk.Frame(dialog.body), fill="x", pady=px(8))
         self.entries = [ttk.Entry(grid, width=46, show="•") for _ in range(2)]
         for row, (name, entry) in enumerate(zip(("Key ID", "Secret"), self.entries, strict=True)):
             ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, px(12)))
             entry.grid(row=row, column=1, sticky="ew", pady=px(3))
-        self.problem = ttk.Label(dialog.body, foreground=self.look.palette.error)
-        self.problem.pack(anchor="w")
+        self.problem = packed(ttk.Label(dialog.body, foreground=self.look.colour("error")), anchor="w")
         self.save = dialog.button("Save key", self._save, "primary")
         dialog.button("Use the demo", partial(dialog.finish, "demo"))
         dialog.window.bind("<Return>", lambda event: self._save())
@@ -10252,8 +9921,7 @@ DRAIN_MS, FIRST_RUN_MS = 100, 200
 EVENTS_PER_DRAIN = 50
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
-JOIN_S = 5.0
-NOTES_KEPT = 5
+JOIN_S, NOTES_KEPT = 5.0, 5
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
@@ -10291,7 +9959,6 @@ def prefers_light() -> bool:
 def show_folder(folder: Path) -> None:
     """Open a folder in the system's file manager."""
     import webbrowser
-
     webbrowser.open(folder.resolve().as_uri())
 
 
@@ -10312,35 +9979,20 @@ def opening_status(options: WindowOptions) -> Status:
     return replace(
         empty, state=Reading("STATE", DASH), equity=Reading("EQUITY", DASH), cash=Reading("CASH", DASH),
         exposure=Reading("EXPOSURE", DASH), day=Reading(empty.day.caption, DASH), cap=Reading("DAILY CAP", DASH),
-        api=Reading(empty.api.caption, DASH),
-    )
+        api=Reading(empty.api.caption, DASH))
 
 
-class Heartbeat:
-    """When the worker was last heard, and what to think of its silence."""
-
-    def __init__(self, now_s: float) -> None:
-        self._news_s = now_s
-
-    def heard(self, now_s: float) -> None:
-        """Fresh figures have come."""
-        self._news_s = now_s
-
-    def age_s(self, now_s: float) -> float:
-        """Seconds since the last figures."""
-        return now_s - self._news_s
-
-    def verdict(self, now_s: float, cycle_age_s: float, is_running: bool, is_alive: bool) -> tuple[str, str]:
-        """What to say of the last cycle, and in which tone; the worker may be silent, or turn in one spot."""
-        if not is_alive:
-            return "✖ Worker has ended: nothing is traded. Restart LunoBiz.", "error"
-        silent = max(self.age_s(now_s), cycle_age_s)
-        if not is_running and self.age_s(now_s) < SILENT_WARN_S:
-            return "Bot stopped", "muted"
-        text = f"Last cycle {silent:,.0f} s ago"
-        if silent >= SILENT_ERROR_S:
-            return f"✖ {text}: the worker does not answer", "error"
-        return (f"▲ {text}", "warn") if silent >= SILENT_WARN_S else (text, "muted")
+def silence_words(news_age_s: float, cycle_age_s: float, is_running: bool, is_alive: bool) -> tuple[str, str]:
+    """What to say of the last cycle, and in which tone; the worker may be silent, or turn in one spot."""
+    if not is_alive:
+        return "✖ Worker has ended: nothing is traded. Restart LunoBiz.", "error"
+    if not is_running and news_age_s < SILENT_WARN_S:
+        return "Bot stopped", "muted"
+    silent_s = max(news_age_s, cycle_age_s)
+    text = f"Last cycle {silent_s:,.0f} s ago"
+    if silent_s >= SILENT_ERROR_S:
+        return f"✖ {text}: the worker does not answer", "error"
+    return (f"▲ {text}", "warn") if silent_s >= SILENT_WARN_S else (text, "muted")
 
 
 class Screen:
@@ -10348,27 +10000,23 @@ class Screen:
 
     def __init__(self, root: ttk.App, look: Look, options: WindowOptions, clock: Clock) -> None:
         self.root, self.look, self.options = root, look, options
-        self.clock, self.zone = clock, local_zone()
+        self.clock, self.zone, self.heard_s = clock, local_zone(), clock.mono_s()
         self.news: DeskNews | None = None
-        self.heartbeat = Heartbeat(clock.mono_s())
         self._notes: list[Banner] = []
         self._is_faded = self._is_silent = False
 
     def build(self, doings: Doings, on_kill: Callable[[], None], post: Callable[[object], None]) -> None:
         """The status bar is packed first, so that a small window loses the tables' rows and nothing else."""
         import ttkbootstrap as ttk
-
         root, look, options = self.root, self.look, self.options
         self.footer = Footer(root, look, f"{options.title} {options.version}", str(options.folder))
         self.footer.frame.pack(side="bottom", fill="x")
-        self.strip = StatusStrip(root, look, on_kill)
-        self.actions = ActionBar(root, look, doings)
+        self.strip, self.actions = StatusStrip(root, look, on_kill), ActionBar(root, look, doings)
         self.banners = BannerBar(root, look, doings.act_on_banner, self.open_log)
         self.strip.bar.pack(side="top", fill="x")
         for part in (self.strip, self.actions, self.banners):
             part.frame.pack(side="top", fill="x")
-        self.tabs = ttk.Notebook(root)
-        self.tabs.pack(fill="both", expand=True, padx=look.px(8))
+        self.tabs = packed(ttk.Notebook(root), fill="both", expand=True, padx=look.px(8))
         self.desk = DeskPanel(self.tabs, look)
         self.backtest = BacktestPanel(self.tabs, look, post, self.clock)
         self.log = LogPanel(self.tabs, look, self.zone)
@@ -10394,21 +10042,18 @@ class Screen:
             self.log.add(event, self.now_ms())
         elif isinstance(event, BacktestProgress):
             self.backtest.show_progress(event)
-            return False
         elif isinstance(event, BacktestDone):
             self.backtest.show_result(event)
-            return False
         elif isinstance(event, Note):
             self.note(event.level, event.text)
         elif isinstance(event, Failed):
             self.backtest.end("Ended with an error")
             self.note("error", event.text)
-        return True
+        return not isinstance(event, BacktestProgress | BacktestDone)
 
     def note(self, level: str, text: str, key: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
-        now = self.now_ms()
-        self.log.add(LogLine(now, level, "window", text), now)
+        self.log.add(LogLine(self.now_ms(), level, "window", text), self.now_ms())
         banner = Banner(level, text, key=key)
         self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
         self._show_banners()
@@ -10416,7 +10061,7 @@ class Screen:
     def show(self, news: DeskNews) -> None:
         """Show the newest figures."""
         before, self.news = self.news, news
-        self.heartbeat.heard(self.clock.mono_s())
+        self.heard_s = self.clock.mono_s()
         if self._is_faded:
             self._is_faded = False
             self.strip.unfade()
@@ -10451,9 +10096,8 @@ class Screen:
 
     def now_ms(self) -> int:
         """The time that is shown: the market's in a demo or replay, else the computer's."""
-        if self.news is not None and self.news.status.is_market_time:
-            return self.news.time_ms
-        return self.clock.now_ms()
+        news = self.news
+        return news.time_ms if news is not None and news.status.is_market_time else self.clock.now_ms()
 
     def show_clock(self) -> None:
         """The time, local and UTC; a stepped market shows its own, with the day."""
@@ -10461,36 +10105,31 @@ class Screen:
         if self.news is not None and self.news.status.is_market_time:
             self.strip.show_clock(day_and_time(now, self.zone), "market time")
         else:
-            utc = clock_text(now, Zone()) + " UTC"
-            self.strip.show_clock(f"{clock_text(now, self.zone)} {self.zone.label}", utc)
+            local = f"{clock_text(now, self.zone)} {self.zone.label}"
+            self.strip.show_clock(local, clock_text(now, Zone()) + " UTC")
 
     def show_silence(self, is_alive: bool) -> None:
         """How long ago the last cycle was; old figures are muted, and a dead worker is told without its help."""
         is_running = self.news is not None and self.news.status.is_running
-        text, tone = self.heartbeat.verdict(self.clock.mono_s(), self._cycle_age_s(), is_running, is_alive)
+        news_age_s, cycle_age_s = self.clock.mono_s() - self.heard_s, 0.0
+        if self.news is not None and not self.news.status.is_market_time:  # a stepped market has no such age
+            cycle_age_s = max(0.0, (self.clock.now_ms() - self.news.time_ms) / 1000)
+        text, tone = silence_words(news_age_s, cycle_age_s, is_running, is_alive)
         self.footer.show_cycle(text, tone)
         if self._is_silent != (tone == "error"):
             self._is_silent = tone == "error"
             self._show_banners()
         if tone in ("warn", "error") and self.news is not None:
             self._is_faded = True
-            age_s = max(self.heartbeat.age_s(self.clock.mono_s()), self._cycle_age_s())
-            self.strip.fade(f"stale {age_s:,.0f} s")
-
-    def _cycle_age_s(self) -> float:
-        """Age of the last cycle by the computer's clock; a stepped market has no such age."""
-        if self.news is None or self.news.status.is_market_time:
-            return 0.0
-        return max(0.0, (self.clock.now_ms() - self.news.time_ms) / 1000)
+            self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
 
 
 class Dashboard:
     """The window: it shows frozen news and sends commands; it never computes, waits or uses the network."""
 
     def __init__(self, worker: Worker, options: WindowOptions) -> None:
-        self._worker, self._options = worker, options
+        self._worker, self._options, self._choice = worker, options, ""
         self._clock: Clock = SystemClock()
-        self._choice = ""
         self._closing_s: float | None = None
         self._timers: dict[str, str] = {}
         mode = "TEST EXCHANGE" if options.is_test_exchange else options.mode.value.upper()
@@ -10502,9 +10141,9 @@ class Dashboard:
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
             start_stop=self.start_or_stop, backtest=self.open_backtest, export=self.export,
-            open_folder=self._open_folder, set_speed=self._set_speed, toggle_theme=self.look.toggle,
-            act_on_banner=self._act_on_banner,
-        )  # fmt: skip
+            open_folder=self._open_folder, set_speed=lambda speed: worker.send(SetSpeed(speed)),
+            toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
+        )
         self.screen.build(doings, self.kill_or_rearm, worker.send)
         self._bind_keys()
         fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
@@ -10517,7 +10156,7 @@ class Dashboard:
             ("<F5>", self.start_or_stop), ("<Alt-s>", self.start_or_stop), ("<F9>", self.kill), ("<F1>", self._help),
             ("<Control-b>", self.open_backtest), ("<Control-e>", self.export), ("<Control-f>", self._find),
             ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(3)),
-        )  # fmt: skip
+        )
         for sequence, action in keys:
             # the kill switch must work while a dialog is open, the others must not
             binder = self.root.bind_all if sequence == "<F9>" else self.root.bind
@@ -10550,11 +10189,11 @@ class Dashboard:
         try:
             self._options.write_kill()
         except (OSError, LunobizError) as error:
-            why = type(error).__name__
-            self.screen.note("error", f"The kill file could not be written ({why}); the bot has been told.")
+            text = f"The kill file could not be written ({type(error).__name__}); the bot has been told."
+            self.screen.note("error", text)
         self._worker.send(Kill())
-        pressed = when_text(self.screen.now_ms(), self.screen.now_ms(), self.screen.zone)
-        self.screen.note("warning", f"Kill switch pressed at {pressed}.", key="kill")
+        now = self.screen.now_ms()
+        self.screen.note("warning", f"Kill switch pressed at {when_text(now, now, self.screen.zone)}.", key="kill")
 
     def kill_or_rearm(self) -> None:
         """The kill button; when the bot is killed it re-arms, with a question."""
@@ -10567,12 +10206,8 @@ class Dashboard:
         news = self.screen.news
         if action == "rearm":
             self.kill_or_rearm()
-        reasons = [b.text for b in news.banners if b.action == "resolve"] if news is not None else []
-        if action == "resolve" and ask_resolve(self.look, reasons):
+        elif news is not None and ask_resolve(self.look, [b.text for b in news.banners if b.action == "resolve"]):
             self._worker.send(ResolveHalt())
-
-    def _set_speed(self, speed: float) -> None:
-        self._worker.send(SetSpeed(speed))
 
     def open_backtest(self) -> None:
         """Ctrl+B: the form of the backtest."""
@@ -10581,7 +10216,6 @@ class Dashboard:
     def export(self) -> None:
         """Ctrl+E: everything as files, into a folder of the owner's choice."""
         from tkinter import filedialog
-
         chosen = filedialog.askdirectory(parent=self.root, title="Export to folder", mustexist=True)
         if chosen:
             self._worker.send(Export(str(chosen)))
@@ -10644,8 +10278,8 @@ class Dashboard:
         """Once a second: the clock, and how long the worker has been silent."""
         try:
             self.screen.show_clock()
-            was_heard = self.screen.news is not None
-            self.screen.show_silence(not was_heard or self._worker.is_alive() or self._closing_s is not None)
+            has_started = self.screen.news is not None and self._closing_s is None
+            self.screen.show_silence(not has_started or self._worker.is_alive())
         finally:
             self._timers["tick"] = self.root.after(1000, self._tick)
 

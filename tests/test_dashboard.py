@@ -43,7 +43,7 @@ class Bench:
         self.root = self.window.root
         self.window._clock = self.window.screen.clock = self.clock
         self.window.screen.zone = sc.SAST
-        self.window.screen.heartbeat.heard(self.clock.seconds)
+        self.window.screen.heard_s = self.clock.seconds
         self.has_ended = False
 
     @property
@@ -135,7 +135,7 @@ def test_a_demo_is_marked_everywhere(screen: None, tmp_path: Path) -> None:
     assert bench.root.title() == "DEMO — LunoBiz"
     bench.tell(sc.news(mode=lb.Mode.DEMO, speed=1_800.0))
     assert bench.screen.strip._pill.cget("text") == "DEMO"
-    assert str(bench.screen.strip.bar.cget("background")) == bench.window.look.palette.demo[0]
+    assert str(bench.screen.strip.bar.cget("background")) == bench.window.look.palette.modes["demo"][0]
     fills = bench.screen.desk.fills
     assert {str(fills.tree.set(k, "7")).strip() for k in fills.keys} == {"demo"}
     assert bench.screen.strip._clock.cget("text") == "22 Nov 14:00 SAST"
@@ -224,15 +224,15 @@ def test_our_own_errors_are_told_in_their_words(bench: Bench) -> None:
 def test_silence_turns_amber_then_red_and_old_figures_grey(bench: Bench) -> None:
     bench.tell(sc.news())
     bench.wait(2)
-    assert bench.screen.footer.cycle_text == "Last cycle 4 s ago"  # the news was two seconds old when it came
+    assert bench.screen.footer._cycle.cget("text") == "Last cycle 4 s ago"  # the news was two seconds old when it came
     bench.wait(28)
-    assert bench.screen.footer.cycle_text == "▲ Last cycle 32 s ago"
+    assert bench.screen.footer._cycle.cget("text") == "▲ Last cycle 32 s ago"
     value = bench.screen.strip._cells["equity"]
     assert str(value._value.cget("foreground")) == bench.window.look.palette.muted
     assert value._note.cget("text") == "stale 32 s"
     assert bench.banners == []
     bench.wait(40)
-    assert bench.screen.footer.cycle_text == "✖ Last cycle 72 s ago: the worker does not answer"
+    assert bench.screen.footer._cycle.cget("text") == "✖ Last cycle 72 s ago: the worker does not answer"
     assert bench.banners == [lb.SILENCE]
     bench.tell(replace(sc.news(), time_ms=bench.clock.wall_ms))
     bench.wait(0)
@@ -245,30 +245,30 @@ def test_a_worker_that_turns_in_one_spot_is_seen(bench: Bench) -> None:
     bench.wait(70)
     bench.tell(sc.news())  # it talks, but of a cycle long past
     bench.wait(0)
-    assert bench.screen.footer.cycle_text.startswith("✖ Last cycle 72 s ago")
+    assert bench.screen.footer._cycle.cget("text").startswith("✖ Last cycle 72 s ago")
 
 
 def test_a_stepped_market_is_not_judged_by_the_wall_clock(bench: Bench) -> None:
     bench.clock.wall_ms += 400 * lb.DAY_MS
     bench.tell(sc.news(mode=lb.Mode.DEMO))
     bench.wait(1)
-    assert bench.screen.footer.cycle_text == "Last cycle 1 s ago"
+    assert bench.screen.footer._cycle.cget("text") == "Last cycle 1 s ago"
 
 
 def test_a_dead_worker_is_seen_without_its_help(bench: Bench) -> None:
     bench.tell(sc.news())
     bench.worker.is_up = False
     bench.wait(0)
-    assert bench.screen.footer.cycle_text.startswith("✖ Worker has ended: nothing is traded.")
+    assert bench.screen.footer._cycle.cget("text").startswith("✖ Worker has ended: nothing is traded.")
     assert bench.banners == [lb.SILENCE]
 
 
 def test_a_stopped_bot_is_not_silent(bench: Bench) -> None:
     bench.tell(sc.news(is_running=False))
     bench.wait(10)
-    assert bench.screen.footer.cycle_text == "Bot stopped"
+    assert bench.screen.footer._cycle.cget("text") == "Bot stopped"
     bench.wait(30)
-    assert bench.screen.footer.cycle_text == "▲ Last cycle 42 s ago"  # it should have been heard all the same
+    assert bench.screen.footer._cycle.cget("text") == "▲ Last cycle 42 s ago"  # it should have been heard all the same
 
 
 # ---- commands ---------------------------------------------------------------

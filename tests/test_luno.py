@@ -553,7 +553,6 @@ def test_a_code_of_unknown_form_is_still_an_error(code: object) -> None:
         reply("", 503),
         reply(b"\xff\x00", 504),
         reply(CALLS["balances"][0], 500),
-        coded("ErrUnderMaintenance", 503),
         coded("ErrInternal", 400),
         coded("ErrDeadlineExceeded", 200),
         reply("moved", 302, {"location": "https://evil.example"}),

@@ -80,12 +80,12 @@ def contrast(one: str, other: str) -> float:
 def test_every_tone_can_be_read(is_dark: bool, ground: str) -> None:
     palette = lb.palette_of(is_dark)
     for tone in ("up", "down", "muted", "warn", "error"):
-        assert contrast(palette.tone(tone, ""), ground) >= 4.5, tone
-        assert contrast(palette.tone(tone, ""), palette.band) >= 4.5, tone
-    pairs = [palette.mode(m) for m in ("paper", "live", "demo", "test")]
-    pairs += [palette.banner(b) for b in ("error", "warning", "info")]
+        assert contrast(palette.tones[tone], ground) >= 4.5, tone
+        assert contrast(palette.tones[tone], palette.band) >= 4.5, tone
+    pairs = [palette.modes[m] for m in ("paper", "live", "demo", "test")]
+    pairs += [palette.banners[b] for b in ("error", "warning", "info")]
     assert all(contrast(*pair) >= 4.5 for pair in pairs)
-    assert len({palette.mode(m) for m in ("paper", "live", "demo", "test")}) == 4
+    assert len({palette.modes[m] for m in ("paper", "live", "demo", "test")}) == 4
 
 
 def test_a_font_whose_digits_differ_is_refused() -> None:
@@ -106,7 +106,7 @@ def test_light_and_dark_recolour_everything(look: lb.Look, table: lb.Table) -> N
     dark = colours()
     look.toggle()
     assert not look.is_dark
-    assert colours()[0] == lb.palette_of(is_dark=False).up != dark[0]
+    assert colours()[0] == lb.palette_of(is_dark=False).tones["up"] != dark[0]
     assert colours()[1] != dark[1]
     assert colours()[2] == dark[2]
     look.toggle()
@@ -320,18 +320,18 @@ def test_the_kill_switch_becomes_rearm(strip: lb.StatusStrip) -> None:
 def test_old_figures_are_muted_and_come_back(look: lb.Look, strip: lb.StatusStrip) -> None:
     strip.show(sc.news().status)
     value, note = strip._cells["day"]._value, strip._cells["day"]._note
-    assert str(value.cget("foreground")) == look.palette.up
+    assert str(value.cget("foreground")) == look.colour("up")
     strip.fade("stale 38 s")
     assert str(value.cget("foreground")) == look.palette.muted
     assert note.cget("text") == "stale 38 s"
     strip.unfade()
-    assert str(value.cget("foreground")) == look.palette.up
+    assert str(value.cget("foreground")) == look.colour("up")
     assert "wished" in note.cget("text") or " of " in note.cget("text")
 
 
 @pytest.mark.parametrize("tone", ["paper", "demo", "live", "test"])
 def test_pill_and_bar_have_the_colour_of_the_mode(look: lb.Look, strip: lb.StatusStrip, tone: str) -> None:
     strip.show(replace(sc.news().status, mode_tone=tone))
-    background, text = look.palette.mode(tone)
+    background, text = look.palette.modes[tone]
     assert str(strip.bar.cget("background")) == str(strip._pill.cget("background")) == background
     assert str(strip._pill.cget("foreground")) == text
