@@ -2812,12 +2812,8 @@ def _cap_words(limits: RiskLimits) -> str:
 
 
 def review_caps(draft: Draft) -> None:
-    """Set the daily and weekly caps when equity, open losses included, has fallen to them; end a cooldown."""
+    """Set the daily and weekly caps when equity, open losses included, has fallen to them."""
     limits, desk, now = draft.settings.limits, draft.desk, draft.now_ms
-    over = [c for c in desk.causes if c.kind is CauseKind.DAILY_CAP and c.until_ms <= now]
-    if over:
-        draft.desk = desk = clear_cause(desk, CauseKind.DAILY_CAP)
-        draft.tell("cooldown", "info", "Cooldown over: entries are allowed again")
     value, kinds = equity(desk), {c.kind for c in desk.causes}
     if desk.day_start_equity <= 0 or desk.week_start_equity <= 0:
         return  # nothing to lose
@@ -2832,10 +2828,19 @@ def review_caps(draft: Draft) -> None:
         draft.tell("weekly_cap", "error", f"Weekly loss cap reached: {why}; halted until you confirm")
 
 
+def end_cooldown(draft: Draft) -> None:
+    """Lift the daily cap once its time is over; a new day has begun by then."""
+    if any(c.kind is CauseKind.DAILY_CAP and c.until_ms <= draft.now_ms for c in draft.desk.causes):
+        draft.desk = clear_cause(draft.desk, CauseKind.DAILY_CAP)
+        draft.tell("cooldown", "info", "Cooldown over: entries are allowed again")
+        review_caps(draft)  # what was held to its stops may have lost the next day's share too
+
+
 def review_limits(draft: Draft) -> None:
-    """Loss caps, day roll, machine and line."""
+    """Loss caps, day roll, end of a cooldown, machine and line."""
     review_caps(draft)  # first: what the last candle of a day lost counts for that day
     roll_day(draft)
+    end_cooldown(draft)
     review_conditions(draft)
 
 
@@ -9917,11 +9922,14 @@ class FirstRun:
 # shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
+import gc
+
 DRAIN_MS, FIRST_RUN_MS = 100, 200
 EVENTS_PER_DRAIN = 50
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
 JOIN_S, NOTES_KEPT = 5.0, 5
+FULL_COLLECTION = 60  # ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
@@ -10128,8 +10136,9 @@ class Dashboard:
     """The window: it shows frozen news and sends commands; it never computes, waits or uses the network."""
 
     def __init__(self, worker: Worker, options: WindowOptions) -> None:
-        self._worker, self._options, self._choice = worker, options, ""
+        self._worker, self._options, self._choice, self._ticks = worker, options, "", 0
         self._clock: Clock = SystemClock()
+        gc.disable()
         self._closing_s: float | None = None
         self._timers: dict[str, str] = {}
         mode = "TEST EXCHANGE" if options.is_test_exchange else options.mode.value.upper()
@@ -10275,8 +10284,13 @@ class Dashboard:
             self.screen.log.refresh()
 
     def _tick(self) -> None:
-        """Once a second: the clock, and how long the worker has been silent."""
+        """Once a second: the clock, how long the worker has been silent, and the garbage.
+
+        Tk's objects may only die in this thread. A collection in the worker's would make it wait for the window.
+        """
         try:
+            self._ticks += 1
+            gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -10307,6 +10321,8 @@ class Dashboard:
             self.root.after_cancel(timer)
         if timers:
             self.root.destroy()
+            gc.collect()
+            gc.enable()
 
     def _finish_closing(self) -> bool:
         """True once the worker has ended and the window is gone; says so when it takes long."""
