@@ -4156,7 +4156,7 @@ def fill_rows(fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, n
     """The newest fills first, at most 200: Time, Market, Side, Size, Price, Value, Fee, Mode."""
     newest = sorted(fills, key=lambda f: -f.time_ms)[:DECISIONS_SHOWN]
     return _unique(
-        _fill_row(f, markets.get(f.pair), mode.lower(), stamp_text(f.time_ms, now_ms, zone)) for f in newest
+        _fill_row(f, markets.get(f.pair), mode.upper(), stamp_text(f.time_ms, now_ms, zone)) for f in newest
     )
 
 
