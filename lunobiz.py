@@ -1147,7 +1147,8 @@ def parse_settings(env: Mapping[str, str]) -> Settings:
         try:
             values[spec.target] = read_field(spec, text if text.strip() else spec.default)
         except ValueError as error:
-            problems.append(f'{PREFIX}{spec.name} is "{text[:60]}": {error} ({spec.range_text})')
+            allowed = "" if spec.range_text in str(error) else f" ({spec.range_text})"
+            problems.append(f'{PREFIX}{spec.name} is "{text[:60]}": {error}{allowed}')
     if not problems:
         settings = _assemble(values)
         problems = _cross_checks(settings)
@@ -2948,9 +2949,10 @@ def send(draft: Draft, verdict: RiskVerdict, position: Position | None = None) -
 def _tell_refused(draft: Draft, verdict: RiskVerdict) -> None:
     """A sale or protection that cannot go out, told at each decision: the owner may have to act."""
     code = verdict.refusal.value if verdict.refusal is not None else ""
-    if draft.moment.due:
+    if draft.moment.due and verdict.refusal not in (Refusal.KILLED, Refusal.STATE):  # those were told by their cause
         intent = verdict.intent
-        draft.tell("refused", "error", f"{intent.kind.value} refused, {code}: {verdict.why}", intent.pair)
+        text = f"{intent.pair}: {intent.kind.value} refused, {code}: {verdict.why}"
+        draft.tell("refused", "error", text, intent.pair)
 
 
 def leave(draft: Draft, position: Position, view: MarketView) -> None:
@@ -3859,7 +3861,8 @@ def _state_reading(desk: Desk, health: Health, zone: Zone) -> Reading:
         note = "until " + when_text(max(c.until_ms for c in causes), health.now_ms, zone)
     elif not note:
         note = "since " + when_text(min(c.since_ms for c in causes), health.now_ms, zone)
-    return Reading("STATE", state.name, note, STATE_TONES.get(state.name, "warn"), note.removesuffix(" " + zone.label))
+    name = "STOPPED" if state is TradingState.READY and not health.is_running else state.name
+    return Reading("STATE", name, note, STATE_TONES.get(state.name, "warn"), note.removesuffix(" " + zone.label))
 
 
 def _equity_reading(desk: Desk, worth: float | None, counter: str) -> Reading:
@@ -3956,10 +3959,16 @@ def status_row(desk: Desk, report: CycleReport | None, settings: Settings, healt
     )
 
 
+LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
+    (True, True): "● Connected", (True, False): "○ No answer yet", (False, True): "✖ No network",
+    (False, False): "✖ No network",
+})  # network seems there, has ever answered
+
+
 def footer_text(health: Health, zone: Zone) -> str:
     """The status bar: connection, next cycle, last candle, database, log, notices, parameter set."""
     is_simulated = health.mode in SIMULATED_MARKETS
-    parts = ["● No network used" if is_simulated else "● Connected" if health.has_network else "✖ No network"]
+    parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
         parts.append("Next cycle " + countdown_text(health.next_cycle_ms - health.now_ms))
     last = health.last_candle_ms
@@ -8000,7 +8009,7 @@ class Engine:
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
         if self.parts.is_killed():
-            return "The kill file is still there: remove it first"
+            return "The kill file is still there: remove the file named KILL first"
         self.desk, self._recorder.is_due = clear_cause(self.desk, CauseKind.KILL), True
         self.tell(Event(now_ms, "rearm", "warning", "Re-armed by the owner"))
         return ""
@@ -9589,6 +9598,7 @@ class BacktestPanel:
         if not done.rows:
             was_cancelled = done.summary == "Cancelled"
             self.end("Cancelled" if was_cancelled else "Ended without a result")
+            self._progress.configure(value=0.0)
             self.problem.configure(text="" if was_cancelled else f"✖ {done.summary}")
             return
         self.end("Done")
@@ -9822,7 +9832,9 @@ def ask_exit(look: Look, mode: str, positions: Sequence[Row]) -> bool:
     held = [f"•  {row.cells[0]}   {row.cells[1]} ({row.cells[2]})   stop {row.cells[4]}" for row in positions]
     many = f"{len(held)} open position" + ("" if len(held) == 1 else "s") + ":"
     after = f"{mode} positions are kept in the database; their stops are not watched meanwhile."
-    if mode == "LIVE":
+    if mode in ("DEMO", "REPLAY"):
+        after = f"The next {mode} starts from the beginning."
+    elif mode == "LIVE":
         after = "Stops that rest at Luno stay there; nothing else watches them until you start again."
     lines = (many, *held, after) if held else ("There are no open positions.",)
     return _is_confirmed(look, "Exit LunoBiz", "The bot is running.", lines, ("Stop bot and exit", "Keep running"))
@@ -9832,7 +9844,7 @@ def ask_rearm(look: Look, folder: str) -> bool:
     """May the bot send orders again after the kill switch?"""
     lines = (
         "The bot may open positions again at the next closed candle.",
-        "First remove the kill file from the data folder, and from beside the program if it is there; "
+        "First remove the file named KILL from the data folder, and from beside the program if it is there; "
         "as long as one is found the bot stays killed.", folder,
     )
     return _is_confirmed(look, "Re-arm", "Re-arm the bot after the kill switch?", lines, ("Re-arm", "Stay killed"))
@@ -10069,6 +10081,8 @@ class Screen:
     def show(self, news: DeskNews) -> None:
         """Show the newest figures."""
         before, self.news = self.news, news
+        if before is not None and before.status.is_killed and not news.status.is_killed:
+            self._notes = [n for n in self._notes if "kill file" not in n.text]
         self.heard_s = self.clock.mono_s()
         if self._is_faded:
             self._is_faded = False
@@ -10119,7 +10133,7 @@ class Screen:
     def show_silence(self, is_alive: bool) -> None:
         """How long ago the last cycle was; old figures are muted, and a dead worker is told without its help."""
         is_running = self.news is not None and self.news.status.is_running
-        news_age_s, cycle_age_s = self.clock.mono_s() - self.heard_s, 0.0
+        news_age_s, cycle_age_s = self.clock.mono_s() - self.heard_s if self.news is not None else 0.0, 0.0
         if self.news is not None and not self.news.status.is_market_time:  # a stepped market has no such age
             cycle_age_s = max(0.0, (self.clock.now_ms() - self.news.time_ms) / 1000)
         text, tone = silence_words(news_age_s, cycle_age_s, is_running, is_alive)
@@ -10130,6 +10144,18 @@ class Screen:
         if tone in ("warn", "error") and self.news is not None:
             self._is_faded = True
             self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
+
+
+def show_failure(text: str) -> None:
+    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
+    import tkinter
+    from tkinter import messagebox
+
+    with contextlib.suppress(tkinter.TclError):
+        root = tkinter.Tk()
+        root.withdraw()
+        messagebox.showerror("LunoBiz cannot start", text, parent=root)
+        root.destroy()
 
 
 class Dashboard:
@@ -10476,7 +10502,10 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
         session.speed, session.mode is not Mode.PAPER,
     )
-    return Engine(parts, ways.settings), options
+    engine = Engine(parts, ways.settings)
+    for sentence in unknown_names(session.env):
+        engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
+    return engine, options
 
 
 def emit(value: Mapping[str, object]) -> None:
@@ -10529,14 +10558,14 @@ def run_headless(session: Session, cycles: int) -> int:
                 break
             for report in reports:
                 for line in _lines(report, state):
-                    emit(line)
+                    emit({"mode": session.mode.value, **line})
                 state = report.desk.state
                 fills, decided = fills + len(report.settlement.fills), decided + bool(report.due)
             _pause(engine.parts.pace.wait_s(), session)
     finally:
         engine.close()
-    emit({"kind": "end", "cycles": decided, "fills": fills, "equity": round(equity(engine.desk), 8),
-          "state": engine.desk.state.name})
+    emit({"kind": "end", "mode": session.mode.value, "cycles": decided, "fills": fills,
+          "equity": round(equity(engine.desk), 8), "state": engine.desk.state.name})
     sys.stdout.flush()
     return EXIT_OK
 
@@ -10604,7 +10633,9 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
 
 
 def run_export(session: Session, folder: str) -> int:
-    """Write the audit of PAPER to a new folder inside `folder`."""
+    """Write the audit of PAPER, or of the demo or replay, to a new folder inside `folder`."""
+    if not session.database.exists():
+        raise DataError(f"there is no {session.database.name} in {session.home} yet: start the bot first")
     store = Store(session.database, session.redactor)
     names = export_audit(store, Path(folder), SystemClock().now_ms())
     store.close()
@@ -10729,8 +10760,8 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
         p.error("--data, --pairs, --fees and --json belong to --backtest")
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
-    if (a.demo or a.replay) and (a.backtest or a.doctor or a.export):
-        p.error("--demo and --replay belong to the dashboard and --headless")
+    if (a.demo or a.replay) and (a.backtest or a.doctor):
+        p.error("--demo and --replay belong to the dashboard, --headless and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
 
@@ -10797,6 +10828,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LunobizError as error:
         if sys.stderr is not None:
             sys.stderr.write(f"lunobiz: {error}\n")
+        else:
+            show_failure(str(error))  # double-clicked: there is no console to read it on
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
     except KeyboardInterrupt:
         return EXIT_OK

@@ -1271,3 +1271,11 @@ def test_a_restart_changes_nothing(hours: list[tuple[int, float, int, bool]]) ->
     assert shaken.desk == steady.desk
     assert shaken.fills == steady.fills
     assert [r.orders for r in shaken.tape.reports] == [r.orders for r in steady.tape.reports]
+
+
+def test_what_the_kill_switch_refuses_is_not_told_at_every_candle() -> None:
+    """The switch itself was told once; a stop that cannot be raised meanwhile is no error of its own."""
+    at = desk(90_000.0, positions=(position(),), orders=(protection(),), causes=(cause(CauseKind.KILL),))
+    report = run(at, view(outlooks=(outlook(close=110.0),)))
+    assert not [e for e in report.events if e.kind == "refused"]
+    assert not report.cancels

@@ -137,7 +137,7 @@ def test_a_demo_is_marked_everywhere(screen: None, tmp_path: Path) -> None:
     assert bench.screen.strip._pill.cget("text") == "DEMO"
     assert str(bench.screen.strip.bar.cget("background")) == bench.window.look.palette.modes["demo"][0]
     fills = bench.screen.desk.fills
-    assert {str(fills.tree.set(k, "7")).strip() for k in fills.keys} == {"demo"}
+    assert {str(fills.tree.set(k, "7")).strip() for k in fills.keys} == {"DEMO"}
     assert bench.screen.strip._clock.cget("text") == "22 Nov 14:00 SAST"
     assert bench.screen.strip._clock_note.cget("text") == "market time"
     bench.end()

@@ -135,7 +135,7 @@ def test_exit_lists_what_is_open_and_what_becomes_of_it(look: lb.Look) -> None:
     check(look)
     assert "3 open positions:" in seen[0]
     assert "•  ETH/ZAR   ▼ -240.34 (-1.67 %)   stop 45,198" in seen[0]
-    assert "DEMO positions are kept in the database" in seen[0]
+    assert "The next DEMO starts from the beginning." in seen[0]
 
 
 def test_exit_without_positions(look: lb.Look) -> None:

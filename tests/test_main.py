@@ -54,7 +54,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["--fees", "0.004,0.006"], "belong to --backtest"),
         (["--cycles", "5"], "belongs to --headless"),
         (["--demo", "--replay", "x"], "not allowed with"),
-        (["--demo", "--doctor"], "belong to the dashboard and --headless"),
+        (["--demo", "--doctor"], "belong to the dashboard, --headless and --export"),
         (["--headless", "--speed", "5"], "PAPER runs in real time"),
         (["--headless", "--demo", "--cycles", "-1"], "whole number"),
         (["--headless", "--demo", "--speed", "0,5"], "use a point"),
@@ -106,6 +106,7 @@ def test_headless_lines_are_objects_and_the_last_one_sums_up(tmp_path: Path) -> 
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["kind"] for line in lines} >= {"cycle", "decision", "event", "end"}
     assert all(isinstance(line["t"], int) for line in lines[:-1])
+    assert {line["mode"] for line in lines} == {"demo"}
     assert {"cycles", "fills", "equity", "state"} <= lines[-1].keys()
     assert lines[-1]["cycles"] == 3
     assert lines[-1]["fills"] == sum(line["kind"] == "fill" for line in lines)
@@ -153,6 +154,20 @@ def test_an_export_lists_its_files(tmp_path: Path) -> None:
     assert done.returncode == lunobiz.EXIT_OK, done.stderr
     assert all((out / name).exists() for name in done.stdout.split())
     assert any(name.endswith("decisions.csv") for name in done.stdout.split())
+
+
+def test_there_is_nothing_to_export_before_the_bot_has_run(tmp_path: Path) -> None:
+    done = start("--export", str(tmp_path), home=tmp_path)
+    assert done.returncode == lunobiz.EXIT_DATA and "start the bot first" in done.stderr
+    assert not (tmp_path / "lunobiz.db").exists()
+
+
+def test_the_audit_of_the_demo_can_be_exported(tmp_path: Path) -> None:
+    start("--headless", "--demo", "--cycles", "2", home=tmp_path)
+    done = start("--export", str(tmp_path), "--demo", home=tmp_path)
+    assert done.returncode == lunobiz.EXIT_OK, done.stderr
+    decisions = next(tmp_path.glob("lunobiz-export-*/decisions.csv")).read_text(encoding="utf-8-sig")
+    assert decisions.count("demo") == 2 * 7
 
 
 def test_an_unforeseen_fault_shows_its_place_and_not_its_text(

@@ -263,7 +263,8 @@ def test_the_most_severe_cause_is_the_state() -> None:
 
 def test_ready_says_whether_the_bot_runs() -> None:
     assert status().state.note == "all orders"
-    assert status(is_running=False).state.note == "bot stopped"
+    assert (status(is_running=False).state.value, status(is_running=False).state.note) == ("STOPPED", "bot stopped")
+    assert status().state.value == "READY"
     assert (status().run.value, status(is_running=False).run.value) == ("● Running", "■ Stopped")
 
 
@@ -561,3 +562,11 @@ def test_metrics_that_cannot_be_told() -> None:
     assert empty["profit_factor"].cells[2] == "no round trips"
     odd = {r.key: r for r in lb.metrics_rows({"trades": True, "total_return": "1"}, "ZAR", 0.03)}
     assert odd["trades"].cells[1] == odd["total_return"].cells[1] == "—"
+
+
+@pytest.mark.parametrize(("has_network", "last_ok_ms", "says"), [
+    (True, NOW, "● Connected"), (True, None, "○ No answer yet"), (False, NOW, "✖ No network"),
+])
+def test_connected_is_said_only_after_an_answer(has_network: bool, last_ok_ms: int | None, says: str) -> None:
+    health = lb.Health(NOW, has_network=has_network, last_ok_ms=last_ok_ms)
+    assert lb.footer_text(health, sc.SAST).startswith(says)
