@@ -20,6 +20,7 @@ Map:
     CYCLE      what happens between a closed candle and the next orders
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
+    LANES      many parameter sets and many markets at once, by the rules of the cycle
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -1656,7 +1657,7 @@ class Base(NamedTuple):
 
 def _share(value: Floats, full: float) -> Floats:
     """Value as a share of `full`, between 0 and 1; NaN counts as 0."""
-    return np.nan_to_num(np.clip(value / full, 0.0, 1.0), nan=0.0)
+    return np.asarray(np.fmin(np.fmax(value / full, 0.0), 1.0), dtype=np.float64)
 
 
 def momentum_breakout(base: Base, params: StrategyParams) -> SetupColumns:
@@ -1722,11 +1723,44 @@ class SignalTable:
     doubts: DoubtColumns
 
 
+class Readings:
+    """One market's signal tables for several parameter sets; what the sets have in common is computed once."""
+
+    def __init__(self, pair: str, series: Series) -> None:
+        self._pair, self._series = pair, series
+        self._doubts = doubt_columns(series)
+        self._ranges: dict[int, Floats] = {}
+        self._regimes: dict[tuple[float, ...], RegimeColumns] = {}
+        self._setups: dict[tuple[object, ...], SetupColumns] = {}
+
+    def _once(
+        self, strategy: Callable[[Base, StrategyParams], SetupColumns], base: Base, params: StrategyParams,
+        used: tuple[float, ...],
+    ) -> SetupColumns:
+        key = (strategy, params.atr, params.stop_atr, params.trend_efficiency, params.wild_ratio, *used)
+        if key not in self._setups:
+            self._setups[key] = strategy(base, params)
+        return self._setups[key]
+
+    def table(self, params: StrategyParams) -> SignalTable:
+        """All strategies over the whole series at once."""
+        kinds = (params.trend_efficiency, params.wild_ratio)
+        if params.atr not in self._ranges:
+            self._ranges[params.atr] = atr(self._series, params.atr)
+        if kinds not in self._regimes:
+            self._regimes[kinds] = regime(self._series, params)
+        base = Base(self._series, self._ranges[params.atr], self._regimes[kinds])
+        setups = (
+            self._once(momentum_breakout, base, params, (params.breakout, params.exit_channel)),
+            self._once(volatility_expansion, base, params, (params.squeeze, params.expansion)),
+            self._once(mean_reversion, base, params, (params.reversion, params.reversion_z)),
+        )
+        return SignalTable(self._pair, self._series, base.atr, base.regime, setups, self._doubts)
+
+
 def signal_table(pair: str, series: Series, params: StrategyParams) -> SignalTable:
     """All strategies over a whole series at once; live passes its last candles and reads the last row."""
-    base = Base(series, atr(series, params.atr), regime(series, params))
-    setups = tuple(strategy(base, params) for strategy in (momentum_breakout, volatility_expansion, mean_reversion))
-    return SignalTable(pair, series, base.atr, base.regime, setups, doubt_columns(series))
+    return Readings(pair, series).table(params)
 
 
 def _setup_at(columns: SetupColumns, row: int) -> Setup:
@@ -1765,10 +1799,16 @@ def break_even(market: Market, spread: float, costs: Costs) -> float:
     return paid / kept - 1
 
 
+def confidences(strength: Floats | np.float64, move: Floats | np.float64, needed: Floats | np.float64) -> Floats:
+    """Confidence of one setup or of many, to four decimals; `needed` is the break-even, as a fraction."""
+    with np.errstate(all="ignore"):
+        edge = np.where(needed > 0, np.fmin(1.0, np.fmax(0.0, (move / needed - 1) / 2)), 1.0)
+        return np.asarray(np.rint((0.7 * strength + 0.3 * edge) * 1e4) / 1e4, dtype=np.float64)
+
+
 def confidence_of(setup: Setup, needed: float) -> float:
     """0 to 1: seven parts the setup's strength, three parts how far the expected move exceeds the break-even."""
-    edge = min(1.0, max(0.0, (setup.move / needed - 1) / 2)) if needed > 0 else 1.0
-    return round(0.7 * setup.strength + 0.3 * edge, 4)
+    return float(confidences(np.float64(setup.strength), np.float64(setup.move), np.float64(needed)))
 
 
 def explain(outlook: Outlook, setup: Setup) -> str:
@@ -3439,6 +3479,12 @@ def is_idle(desk: Desk, time_ms: int, timeframes: tuple[int, ...]) -> bool:
     return not (desk.positions or desk.orders or desk.causes or due_at(time_ms, timeframes) or time_ms % DAY_MS == 0)
 
 
+def is_new_week(time_ms: int, step_ms: int) -> bool:
+    """True at the first step of a new week, Monday 00:00 UTC."""
+    now, before = ((t + DECISION_DELAY_MS) // DAY_MS + 3 for t in (time_ms, time_ms - step_ms))
+    return now // 7 > before // 7
+
+
 def first_decision_ms(first_ms: int, last_ms: int) -> int:
     """Where a run over recorded candles starts: after HISTORY_DAYS, or half-way if there are fewer."""
     history, span = HISTORY_DAYS * DAY_MS, last_ms - first_ms
@@ -3515,6 +3561,8 @@ def run_backtest(job: BacktestJob, on_progress: Progress = always) -> BacktestRe
         if job.visits_every_bar or report is None or not is_idle(desk, time_ms, job.settings.schedule.timeframes):
             report = trade_moment(desk, recorded.moment(time_ms), executor, tape, job.settings)[-1]
             desk = report.desk
+        if is_new_week(time_ms, step):  # nobody is there to confirm a weekly halt; a new week counts as the word
+            desk = clear_cause(desk, CauseKind.WEEKLY_CAP)
         tape.end_step(time_ms, report)
     on_progress(len(times), len(times))
     return _summary(job, tape, desk, len(times), is_cancelled)
@@ -3573,6 +3621,656 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
         "round_trips": [_trip_json(t) for t in trips],
         "equity_daily": [[_iso(day * DAY_MS)[:10], value] for day, value in report.equity_daily],
     }
+
+
+# ==============================================================================
+# LANES | many parameter sets and many markets at once, by the rules of the cycle
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES RISK FILLS CYCLE BACKTEST
+# ==============================================================================
+
+# A lane is one parameter set on one run of markets. State is held in arrays over runs x sets x pairs, and each row of
+# candles takes the same steps in the same order as `trade_moment`: settle, mark, caps, trail, leave, enter. A test
+# compares it with the cycle, fill for fill. One timeframe only, and candles of that timeframe; no taking entries.
+# Left out because they cannot be reached at a candle an hour or slower: the limit of round trips per day.
+BIT_OF: Mapping[str, int] = types.MappingProxyType({MOMENTUM: 1, EXPANSION: 2, REVERSION: 4})
+NAMES_IN_ORDER = (REVERSION, MOMENTUM, EXPANSION)  # as ties between strategies are settled: by name
+NEVER_ROW = 2**31 - 1
+Cells = NDArray[np.intp]  # flat indices into runs x sets x pairs
+
+
+@dataclass(frozen=True, slots=True)
+class LaneJob:
+    """Runs of the same markets, each under the same parameter sets, on candles of the decision timeframe.
+
+    `peek` is the planted fault of the self-test: the share of the signal candle's move that an entry is given.
+    """
+
+    runs: tuple[tuple[tuple[Market, Series], ...], ...]
+    settings: Settings
+    sets: tuple[StrategyParams, ...]
+    start_ms: int
+    end_ms: int
+    peek: float = 0.0
+
+
+def grid_floor(value: Floats, power: Floats) -> Floats:
+    """Values rounded down to a grid of 1/power, by the rule of `Market.round_volume`."""
+    near = np.rint(value * power) / power
+    slack = np.maximum(1e-6 / power, 4 * np.spacing(np.abs(value)))
+    return np.asarray(np.where(near - value <= slack, near, np.rint((near - 1 / power) * power) / power))
+
+
+def grid_ceil(value: Floats, power: Floats) -> Floats:
+    """Values rounded up to a grid of 1/power."""
+    return -grid_floor(-value, power)
+
+
+class Terms(NamedTuple):
+    """What the markets and the settings fix: one value per pair, or one for all."""
+
+    price_power: Floats
+    volume_power: Floats
+    tick: Floats
+    min_volume: Floats
+    least: Floats
+    max_volume: Floats
+    min_price: Floats
+    maker: Floats
+    taker: Floats
+    dearest: Floats
+    spread: Floats
+
+
+def terms_of(markets: Sequence[Market]) -> Terms:
+    """The markets' constants as columns."""
+    def column(read: Callable[[Market], float]) -> Floats:
+        return np.array([read(m) for m in markets], dtype=np.float64)
+
+    dearest = column(lambda m: max(m.maker_fee, m.taker_fee))
+    return Terms(
+        column(lambda m: 10.0**m.price_scale), column(lambda m: 10.0**m.volume_scale), column(lambda m: m.tick),
+        column(lambda m: m.min_volume),
+        column(lambda m: m.min_volume / (1 - max(m.maker_fee, m.taker_fee)) + 10.0**-m.volume_scale),
+        column(lambda m: m.max_volume), column(lambda m: m.min_price), column(lambda m: m.maker_fee),
+        column(lambda m: m.taker_fee), dearest, column(lambda m: m.model_spread),
+    )
+
+
+class Wishes(NamedTuple):
+    """Signals that passed every check but those of the desk, in order of row, lane and rank."""
+
+    row: Ints
+    lane: Ints
+    pair: Ints
+    confidence: Floats
+    limit: Floats
+    stop: Floats
+    loss: Floats
+    bit: Ints
+    gain: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTable:
+    """All that lanes read. Market columns are [rows, runs, 1, pairs], `exits` is [rows, runs, sets, pairs], `trail`
+    and `holding` are [rows, runs or 1, sets, 1].
+
+    `line` is the row in `wishes` at which each row of candles starts; `friends` says per day, run and pair which
+    pairs move with it, itself included; NaN stands for a missing candle.
+    """
+
+    times: Ints
+    step_ms: int
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    bid: Floats
+    half: Floats
+    volume: Floats
+    atr: Floats
+    exits: NDArray[np.uint8]
+    wishes: Wishes
+    starts: Ints
+    friends: Flags
+    terms: Terms
+    trail: Floats
+    holding: Ints
+
+
+class _Quotes(NamedTuple):
+    """Bid, half the spread, break-even and whether entries are allowed, at each candle of one market."""
+
+    bid: Floats
+    half: Floats
+    needed: Floats
+    is_open: Flags
+
+
+def _quotes(market: Market, series: Series, settings: Settings, doubts: DoubtColumns) -> _Quotes:
+    """The modelled quote at each close, as `modelled_quote` gives it, and the checks that only need the market."""
+    power, half, costs = np.float64(10.0**market.price_scale), market.model_spread / 2, settings.costs
+    bid = grid_floor(series.close * (1 - half), power)
+    ask = np.maximum(grid_ceil(series.close * (1 + half), power), np.rint((bid + market.tick) * power) / power)
+    mid = (bid + ask) / 2
+    spread = (ask - bid) / mid
+    kept = (1 - market.taker_fee) * (1 - costs.slippage) * (1 - spread / 2)
+    limits = settings.limits
+    is_open = (doubts.gaps == 0) & (doubts.jumps == 0) & (doubts.silent * 2 <= RECENT) & (bid > 0)
+    days = (series.closed - series.opened[0]) / DAY_MS
+    is_open &= (days >= memory_days(series.seconds)) & (spread <= limits.max_spread) & (market.status == "ACTIVE")
+    is_open &= np.abs(bid - series.close) <= limits.price_collar * series.close
+    daily = rolling_volume(series.opened, series.volume, series.seconds)
+    is_open &= daily * series.close >= limits.min_volume_24h
+    return _Quotes(bid, spread / 2, (1 + market.maker_fee) / kept - 1, np.asarray(is_open, dtype=np.bool_))
+
+
+class _Wish(NamedTuple):
+    """Wishes of one market under one set: rows of its series, and the numbers of each."""
+
+    rows: Ints
+    confidence: Floats
+    stop: Floats
+    bit: Ints
+
+
+def _market_wishes(table: SignalTable, quotes: _Quotes, market: Market, limits: RiskLimits) -> _Wish:
+    """The strongest wish of each row, if it passes the checks of signal and numbers."""
+    rows, strength, move, distance, bits, order = [], [], [], [], [], []
+    for place, name in enumerate(NAMES_IN_ORDER):
+        setup = next(s for s in table.setups if s.strategy == name)
+        found = np.flatnonzero(setup.is_entry & quotes.is_open)
+        rows.append(found)
+        strength.append(setup.strength[found])
+        move.append(setup.move[found])
+        distance.append(setup.stop_distance[found])
+        bits.append(np.full(len(found), BIT_OF[name]))
+        order.append(np.full(len(found), place))
+    row, moved, away = np.concatenate(rows), np.concatenate(move), np.concatenate(distance)
+    needed, bit = quotes.needed[row], np.concatenate(bits)
+    confidence = confidences(np.concatenate(strength), moved, needed)
+    rank = np.lexsort((np.concatenate(order), -confidence, row))
+    rank = rank[(np.isfinite(away) & np.isfinite(moved))[rank]]
+    best = rank[np.concatenate(([True], np.diff(row[rank]) > 0))] if len(rank) else rank
+    stop = grid_floor(table.series.close[row] - away, np.float64(10.0**market.price_scale))
+    passes = (moved >= needed * limits.min_edge) & (confidence >= limits.min_confidence)
+    passes &= (stop >= market.min_price) & (stop < quotes.bid[row])
+    best = best[passes[best]]
+    return _Wish(row[best], confidence[best], stop[best], bit[best])
+
+
+def _exit_bits(table: SignalTable) -> NDArray[np.uint8]:
+    """Which strategies would leave at each row, a bit each, the kind of market included."""
+    bits = np.zeros(len(table.series), dtype=np.uint8)
+    for setup in table.setups:
+        wrong = np.array([r in EXIT_REGIMES.get(setup.strategy, ()) for r in REGIMES])
+        bits |= np.where(setup.is_exit | wrong[table.regime.code], BIT_OF[setup.strategy], 0).astype(np.uint8)
+    return bits
+
+
+def daily_friends(markets: Sequence[Series], days: Ints) -> Flags:
+    """[days, pairs, pairs]: which pairs moved together over the 60 days before each day; unknown counts as yes."""
+    found = np.ones((len(days), len(markets), len(markets)), dtype=np.bool_)
+    daily = [resample(series, 86_400) for series in markets]
+    first = max(int(d.opened[0]) for d in daily) // DAY_MS
+    last = min(int(d.opened[-1]) for d in daily) // DAY_MS
+    if any(len(d) != (int(d.opened[-1]) - int(d.opened[0])) // DAY_MS + 1 for d in daily):
+        for place, day in enumerate(days):  # a day is missing: the plain way
+            named = correlated_pairs({f"{i:03d}": s for i, s in enumerate(markets)}, int(day) * DAY_MS)
+            found[place] = [[i == j or f"{j:03d}" in named[f"{i:03d}"] for j in range(len(markets))]
+                            for i in range(len(markets))]
+        return found
+    closes = np.stack([d.close[first - int(d.opened[0]) // DAY_MS:][: last - first + 1] for d in daily])
+    returns = np.log(closes[:, 1:] / closes[:, :-1])
+    if returns.shape[1] < CORRELATION_DAYS:
+        return found
+    window = np.lib.stride_tricks.sliding_window_view(returns, CORRELATION_DAYS, axis=1)
+    away = window - window.mean(axis=2, keepdims=True)
+    cross = np.einsum("pdw,qdw->dpq", away, away)
+    size = np.sqrt(np.einsum("dpp->dp", cross))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        close_ = ~(cross / (size[:, :, None] * size[:, None, :]) <= CORRELATION_LIMIT)
+    places = days - (first + CORRELATION_DAYS + 1)  # the window that ends the day before
+    known = (places >= 0) & (places < len(close_))
+    found[known] = close_[places[known]] | np.eye(len(markets), dtype=np.bool_)
+    return found
+
+
+def _on_grid(values: Floats, places: Ints, count: int) -> Floats:
+    """A column of a series on the rows of the lanes, NaN where there is no candle."""
+    column = np.full(count, np.nan)
+    column[places] = values
+    return column
+
+
+def _kept(column: Floats) -> Floats:
+    """The last known value in place of each NaN."""
+    rows = np.maximum.accumulate(np.where(np.isnan(column), 0, np.arange(len(column))))
+    return column[rows]
+
+
+class LaneBuilder:
+    """Fills the columns of a LaneTable, one market of one run after the other."""
+
+    def __init__(self, job: LaneJob) -> None:
+        self.job = job
+        self.seconds = job.settings.schedule.timeframes[0]
+        step = self.seconds * 1000
+        self.times = np.arange(-(-job.start_ms // step) * step, job.end_ms + 1, step, dtype=np.int64)
+        rows, runs, sets, pairs = len(self.times), len(job.runs), len(job.sets), len(job.runs[0])
+        self.columns = {name: np.full((rows, runs, 1, pairs), np.nan)
+                        for name in ("open", "high", "low", "close", "bid", "half", "volume")}
+        self.has_one_range = len({p.atr for p in job.sets}) == 1
+        self.atr = np.full((rows, runs, 1 if self.has_one_range else sets, pairs), np.nan)
+        self.exits = np.zeros((rows, runs, sets, pairs), dtype=np.uint8)
+        self.wishes: list[Wishes] = []
+
+    def add(self, run: int, pair: int, market: Market, series: Series) -> None:
+        """Put one market's candles, exits and wishes in their places."""
+        series = closed_only(series, self.job.end_ms)
+        places = (series.closed - self.times[0]) // (self.seconds * 1000)
+        inside = (places >= 0) & (places < len(self.times))
+        spots = places[inside]
+        quotes = _quotes(market, series, self.job.settings, doubt_columns(series))
+        for name, values in (("open", series.open), ("high", series.high), ("low", series.low),
+                             ("close", series.close), ("volume", series.volume), ("half", quotes.half)):
+            self.columns[name][spots, run, 0, pair] = values[inside]
+        before = np.flatnonzero(places < 0)  # the last quote before the first row still stands
+        bids = _on_grid(quotes.bid[inside], spots, len(self.times))
+        if len(before) and np.isnan(bids[:1]).all():
+            bids[0] = quotes.bid[before[-1]]
+        self.columns["bid"][:, run, 0, pair] = np.nan_to_num(_kept(bids))
+        readings = Readings(market.pair, series)
+        for lane, params in enumerate(self.job.sets):
+            table = readings.table(params)
+            self.exits[spots, run, lane, pair] = _exit_bits(table)[inside]
+            if lane == 0 or not self.has_one_range:
+                self.atr[spots, run, lane, pair] = table.atr[inside]
+            wish = _market_wishes(table, quotes, market, self.job.settings.limits)
+            self._add_wishes(wish, (run * len(self.job.sets) + lane, pair), market, series, places)
+
+    def _add_wishes(
+        self, wish: _Wish, where: tuple[int, int], market: Market, series: Series, places: Ints
+    ) -> None:
+        row = places[wish.rows]
+        keep = (row >= 0) & (row < len(self.times))
+        rows, costs = wish.rows[keep], self.job.settings.costs
+        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), np.float64(10.0**market.price_scale))
+        slipped = wish.stop[keep] * (1 - STRESSED_SLIPPAGE * costs.slippage)
+        loss = limit * (1 + market.maker_fee) - slipped * (1 - market.taker_fee)
+        gain = self.job.peek * (series.close[rows] - series.open[rows])
+        count = len(rows)
+        self.wishes.append(Wishes(row[keep], np.full(count, where[0]), np.full(count, where[1]),
+                                  wish.confidence[keep], limit, wish.stop[keep], loss, wish.bit[keep], gain))
+
+    def _sorted_wishes(self) -> Wishes:
+        joined = Wishes(*(np.concatenate(parts) for parts in zip(*self.wishes, strict=True)))
+        order = np.lexsort((joined.pair, -joined.confidence, joined.lane, joined.row))
+        return Wishes(*(column[order] for column in joined))
+
+    def table(self) -> LaneTable:
+        """Everything in one place, the wishes in order."""
+        job, wishes = self.job, self._sorted_wishes()
+        days = np.unique(self.times // DAY_MS)
+        friends = np.stack([daily_friends([s for _, s in run], days) for run in job.runs], axis=1)
+        lanes, whole = (1, 1, len(job.sets), 1), (len(self.times), 1, len(job.sets), 1)
+        return LaneTable(
+            self.times, self.seconds * 1000, *(self.columns[n] for n in ("open", "high", "low", "close", "bid", "half",
+            "volume")), self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
+            friends, terms_of([m for m, _ in job.runs[0]]),
+            np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
+            np.broadcast_to(np.array([p.max_holding for p in job.sets], dtype=np.int64).reshape(lanes), whole),
+        )
+
+
+def lane_table(job: LaneJob) -> LaneTable:
+    """The candles and signals of all runs and sets as lanes read them; markets in order of their names."""
+    builder = LaneBuilder(job)
+    for number, run in enumerate(job.runs):
+        for place, (market, series) in enumerate(run):
+            builder.add(number, place, market, series)
+    return builder.table()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneResult:
+    """What lanes earned: days, and [days, runs, sets] of equity at each day's end, value bought and sold, and round
+    trips closed; `weights` is the mean share of equity in each pair, [days, runs, sets, pairs].
+    """
+
+    days: Ints
+    start: float
+    equity: Floats
+    turnover: Floats
+    round_trips: Ints
+    weights: Floats
+
+
+class Lanes:
+    """The desks of all lanes, as arrays over runs x sets x pairs; `step` takes them through one row of candles."""
+
+    def __init__(self, table: LaneTable, settings: Settings) -> None:
+        self.table, self.settings = table, settings
+        runs, sets, pairs = table.exits.shape[1:]
+        shape, lanes = (runs, sets, pairs), (runs, sets)
+        self.cash = np.full(lanes, settings.schedule.paper_cash)
+        self.equity = self.cash.copy()
+        self.day_line, self.week_line = np.full(lanes, -np.inf), np.full(lanes, -np.inf)
+        self.day_start, self.week_start = np.zeros(lanes), np.zeros(lanes)
+        self.until = np.zeros(lanes)  # end of the cooldown, 0 for none
+        self.is_halted = np.zeros(lanes, dtype=np.bool_)
+        self.volume, self.best = np.zeros(shape), np.zeros(shape)
+        self.stop = np.full(shape, np.inf)  # of positions that are neither leaving nor empty
+        self.line = np.full(shape, -np.inf)  # where a protection rests; +inf once it was triggered
+        self.floor = np.zeros(shape)  # the limit of that protection
+        self.kind = np.zeros(shape, dtype=np.uint8)
+        self.opened = np.full(shape, NEVER_ROW, dtype=np.int64)
+        self.leaving, self.selling = np.zeros(shape, dtype=np.bool_), np.zeros(shape)
+        self.wanted, self.limit, self.entry_stop = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.expires, self.entry_kind = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
+        self.gain = np.zeros(shape)
+        self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
+        self.weights = np.zeros(shape)
+        self.fills: list[tuple[int, int, str, float, float]] | None = None
+        self.sent = np.zeros((runs * sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
+
+    def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
+        """Lane, pair and market place of flat cells."""
+        pairs = self.volume.shape[2]
+        lane, pair = cells // pairs, cells % pairs
+        return lane, pair, lane // self.volume.shape[1] * pairs + pair
+
+    def _pay(self, cells: Cells, price: Floats, volume: Floats, sign: int, fee: Floats) -> None:
+        """Move cash for fills; `sign` is -1 for buys."""
+        lane = cells // self.volume.shape[2]
+        value = price * volume
+        fees = grid_ceil(value * fee, np.float64(10.0**FEE_SCALE))
+        np.add.at(self.cash.reshape(-1), lane, sign * value - fees)
+        np.add.at(self.turnover.reshape(-1), lane, value)
+
+    def _note(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats) -> None:
+        if self.fills is not None:
+            self.fills += [(row, int(c), name, float(p), float(v))
+                           for c, p, v in zip(cells, price, volume, strict=True)]
+
+    def _sold(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats, fee: Floats) -> None:
+        """Book sales; a position that is gone leaves its place."""
+        self._note(row, cells, name, price, volume)
+        self._pay(cells, price, volume, 1, fee)
+        left = self.volume.reshape(-1)[cells] - volume
+        self.volume.reshape(-1)[cells] = np.where(left > 1e-12, left, 0.0)
+        self._clear(cells[left <= 1e-12])
+
+    def _clear(self, cells: Cells) -> None:
+        """Forget positions that are closed, and count their round trips."""
+        if len(cells):
+            np.add.at(self.trips.reshape(-1), cells // self.volume.shape[2], 1)
+            for column, empty in ((self.volume, 0.0), (self.stop, np.inf), (self.line, -np.inf), (self.selling, 0.0),
+                                  (self.opened, NEVER_ROW), (self.kind, 0), (self.leaving, False)):
+                column.reshape(-1)[cells] = empty
+
+    def _share(self, row: int, places: Cells, pair: Cells, wanted: Floats) -> Floats:
+        """How much of each order one bar can have filled, on the lot grid."""
+        seen = self.table.volume[row].reshape(-1)[places] * BAR_SHARE
+        return grid_floor(np.minimum(wanted, seen), self.table.terms.volume_power[pair])
+
+    def _settle_exits(self, row: int) -> None:
+        """Taking sales fill at the open of the bar, unless it is below their limit."""
+        table, slip = self.table, 1 - self.settings.costs.slippage
+        cells = np.flatnonzero(self.selling)
+        _, pair, place = self._where(cells)
+        start = table.open[row].reshape(-1)[place]
+        cells, pair, place, start = (v[~np.isnan(start)] for v in (cells, pair, place, start))
+        price = start * (1 - table.half[row].reshape(-1)[place])
+        limit = self.selling.reshape(-1)[cells]
+        self.selling.reshape(-1)[cells] = 0.0  # filled or not, a taking order has had its chance
+        volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
+        good = (limit - price * slip <= 0) & (volume > 0)
+        filled = grid_floor(price * slip, table.terms.price_power[pair])
+        self._sold(row, cells[good], "exit", filled[good], volume[good], table.terms.taker[pair[good]])
+        self._sweep(cells[good])
+
+    def _settle_stops(self, row: int) -> None:
+        """Protections whose stop the bar has reached sell at the worse of stop and open, or rest at their limit."""
+        table, terms, costs = self.table, self.table.terms, self.settings.costs
+        cells = np.flatnonzero(table.low[row] <= self.line)
+        if not len(cells):
+            return
+        _, pair, place = self._where(cells)
+        line, floor = self.line.reshape(-1)[cells], self.floor.reshape(-1)[cells]
+        was_triggered = np.isinf(line)
+        worst = np.minimum(table.open[row].reshape(-1)[place], line) * (1 - table.half[row].reshape(-1)[place])
+        price = grid_floor(worst * (1 - costs.slippage), terms.price_power[pair])
+        through = table.high[row].reshape(-1)[place] >= floor + terms.tick[pair] * 0.999999
+        volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
+        good = np.where(was_triggered, through, price >= floor) & (volume > 0)
+        self.line.reshape(-1)[cells] = np.inf
+        fee = np.where(was_triggered, terms.maker[pair], terms.taker[pair])
+        price = np.where(was_triggered, floor, price)
+        self._sold(row, cells[good], "protection", price[good], volume[good], fee[good])
+
+    def _settle_entries(self, row: int) -> Cells:
+        """Resting buys fill at their limit when the bar went through it by a tick; the cells that were filled."""
+        table, terms = self.table, self.table.terms
+        cells = np.flatnonzero(self.wanted)
+        _, pair, place = self._where(cells)
+        through = self.limit.reshape(-1)[cells] - terms.tick[pair] * 0.999999
+        cells = cells[table.low[row].reshape(-1)[place] <= through]
+        _, pair, place = self._where(cells)
+        volume = self._share(row, place, pair, self.wanted.reshape(-1)[cells])
+        cells, pair, volume = cells[volume > 0], pair[volume > 0], volume[volume > 0]
+        price = self.limit.reshape(-1)[cells]
+        self._note(row, cells, "entry", price, volume)
+        self._pay(cells, price, volume, -1, terms.maker[pair])
+        np.add.at(self.cash.reshape(-1), cells // self.volume.shape[2], self.gain.reshape(-1)[cells] * volume)
+        left = self.wanted.reshape(-1)[cells] - volume
+        self.wanted.reshape(-1)[cells] = np.where(left > 0.5 / terms.volume_power[pair], left, 0.0)
+        fresh = cells[self.volume.reshape(-1)[cells] == 0]
+        self.volume.reshape(-1)[cells] += volume
+        self.stop.reshape(-1)[fresh] = self.entry_stop.reshape(-1)[fresh]
+        self.kind.reshape(-1)[fresh] = self.entry_kind.reshape(-1)[fresh]
+        self.best.reshape(-1)[fresh] = self.limit.reshape(-1)[fresh]
+        self.opened.reshape(-1)[fresh] = row
+        return cells
+
+    def _sweep(self, cells: Cells) -> None:
+        """Close positions that are too small to sell and have no order to change that."""
+        flat = self.volume.reshape(-1)[cells]
+        small = (flat > 0) & (flat < self.table.terms.min_volume[cells % self.volume.shape[2]])
+        small &= (self.wanted.reshape(-1)[cells] == 0) & (self.selling.reshape(-1)[cells] == 0)
+        if small.any():
+            self._clear(cells[small])
+            self.volume.reshape(-1)[cells[small]] = 0.0
+
+    def _review_caps(self, now_ms: int, day: int) -> None:
+        """Note the lanes that have fallen to their daily or weekly cap."""
+        low = (self.equity <= self.day_line) & (self.until == 0)
+        if low.any():
+            hours = self.settings.limits.cooldown_hours
+            self.until[low] = max((day + 1) * DAY_MS, now_ms + int(hours * HOUR_MS))
+        np.logical_or(self.is_halted, self.equity <= self.week_line, out=self.is_halted)
+
+    def _review_limits(self, row: int) -> None:
+        """Caps, day roll, end of cooldowns, in the order of the cycle."""
+        limits, now = self.settings.limits, int(self.table.times[row]) + DECISION_DELAY_MS
+        before = (int(self.table.times[row - 1]) + DECISION_DELAY_MS) // DAY_MS if row else -1
+        self._review_caps(now, before)
+        if now // DAY_MS > before:
+            self.day_start = self.equity.copy()
+            self.day_line = self.day_start * (1 - limits.daily_loss_cap)
+        if (now // DAY_MS + 3) // 7 > (before + 3) // 7 or not row:
+            self.week_start = self.equity.copy()
+            self.week_line = self.week_start * (1 - limits.weekly_loss_cap)
+        over = (self.until > 0) & (self.until <= now)
+        if over.any():
+            self.until[over] = 0
+            self._review_caps(now, now // DAY_MS)
+
+    def _trail(self, row: int) -> Cells:
+        """Raise stops behind the highest close; the cells whose stop moved."""
+        table = self.table
+        np.fmax(self.best, table.close[row], out=self.best)
+        range_ = table.atr[row]
+        wanted = self.best - table.trail[row] * range_
+        cells = np.flatnonzero(wanted > self.stop + TRAIL_STEP_ATR * range_)
+        if len(cells):
+            pair = cells % self.volume.shape[2]
+            rounded = grid_floor(wanted.reshape(-1)[cells], table.terms.price_power[pair])
+            step = np.broadcast_to(TRAIL_STEP_ATR * range_, wanted.shape).reshape(-1)[cells]
+            cells, rounded = (v[rounded > self.stop.reshape(-1)[cells] + step] for v in (cells, rounded))
+            self.stop.reshape(-1)[cells] = rounded
+        return cells
+
+    def _leave(self, row: int, fresh: Cells, renewed: Cells) -> None:
+        """Find the positions to leave, and send their sales where there is a quote.
+
+        While a protection is renewed none rests: a bid at or below its new stop is then sold at once.
+        """
+        table, bid = self.table, self.table.bid[row]
+        out = (table.exits[row] & self.kind) != 0
+        out |= (self.opened <= row - table.holding[row]) & ~np.isnan(table.close[row])
+        if self.settings.limits.daily_cap_action == "close" and (self.until.any() or self.is_halted.any()):
+            out |= ((self.until > 0) | self.is_halted)[:, :, None] & (self.kind != 0)
+        out |= np.isposinf(self.line) & (bid <= self.stop) & (self.kind != 0)
+        for cells, price in ((fresh, table.low[row]), (renewed, bid)):
+            if len(cells):
+                out.reshape(-1)[cells] |= price.reshape(-1)[self._where(cells)[2]] <= self.stop.reshape(-1)[cells]
+        out &= self.kind != 0
+        if out.any():
+            self.leaving |= out
+            self.kind[out], self.stop[out], self.opened[out] = 0, np.inf, NEVER_ROW
+        if self.leaving.any():
+            least = self.table.terms.min_volume
+            send = np.flatnonzero(self.leaving & (self.selling == 0) & ~np.isnan(table.close[row])
+                                  & (self.volume >= least))
+            _, pair, place = self._where(send)
+            self.selling.reshape(-1)[send] = grid_floor(
+                bid.reshape(-1)[place] * (1 - self.settings.costs.exit_bound), table.terms.price_power[pair])
+            self.line.reshape(-1)[send] = -np.inf
+
+    def _protect(self, cells: Cells) -> None:
+        """Rest a stop-limit for positions that are new, grew, or whose stop moved."""
+        pair = cells % self.volume.shape[2]
+        good = (self.kind.reshape(-1)[cells] != 0) & (self.volume.reshape(-1)[cells]
+                                                      >= self.table.terms.min_volume[pair])
+        cells, pair = cells[good], pair[good]
+        stop = self.stop.reshape(-1)[cells]
+        self.line.reshape(-1)[cells] = stop
+        self.floor.reshape(-1)[cells] = grid_floor(
+            stop * (1 - self.settings.costs.stop_gap), self.table.terms.price_power[pair])
+
+    def _size(self, row: int, wishes: Ints) -> None:
+        """Size one wish per lane against what the lane has left, and let it rest at the bid."""
+        table, limits, lots, terms = self.table, self.settings.limits, self.table.wishes, self.table.terms
+        runs, sets, pairs = self.volume.shape
+        lane, pair, limit = lots.lane[wishes], lots.pair[wishes], lots.limit[wishes]
+        value = (self.volume * table.bid[row]).reshape(-1, pairs)[lane]
+        wanted = (self.wanted * self.limit).reshape(-1, pairs)[lane]
+        worst, each = value + wanted, np.arange(len(lane))
+        day = int(table.times[row] // DAY_MS - table.times[0] // DAY_MS)
+        friends = table.friends[day, lane // sets][each, pair]
+        now, fee = self.equity.reshape(-1)[lane], terms.dearest[pair]
+        free = self.cash.reshape(-1)[lane] - wanted.sum(axis=1) * (1 + fee)
+        place = lane // sets * pairs + pair
+        room = np.minimum.reduce([
+            now * limits.risk_per_trade / lots.loss[wishes],
+            (now * limits.max_exposure - worst.sum(axis=1)) / limit,
+            (now * limits.max_asset_exposure - worst[each, pair]) / limit,
+            (now * limits.max_group_exposure - (worst * friends).sum(axis=1)) / limit,
+            free * (1 - CASH_MARGIN) / (1 + fee) / limit,
+            table.volume[row].reshape(-1)[place] * BAR_SHARE, terms.max_volume[pair],
+        ])
+        volume = grid_floor(np.maximum(room, 0.0), terms.volume_power[pair])
+        taken = (worst > 0).sum(axis=1)
+        sent = self.sent[lane]
+        good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (lots.loss[wishes] > 0)
+        good &= sent.sum(axis=1) < limits.orders_per_day
+        good &= sent[:, row % sent.shape[1]] < limits.orders_per_minute
+        cells = (lane * pairs + pair)[good]
+        np.add.at(self.sent, (lane[good], row % sent.shape[1]), 1)
+        rests = self.settings.schedule.entry_timeout_candles
+        for column, values in (
+            (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, lots.stop[wishes[good]]),
+            (self.entry_kind, lots.bit[wishes[good]]), (self.gain, lots.gain[wishes[good]]),
+            (self.expires, np.full(len(cells), row + rests)),
+        ):
+            column.reshape(-1)[cells] = values
+
+    def _enter(self, row: int) -> None:
+        """Wishes, strongest first in each lane, each judged against what the ones before it have left."""
+        lots, pairs = self.table.wishes, self.volume.shape[2]
+        wishes = np.arange(self.table.starts[row], self.table.starts[row + 1])
+        lane = lots.lane[wishes]
+        cells = lane * pairs + lots.pair[wishes]
+        is_ready = ((self.until == 0) & ~self.is_halted).reshape(-1)[lane]
+        wishes = wishes[is_ready & (self.volume.reshape(-1)[cells] == 0) & (self.wanted.reshape(-1)[cells] == 0)]
+        while len(wishes):
+            lane = lots.lane[wishes]
+            is_first = np.concatenate(([True], np.diff(lane) > 0))
+            self._size(row, wishes[is_first])
+            wishes = wishes[~is_first]
+
+    def _expire(self, row: int) -> None:
+        """Take entries off that are out of time, that the lane's state forbids, or whose position is left."""
+        late = (self.wanted > 0) & ((self.expires <= row) | self.leaving
+                                    | ((self.until > 0) | self.is_halted)[:, :, None])
+        cells = np.flatnonzero(late)
+        if len(cells):
+            self.wanted.reshape(-1)[cells] = 0.0
+            self._sweep(cells)
+
+    def _mark(self, row: int) -> None:
+        value = self.volume * self.table.bid[row]
+        self.equity = self.cash + (value * (1 - self.table.terms.taker)).sum(axis=2)
+
+    def end_week(self, row: int) -> None:
+        """A new week has begun: the owner is taken to confirm a weekly halt."""
+        if self.is_halted.any() and is_new_week(int(self.table.times[row]), self.table.step_ms):
+            self.is_halted[...] = False
+
+    def step(self, row: int) -> None:
+        """One row of candles: settle, mark, caps, trail, leave, protect, enter, expire."""
+        self.sent[:, row % self.sent.shape[1]] = 0
+        if self.selling.any():
+            self._settle_exits(row)
+        self._settle_stops(row)
+        fresh = grown = np.empty(0, dtype=np.intp)
+        if self.wanted.any():
+            grown = self._settle_entries(row)
+            fresh = grown[self.opened.reshape(-1)[grown] == row]
+        self._mark(row)
+        self._review_limits(row)
+        raised = self._trail(row)
+        renewed = np.concatenate((grown, raised))
+        self._leave(row, fresh, renewed)
+        self._protect(renewed)
+        if self.table.starts[row] < self.table.starts[row + 1]:
+            self._enter(row)
+        if self.wanted.any():
+            self._expire(row)
+
+
+def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = always) -> LaneResult | None:
+    """All lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
+    lanes = Lanes(table, settings)
+    ends = np.flatnonzero((table.times % DAY_MS == 0) | (np.arange(len(table.times)) == len(table.times) - 1))
+    shape = (len(ends), *lanes.cash.shape)
+    equity, turnover, trips = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    weights, last = np.zeros((*shape, lanes.volume.shape[2])), 0
+    for day, end in enumerate(ends):
+        if not on_progress(day, len(ends)):
+            return None
+        for row in range(last, end + 1):
+            lanes.step(row)
+            lanes.end_week(row)
+            lanes.weights += lanes.volume * table.bid[row] / lanes.equity[:, :, None]
+        equity[day], turnover[day], trips[day] = lanes.equity, lanes.turnover, lanes.trips
+        weights[day] = lanes.weights / (end + 1 - last)
+        for total in (lanes.turnover, lanes.trips, lanes.weights):
+            total[...] = 0
+        last = end + 1
+    days = (table.times[ends] - 1) // DAY_MS
+    return LaneResult(days, settings.schedule.paper_cash, equity, turnover, trips, weights)
 
 
 # ==============================================================================
