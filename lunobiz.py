@@ -21,6 +21,7 @@ Map:
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
     LANES      many parameter sets and many markets at once, by the rules of the cycle
+    WALK       which parameter set would have been chosen, and what it earned unseen
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -61,6 +62,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -826,6 +828,24 @@ class GateLimits:
     max_drawdown: float = 0.15
     worst_day: float = 0.05
     min_round_trips: int = 30
+    windows: int = 12
+    min_windows: int = 8
+    warm_up_days: int = 60
+    train_days: int = 365
+    embargo_days: int = 5
+    test_days: int = 60
+    money_p: float = 0.20
+    luck_p: float = 0.01
+    permutations: int = 199
+    bootstraps: int = 2000
+    paper_days: int = 60
+    max_missing: float = 0.005
+    min_pairs: int = 2
+    max_age_days: int = 2
+    valid_days: int = 30
+    max_unseen_age_days: int = 35
+    min_size: float = 0.10
+    seed: int = 20_260_101
 
 
 @dataclass(frozen=True, slots=True)
@@ -3655,9 +3675,9 @@ class LaneJob:
 
 def grid_floor(value: Floats, power: Floats) -> Floats:
     """Values rounded down to a grid of 1/power, by the rule of `Market.round_volume`."""
-    near = np.rint(value * power) / power
+    near = np.rint(value * power)
     slack = np.maximum(1e-6 / power, 4 * np.spacing(np.abs(value)))
-    return np.asarray(np.where(near - value <= slack, near, np.rint((near - 1 / power) * power) / power))
+    return np.asarray((near - (near / power - value > slack)) / power)
 
 
 def grid_ceil(value: Floats, power: Floats) -> Floats:
@@ -3956,7 +3976,6 @@ class Lanes:
         self.cash = np.full(lanes, settings.schedule.paper_cash)
         self.equity = self.cash.copy()
         self.day_line, self.week_line = np.full(lanes, -np.inf), np.full(lanes, -np.inf)
-        self.day_start, self.week_start = np.zeros(lanes), np.zeros(lanes)
         self.until = np.zeros(lanes)  # end of the cooldown, 0 for none
         self.is_halted = np.zeros(lanes, dtype=np.bool_)
         self.volume, self.best = np.zeros(shape), np.zeros(shape)
@@ -3969,10 +3988,22 @@ class Lanes:
         self.wanted, self.limit, self.entry_stop = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.expires, self.entry_kind = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
         self.gain = np.zeros(shape)
+        self.has_triggered = False
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
         self.fills: list[tuple[int, int, str, float, float]] | None = None
-        self.sent = np.zeros((runs * sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
+        self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
+        self.day = -1
+
+    def copied(self, table: LaneTable) -> Lanes:
+        """These lanes, of one run, once for each run of a table that begins with the row after their last."""
+        made, rows = Lanes(table, self.settings), len(self.table.times)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                vars(made)[name] = np.repeat(value, table.exits.shape[1], axis=0)
+        made.opened, made.expires, made.day = made.opened - rows, made.expires - rows, self.day
+        made.sent, made.has_triggered = np.roll(made.sent, -rows, axis=2), self.has_triggered
+        return made
 
     def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
         """Lane, pair and market place of flat cells."""
@@ -4030,12 +4061,9 @@ class Lanes:
         self._sold(row, cells[good], "exit", filled[good], volume[good], table.terms.taker[pair[good]])
         self._sweep(cells[good])
 
-    def _settle_stops(self, row: int) -> None:
+    def _settle_stops(self, row: int, cells: Cells) -> None:
         """Protections whose stop the bar has reached sell at the worse of stop and open, or rest at their limit."""
         table, terms, costs = self.table, self.table.terms, self.settings.costs
-        cells = np.flatnonzero(table.low[row] <= self.line)
-        if not len(cells):
-            return
         _, pair, place = self._where(cells)
         line, floor = self.line.reshape(-1)[cells], self.floor.reshape(-1)[cells]
         was_triggered = np.isinf(line)
@@ -4045,9 +4073,11 @@ class Lanes:
         volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
         good = np.where(was_triggered, through, price >= floor) & (volume > 0)
         self.line.reshape(-1)[cells] = np.inf
+        self.has_triggered = True
         fee = np.where(was_triggered, terms.maker[pair], terms.taker[pair])
         price = np.where(was_triggered, floor, price)
         self._sold(row, cells[good], "protection", price[good], volume[good], fee[good])
+        self.has_triggered = bool((self.line == np.inf).any())
 
     def _settle_entries(self, row: int) -> Cells:
         """Resting buys fill at their limit when the bar went through it by a tick; the cells that were filled."""
@@ -4093,18 +4123,16 @@ class Lanes:
     def _review_limits(self, row: int) -> None:
         """Caps, day roll, end of cooldowns, in the order of the cycle."""
         limits, now = self.settings.limits, int(self.table.times[row]) + DECISION_DELAY_MS
-        before = (int(self.table.times[row - 1]) + DECISION_DELAY_MS) // DAY_MS if row else -1
+        before, self.day = self.day, now // DAY_MS
         self._review_caps(now, before)
-        if now // DAY_MS > before:
-            self.day_start = self.equity.copy()
-            self.day_line = self.day_start * (1 - limits.daily_loss_cap)
-        if (now // DAY_MS + 3) // 7 > (before + 3) // 7 or not row:
-            self.week_start = self.equity.copy()
-            self.week_line = self.week_start * (1 - limits.weekly_loss_cap)
+        if self.day > before:
+            self.day_line = self.equity * (1 - limits.daily_loss_cap)
+        if (self.day + 3) // 7 > (before + 3) // 7:
+            self.week_line = self.equity * (1 - limits.weekly_loss_cap)
         over = (self.until > 0) & (self.until <= now)
         if over.any():
             self.until[over] = 0
-            self._review_caps(now, now // DAY_MS)
+            self._review_caps(now, self.day)
 
     def _trail(self, row: int) -> Cells:
         """Raise stops behind the highest close; the cells whose stop moved."""
@@ -4128,25 +4156,33 @@ class Lanes:
         """
         table, bid = self.table, self.table.bid[row]
         out = (table.exits[row] & self.kind) != 0
-        out |= (self.opened <= row - table.holding[row]) & ~np.isnan(table.close[row])
+        old = self.opened <= row - table.holding[row]
+        if old.any():
+            out |= old & ~np.isnan(table.close[row])
         if self.settings.limits.daily_cap_action == "close" and (self.until.any() or self.is_halted.any()):
             out |= ((self.until > 0) | self.is_halted)[:, :, None] & (self.kind != 0)
-        out |= np.isposinf(self.line) & (bid <= self.stop) & (self.kind != 0)
+        if self.has_triggered:
+            out |= (self.line == np.inf) & (bid <= self.stop)
         for cells, price in ((fresh, table.low[row]), (renewed, bid)):
             if len(cells):
                 out.reshape(-1)[cells] |= price.reshape(-1)[self._where(cells)[2]] <= self.stop.reshape(-1)[cells]
-        out &= self.kind != 0
-        if out.any():
-            self.leaving |= out
-            self.kind[out], self.stop[out], self.opened[out] = 0, np.inf, NEVER_ROW
-        if self.leaving.any():
-            least = self.table.terms.min_volume
-            send = np.flatnonzero(self.leaving & (self.selling == 0) & ~np.isnan(table.close[row])
-                                  & (self.volume >= least))
-            _, pair, place = self._where(send)
-            self.selling.reshape(-1)[send] = grid_floor(
-                bid.reshape(-1)[place] * (1 - self.settings.costs.exit_bound), table.terms.price_power[pair])
-            self.line.reshape(-1)[send] = -np.inf
+        cells = np.flatnonzero(out)
+        cells = cells[self.kind.reshape(-1)[cells] != 0]
+        for column, value in ((self.leaving, True), (self.kind, 0), (self.stop, np.inf), (self.opened, NEVER_ROW)):
+            column.reshape(-1)[cells] = value
+        self._sell(row, np.flatnonzero(self.leaving))
+
+    def _sell(self, row: int, cells: Cells) -> None:
+        """Send the sales of positions to leave that have none working, and take their protection off."""
+        if not len(cells):
+            return
+        pair, place = self._where(cells)[1:]
+        bid, close = (column[row].reshape(-1)[place] for column in (self.table.bid, self.table.close))
+        good = (self.selling.reshape(-1)[cells] == 0) & ~np.isnan(close)
+        good &= self.volume.reshape(-1)[cells] >= self.table.terms.min_volume[pair]
+        power = self.table.terms.price_power[pair[good]]
+        self.selling.reshape(-1)[cells[good]] = grid_floor(bid[good] * (1 - self.settings.costs.exit_bound), power)
+        self.line.reshape(-1)[cells[good]] = -np.inf
 
     def _protect(self, cells: Cells) -> None:
         """Rest a stop-limit for positions that are new, grew, or whose stop moved."""
@@ -4164,8 +4200,8 @@ class Lanes:
         table, limits, lots, terms = self.table, self.settings.limits, self.table.wishes, self.table.terms
         runs, sets, pairs = self.volume.shape
         lane, pair, limit = lots.lane[wishes], lots.pair[wishes], lots.limit[wishes]
-        value = (self.volume * table.bid[row]).reshape(-1, pairs)[lane]
-        wanted = (self.wanted * self.limit).reshape(-1, pairs)[lane]
+        value = self.volume.reshape(-1, pairs)[lane] * table.bid[row].reshape(runs, pairs)[lane // sets]
+        wanted = self.wanted.reshape(-1, pairs)[lane] * self.limit.reshape(-1, pairs)[lane]
         worst, each = value + wanted, np.arange(len(lane))
         day = int(table.times[row] // DAY_MS - table.times[0] // DAY_MS)
         friends = table.friends[day, lane // sets][each, pair]
@@ -4182,12 +4218,12 @@ class Lanes:
         ])
         volume = grid_floor(np.maximum(room, 0.0), terms.volume_power[pair])
         taken = (worst > 0).sum(axis=1)
-        sent = self.sent[lane]
+        sent = self.sent.reshape(-1, self.sent.shape[2])[lane]
         good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (lots.loss[wishes] > 0)
         good &= sent.sum(axis=1) < limits.orders_per_day
         good &= sent[:, row % sent.shape[1]] < limits.orders_per_minute
         cells = (lane * pairs + pair)[good]
-        np.add.at(self.sent, (lane[good], row % sent.shape[1]), 1)
+        self.sent.reshape(-1, sent.shape[1])[lane[good], row % sent.shape[1]] += 1
         rests = self.settings.schedule.entry_timeout_candles
         for column, values in (
             (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, lots.stop[wishes[good]]),
@@ -4212,9 +4248,9 @@ class Lanes:
 
     def _expire(self, row: int) -> None:
         """Take entries off that are out of time, that the lane's state forbids, or whose position is left."""
-        late = (self.wanted > 0) & ((self.expires <= row) | self.leaving
-                                    | ((self.until > 0) | self.is_halted)[:, :, None])
-        cells = np.flatnonzero(late)
+        cells = np.flatnonzero(self.wanted)
+        barred = ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
+        cells = cells[(self.expires.reshape(-1)[cells] <= row) | self.leaving.reshape(-1)[cells] | barred]
         if len(cells):
             self.wanted.reshape(-1)[cells] = 0.0
             self._sweep(cells)
@@ -4230,10 +4266,12 @@ class Lanes:
 
     def step(self, row: int) -> None:
         """One row of candles: settle, mark, caps, trail, leave, protect, enter, expire."""
-        self.sent[:, row % self.sent.shape[1]] = 0
+        self.sent[:, :, row % self.sent.shape[2]] = 0
         if self.selling.any():
             self._settle_exits(row)
-        self._settle_stops(row)
+        hit = np.flatnonzero(self.table.low[row] <= self.line)
+        if len(hit):
+            self._settle_stops(row, hit)
         fresh = grown = np.empty(0, dtype=np.intp)
         if self.wanted.any():
             grown = self._settle_entries(row)
@@ -4243,16 +4281,16 @@ class Lanes:
         raised = self._trail(row)
         renewed = np.concatenate((grown, raised))
         self._leave(row, fresh, renewed)
-        self._protect(renewed)
+        if len(renewed):
+            self._protect(renewed)
         if self.table.starts[row] < self.table.starts[row + 1]:
             self._enter(row)
         if self.wanted.any():
             self._expire(row)
 
 
-def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = always) -> LaneResult | None:
-    """All lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
-    lanes = Lanes(table, settings)
+def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
+    """Take lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
     ends = np.flatnonzero((table.times % DAY_MS == 0) | (np.arange(len(table.times)) == len(table.times) - 1))
     shape = (len(ends), *lanes.cash.shape)
     equity, turnover, trips = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
@@ -4270,7 +4308,273 @@ def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = alwa
             total[...] = 0
         last = end + 1
     days = (table.times[ends] - 1) // DAY_MS
-    return LaneResult(days, settings.schedule.paper_cash, equity, turnover, trips, weights)
+    return LaneResult(days, lanes.settings.schedule.paper_cash, equity, turnover, trips, weights)
+
+
+# ==============================================================================
+# WALK | which parameter set would have been chosen, and what it earned unseen
+# pure | uses TYPES SETTINGS CANDLES BACKTEST LANES
+# ==============================================================================
+
+#   |- warm-up 60 d -|------- training 365 d -------|- 5 d -|- unseen 60 d -|                  window 1
+#                        |------- training 365 d -------|- 5 d -|- unseen 60 d -|              window 2 ... 12
+#
+# Every set trades the whole history once, on one account. Training looks at the daily returns of its slice, so nothing
+# later than its last day counts; the gap of five days is used by neither side. The unseen days are one account again,
+# which takes over the chosen set at each window's start: what it holds then is left by the rules of the new set, and
+# what that costs is paid. A return is marked at the end of its UTC day, so its label reaches one day, not further.
+CASH = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One training and its unseen stretch; `chosen` is a place in the list of sets, CASH for none."""
+
+    number: int
+    train_from_ms: int
+    train_to_ms: int
+    test_from_ms: int
+    test_to_ms: int
+    chosen: int = CASH
+    train_sharpe: float = 0.0
+    result: float = 0.0
+    round_trips: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WalkJob:
+    """Candles of the decision timeframe in order of their markets' names, and the sets to choose from."""
+
+    candles: tuple[tuple[Market, Series], ...]
+    settings: Settings
+    sets: tuple[StrategyParams, ...]
+    peek: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What the chosen sets earned on days they had never seen: returns, turnover per equity and round trips by day,
+    mean weights and returns of the pairs, [days] or [days, pairs]; `trials` are all sets' returns on those days.
+    """
+
+    days: Ints
+    returns: Floats
+    turnover: Floats
+    round_trips: Ints
+    weights: Floats
+    pair_returns: Floats
+    trials: Floats
+    windows: tuple[Window, ...]
+
+
+def decision_candles(candles: Iterable[tuple[Market, Series]], settings: Settings) -> tuple[tuple[Market, Series], ...]:
+    """Whole candles of the decision timeframe, markets in order of their names."""
+    seconds = settings.schedule.timeframes[0]
+    _, last = span_of(series for _, series in candles)
+    made = ((market, closed_only(resample(series, seconds), last)) for market, series in candles if len(series))
+    return tuple(sorted(((m, s) for m, s in made if len(s)), key=lambda c: c[0].pair))
+
+
+def windows_of(candles: Iterable[tuple[Market, Series]], gates: GateLimits) -> tuple[Window, ...]:
+    """As many windows as the history holds, at most `gates.windows`, the last one ending on the last whole UTC day."""
+    first_ms, last_ms = span_of(series for _, series in candles)
+    first, last = -(-first_ms // DAY_MS), last_ms // DAY_MS
+    before = gates.warm_up_days + gates.train_days + gates.embargo_days
+    count = max(0, min(gates.windows, (last - first - before) // gates.test_days))
+    made = []
+    for number in range(count):
+        start = last - (count - number) * gates.test_days
+        trained = start - gates.embargo_days
+        made.append(Window(number + 1, (trained - gates.train_days) * DAY_MS, trained * DAY_MS, start * DAY_MS,
+                           (start + gates.test_days) * DAY_MS))
+    return tuple(made)
+
+
+def day_returns(equity: Floats, start: float) -> Floats:
+    """Returns of days along the first axis from the equity at their ends."""
+    before = np.concatenate((np.full((1, *equity.shape[1:]), start), equity[:-1]))
+    return np.asarray(equity / before - 1)
+
+
+def choose(returns: Floats, round_trips: Ints, least: int) -> tuple[Ints, Floats]:
+    """[runs]: the set with the best Sharpe ratio of [days, runs, sets] returns, CASH if none is above 0; its ratio.
+
+    A set with fewer than `least` round trips in training is passed over; ties go to the earlier set.
+    """
+    spread = returns.std(axis=0, ddof=1)
+    ratio = np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+    ratio[round_trips.sum(axis=0) < least] = 0.0
+    best = ratio.argmax(axis=1)
+    top = ratio[np.arange(len(best)), best]
+    return np.where(top > 0, best, CASH), np.asarray(top * math.sqrt(365))
+
+
+def _switched(table: LaneTable, windows: Sequence[Window], chosen: Ints) -> LaneTable:
+    """One lane per run that follows the chosen set ([windows, runs]) from each window's start; CASH never enters."""
+    first = int(np.searchsorted(table.times, windows[0].test_from_ms, side="right"))
+    cut = slice(first, int(np.searchsorted(table.times, windows[-1].test_to_ms, side="right")))
+    times = table.times[cut]
+    window = np.minimum((times - 1 - windows[0].test_from_ms) // (windows[0].test_to_ms - windows[0].test_from_ms),
+                        len(windows) - 1)
+    runs, sets = table.exits.shape[1:3]
+    lane = chosen[window]  # [rows, runs]
+    kept = np.maximum.accumulate(np.where(lane >= 0, np.arange(len(lane))[:, None], -1), axis=0)
+    held = np.where(kept >= 0, lane[np.maximum(kept, 0), np.arange(runs)], 0)  # in cash the last set's exits go on
+    rows, run = np.arange(len(times))[:, None] + cut.start, np.arange(runs)[None, :]
+    wishes = table.wishes
+    inside = (wishes.row >= cut.start) & (wishes.row < cut.start + len(times))
+    moved = Wishes(*(column[inside] for column in wishes))
+    row, of_run = moved.row - cut.start, moved.lane // sets
+    inside = lane[row, of_run] == moved.lane % sets
+    moved = Wishes(*(c[inside] for c in moved._replace(row=row, lane=of_run)))
+    return replace(
+        table, times=times, **{name: column[cut] for name, column in (
+            ("open", table.open), ("high", table.high), ("low", table.low), ("close", table.close),
+            ("bid", table.bid), ("half", table.half), ("volume", table.volume))},
+        atr=table.atr[rows, run, held if table.atr.shape[2] > 1 else 0][:, :, None],
+        exits=table.exits[rows, run, held][:, :, None], wishes=moved,
+        starts=np.searchsorted(moved.row, np.arange(len(times) + 1)),
+        friends=table.friends[int(times[0] // DAY_MS - table.times[0] // DAY_MS):],
+        trail=table.trail[0, 0, held, :][:, :, None], holding=table.holding[0, 0, held, :][:, :, None],
+    )
+
+
+class Walk(NamedTuple):
+    """The steps of a walk-forward over several runs: windows, the choices [windows, runs], the unseen days' lanes."""
+
+    windows: tuple[Window, ...]
+    chosen: Ints
+    sharpes: Floats
+    trials: LaneResult
+    unseen: LaneResult
+
+
+MIN_TRAINING_TRIPS = 10
+
+
+class Past(NamedTuple):
+    """What all runs have in common: the lanes at the end of the first training, and what they earned till then."""
+
+    lanes: Lanes
+    result: LaneResult
+
+
+def past_of(job: WalkJob, windows: Sequence[Window], on_progress: Progress = always) -> Past | None:
+    """All sets on the real market to the end of the first training; None if cancelled."""
+    table = lane_table(LaneJob((job.candles,), job.settings, job.sets, windows[0].train_from_ms,
+                               windows[0].train_to_ms, job.peek))
+    lanes = Lanes(table, job.settings)
+    result = run_lanes(table, lanes, on_progress)
+    return None if result is None else Past(lanes, result)
+
+
+def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
+    """The past, once for each run, and what came after it."""
+    runs = later.equity.shape[1]
+    return LaneResult(
+        np.concatenate((past.days, later.days)), past.start,
+        *(np.concatenate((np.repeat(a, runs, axis=1), b)) for a, b in (
+            (past.equity, later.equity), (past.turnover, later.turnover), (past.round_trips, later.round_trips),
+            (past.weights, later.weights))))
+
+
+def walk(
+    table: LaneTable, past: Past, windows: tuple[Window, ...], settings: Settings, on_progress: Progress = always
+) -> Walk | None:
+    """Go on with all sets on every run of the table, choose, and test unseen; None if cancelled."""
+    later = run_lanes(table, past.lanes.copied(table), lambda done, total: on_progress(done, 2 * total))
+    if later is None:
+        return None
+    trials = _joined(past.result, later)
+    returns = day_returns(trials.equity, trials.start)
+    chosen, sharpes = [], []
+    for window in windows:
+        cut = slice(*np.searchsorted(trials.days, (window.train_from_ms // DAY_MS, window.train_to_ms // DAY_MS)))
+        best, ratio = choose(returns[cut], trials.round_trips[cut], MIN_TRAINING_TRIPS)
+        chosen.append(best)
+        sharpes.append(ratio)
+    table = _switched(table, windows, np.array(chosen))
+    unseen = run_lanes(table, Lanes(table, settings), lambda done, total: on_progress(total + done, 2 * total))
+    return None if unseen is None else Walk(windows, np.array(chosen), np.array(sharpes), trials, unseen)
+
+
+def unseen_sharpes(result: LaneResult) -> Floats:
+    """[runs]: Sharpe ratio per day of what the unseen days earned, 0 for cash."""
+    returns = day_returns(result.equity, result.start)[:, :, 0]
+    spread = returns.std(axis=0, ddof=1)
+    return np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+
+
+def _remembered(series: Series, from_ms: int) -> Series:
+    """The series from where strategies can remember at `from_ms`."""
+    rows = int(np.searchsorted(series.closed, from_ms)) - memory_rows(series.seconds) - 3 * DAY_MS // (
+        series.seconds * 1000)
+    return series.part(max(0, rows), len(series))
+
+
+def later_table(
+    job: WalkJob, windows: Sequence[Window], runs: Iterable[tuple[tuple[Market, Series], ...]]
+) -> LaneTable:
+    """All sets on these runs, from the end of the first training to the last unseen day."""
+    start = windows[0].train_to_ms
+    cut = tuple(tuple((market, _remembered(series, start)) for market, series in run) for run in runs)
+    step = job.settings.schedule.timeframes[0] * 1000
+    return lane_table(LaneJob(cut, job.settings, job.sets, start + step, windows[-1].test_to_ms, job.peek))
+
+
+def whole_candles(series: Series) -> Series:
+    """The series with each missing candle as a flat one without volume, as the exchange reports a quiet period."""
+    step = series.seconds * 1000
+    opened = np.arange(int(series.opened[0]), int(series.opened[-1]) + 1, step, dtype=np.int64)
+    if len(opened) == len(series):
+        return series
+    rows = np.searchsorted(series.opened, opened, side="right") - 1
+    is_there = series.opened[rows] == opened
+    close = series.close[rows]
+    open_, high, low = (np.where(is_there, v[rows], close) for v in (series.open, series.high, series.low))
+    return Series(series.seconds, opened, open_, high, low, close, np.where(is_there, series.volume[rows], 0.0))
+
+
+def _shuffled(series: Series, rows: Ints, bodies: Ints, gaps: Ints) -> Series:
+    """The series with the shapes of the candles at `rows` taken from `bodies` and the gaps before them from `gaps`."""
+    before = series.close[rows - 1]
+    jump = np.log(series.open[rows] / before)
+    shape = [np.log(v[rows] / series.open[rows]) for v in (series.high, series.low, series.close)]
+    worth = (series.volume * series.close)[rows]
+    place = rows - rows[0]
+    high, low, close = (v[bodies[place]] for v in shape)
+    steps = jump[gaps[place]] + close
+    ends = np.log(before[0]) + np.cumsum(steps)
+    starts = ends - close
+    changed = {"open": starts, "high": starts + high, "low": starts + low, "close": ends}
+    columns = {"open": series.open.copy(), "high": series.high.copy(), "low": series.low.copy(),
+               "close": series.close.copy(), "volume": series.volume.copy()}
+    for name, logs in changed.items():
+        columns[name][rows] = np.exp(logs)
+    columns["volume"][rows] = worth[bodies[place]] / columns["close"][rows]
+    return replace(series, **columns)
+
+
+def permuted(candles: tuple[tuple[Market, Series], ...], from_ms: int, seed: int) -> tuple[tuple[Market, Series], ...]:
+    """The same markets with the candles opened from `from_ms` on in another order, the same order for all markets.
+
+    Bodies and gaps are shuffled apart (Masters, permutation of bars). Each market keeps its first and its last price
+    and its drift; what could be foreseen is gone. Where a market is listed later or ends earlier than another, candles
+    change places only with those of the same listing.
+    """
+    chance = np.random.default_rng(seed)
+    whole = [whole_candles(series) for _, series in candles]
+    step = whole[0].seconds * 1000
+    first = max(from_ms, min(int(s.opened[1]) for s in whole))
+    cuts = sorted({first, *(int(s.opened[1]) for s in whole), *(int(s.opened[-1]) + step for s in whole)})
+    for start, end in itertools.pairwise([c for c in cuts if c >= first]):
+        count = (end - start) // step
+        bodies, gaps = chance.permutation(count), chance.permutation(count)
+        for place, series in enumerate(whole):
+            rows = np.flatnonzero((series.opened >= start) & (series.opened < end))
+            if len(rows) == count and rows[0] > 0:
+                whole[place] = _shuffled(series, rows, bodies, gaps)
+    return tuple((market, series) for (market, _), series in zip(candles, whole, strict=True))
 
 
 # ==============================================================================
