@@ -74,6 +74,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import combinations
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -3229,7 +3230,7 @@ def trade_now(
 
 # ==============================================================================
 # METRICS | what a run amounts to
-# pure | uses TYPES
+# pure | uses TYPES CANDLES
 # ==============================================================================
 
 @dataclass(frozen=True, slots=True)
@@ -3337,6 +3338,176 @@ def group_metrics(trips: Sequence[RoundTrip], key: Callable[[RoundTrip], str]) -
     for trip in trips:
         groups.setdefault(key(trip), []).append(trip)
     return {name: _group(groups[name]) for name in sorted(groups)}
+
+
+# The statistics of the gates. Returns are of days, the Sharpe ratio (`sr`) too unless its name says annual.
+# Chance comes from a seed alone: the same returns give the same figures.
+
+YEAR_DAYS = 365
+EULER = 0.5772156649015329  # the Euler-Mascheroni constant
+
+
+def sharpes(returns: Floats) -> Floats:
+    """Sharpe ratios per day along the last axis; 0 where nothing varies or for fewer than two days."""
+    if returns.shape[-1] < 2:
+        return np.zeros(returns.shape[:-1])
+    spread = np.asarray(returns.std(axis=-1, ddof=1))
+    is_flat = (returns == returns[..., :1]).all(axis=-1) | (spread == 0)  # rounding can give equal values a spread
+    ratios: Floats = np.divide(returns.mean(axis=-1), spread, out=np.zeros_like(spread), where=~is_flat)
+    return ratios
+
+
+def sharpe(returns: Sequence[float] | Floats) -> float:
+    """Sharpe ratio per day; 0 where nothing varies or for fewer than two days."""
+    return float(sharpes(np.asarray(returns, dtype=np.float64)))
+
+
+def annual_sharpe(returns: Sequence[float] | Floats) -> float:
+    """Sharpe ratio of a year of 365 days."""
+    return sharpe(returns) * math.sqrt(YEAR_DAYS)
+
+
+def bootstrap_rows(count: int, length: int, block: float, seed: int, width: int | None = None) -> Ints:
+    """Stationary bootstrap (Politis and Romano 1994): `count` rows of `width` (or `length`) numbers below `length`."""
+    # each number follows the one before it, 0 the last one, or with probability 1 / block any number
+    rng = np.random.default_rng(seed)
+    is_new = rng.random((count, width or length)) < 1 / block
+    is_new[:, 0] = True
+    fresh = np.flatnonzero(is_new)
+    starts = rng.integers(0, length, fresh.size)
+    rows = np.repeat(starts - fresh, np.diff(fresh, append=is_new.size)) + np.arange(is_new.size)
+    return np.remainder(rows, length).reshape(is_new.shape)
+
+
+class MoneyTest(NamedTuple):
+    """The chance of so good a mean where the true one is not above zero, and a lower bound of it, per day."""
+
+    p_value: float
+    lower_bound: float
+
+
+def money_test(returns: Floats, seed: int, block: float = 10.0, draws: int = 2000, level: float = 0.20) -> MoneyTest:
+    """One-sided bootstrap test that the mean is above zero, with its lower bound at `level`; no days prove nothing."""
+    if not returns.size:
+        return MoneyTest(1.0, 0.0)
+    means = np.sort(returns[bootstrap_rows(draws, returns.size, block, seed)].mean(axis=1))
+    twice = 2 * float(returns.mean())  # m* - m >= m, where m* is the mean of a draw
+    p_value = (1 + int((means >= twice).sum())) / (1 + draws)
+    # both read the same errors m* - m, so that the bound is above zero just when p is at most the level
+    allowed = max(1, math.floor(level * (1 + draws) + 1e-9))
+    return MoneyTest(p_value, twice - float(means[-allowed]))
+
+
+class ReturnShape(NamedTuple):
+    """What the Sharpe formulas need of daily returns; a normal distribution has skew 0 and kurtosis 3."""
+
+    sr: float
+    days: int
+    skew: float
+    kurtosis: float
+
+    @property
+    def spread(self) -> float:
+        """Variance of the Sharpe ratio, times days less one."""
+        return 1 - self.skew * self.sr + (self.kurtosis - 1) / 4 * self.sr**2
+
+
+def return_shape(returns: Floats) -> ReturnShape:
+    """Sharpe ratio, days, skew and kurtosis; at a ratio of 0 the formulas do not ask for the latter two."""
+    sr = sharpe(returns)
+    if sr == 0:
+        return ReturnShape(0.0, returns.size, 0.0, 3.0)
+    z = (returns - returns.mean()) / returns.std()
+    return ReturnShape(sr, returns.size, float((z**3).mean()), float((z**4).mean()))
+
+
+def psr_of(shape: ReturnShape, sr0: float) -> float:
+    """Probability that the true Sharpe ratio is above `sr0` (Bailey and Lopez de Prado 2012)."""
+    spread = max(shape.spread, 1e-12)  # never negative but for rounding
+    return statistics.NormalDist().cdf((shape.sr - sr0) * math.sqrt(max(shape.days - 1, 0) / spread))
+
+
+def psr(returns: Floats, sr0: float) -> float:
+    """Probability that the true Sharpe ratio of these daily returns is above `sr0`."""
+    return psr_of(return_shape(returns), sr0)
+
+
+def expected_max_sharpe(variance: float, count: int) -> float:
+    """Best Sharpe ratio that luck alone gives among `count` trials whose ratios have this variance."""
+    if count < 2:
+        return 0.0
+    normal = statistics.NormalDist()
+    best, further = normal.inv_cdf(1 - 1 / count), normal.inv_cdf(1 - 1 / (count * math.e))
+    return math.sqrt(variance) * ((1 - EULER) * best + EULER * further)
+
+
+def dsr(returns: Floats, trial_sharpes: Sequence[float] | Floats) -> float:
+    """Deflated Sharpe ratio: `psr` above what luck alone gives the best of all the trials."""
+    count = len(trial_sharpes)
+    variance = float(np.var(trial_sharpes, ddof=1)) if count > 1 else 0.0
+    return psr(returns, expected_max_sharpe(variance, count))
+
+
+def min_trl(returns: Floats, sr0: float, confidence: float = 0.95) -> float:
+    """Days needed until `psr` reaches the confidence at this shape; infinite if the Sharpe ratio is not above `sr0`."""
+    shape = return_shape(returns)
+    if shape.sr <= sr0:
+        return math.inf
+    return 1 + shape.spread * (statistics.NormalDist().inv_cdf(confidence) / (shape.sr - sr0)) ** 2
+
+
+def pbo(matrix: Floats, blocks: int = 12) -> float:
+    """Share of half-splits whose best set ranks in the lower half on the other half; [days, sets], `blocks` even."""
+    # CSCV (Bailey, Borwein, Lopez de Prado, Zhu 2015); the median counts as lower, and equal ratios share their rank
+    parts = np.array_split(matrix, blocks)
+    halves = combinations(range(blocks), blocks // 2)
+    inside = np.array([sharpes(np.concatenate([parts[i] for i in half]).T) for half in halves])
+    outside = inside[::-1]  # the n-th combination from the back holds what the n-th one leaves out
+    chosen = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)
+    lead = (outside < chosen).sum(axis=1) - (outside > chosen).sum(axis=1)
+    return float((lead <= 0).mean())
+
+
+def drawdowns(returns: Floats) -> Floats:
+    """Largest fall of compounded returns from a peak or from the start, along the last axis, as fractions."""
+    value = np.cumprod(1 + returns, axis=-1)
+    peak = np.maximum(np.maximum.accumulate(value, axis=-1), 1.0)
+    return np.asarray((1 - value / peak).max(axis=-1, initial=0.0))
+
+
+def drawdown_of(returns: Sequence[float] | Floats) -> float:
+    """Largest fall of compounded returns from a peak or from the start, as a fraction."""
+    return float(drawdowns(np.asarray(returns, dtype=np.float64)))
+
+
+def drawdown_quantile(
+    returns: Floats, seed: int, days: int = 360, block: float = 20.0, draws: int = 2000, quantile: float = 0.99
+) -> float:
+    """Quantile of the largest fall within `days`, over bootstrapped returns; 0 without returns."""
+    if not returns.size:
+        return 0.0
+    rows = bootstrap_rows(draws, returns.size, block, seed, width=days)
+    return float(np.quantile(drawdowns(returns[rows]), quantile))
+
+
+def _upper_rate(k: int, n: int, tail: float) -> float:
+    """The rate at which k or fewer of n have probability `tail`, by bisection; 1 if all of n came."""
+    if k >= n:
+        return 1.0
+    i = np.arange(k + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)])
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        is_likely = np.exp(ways + i * math.log(rate) + (n - i) * math.log1p(-rate)).sum() > tail
+        low, high = (rate, high) if is_likely else (low, rate)
+    return high
+
+
+def binomial_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact bounds (Clopper and Pearson) of a rate seen k times in n; nothing is known of it without a look."""
+    tail = (1 - confidence) / 2
+    return 1 - _upper_rate(n - k, n, tail), _upper_rate(k, n, tail)
 
 
 # ==============================================================================
