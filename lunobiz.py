@@ -22,6 +22,7 @@ Map:
     BACKTEST   the same line over recorded candles
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     WALK       which parameter set would have been chosen, and what it earned unseen
+    GATES      may this configuration ever trade for real, and why not
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -851,9 +852,9 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True)
 class StrategyParams:
-    """One set of the strategies' parameters, in candles of the decision timeframe unless said otherwise.
+    """One set of the strategies' parameters; lengths are in hours, whatever the decision timeframe.
 
-    Slow on purpose: at 0.8 % to 1.2 % a round trip only moves of several percent pay for themselves.
+    The default is the lively set of the demo. What trades for real comes from the fixed list of sets.
     """
 
     breakout: int = 120
@@ -1744,6 +1745,27 @@ class SignalTable:
     doubts: DoubtColumns
 
 
+# The fixed list that training may choose from. All are slow: on markets without any edge a set loses its costs, and
+# that loss falls with the number of round trips (README, "How fast to trade"). Twenty-day channels pay for themselves
+# at the weakest edge; expansions and reversions are rare on purpose, at usual thresholds they lose more than they add.
+PARAMETER_SETS = tuple(
+    StrategyParams(breakout=breakout, stop_atr=stop, trail_atr=trail, exit_channel=240, atr=96, squeeze=384,
+                   expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920, trend_efficiency=0.20)
+    for breakout in (480, 360, 240)
+    for stop, trail in ((6.0, 9.0), (4.0, 6.0))
+)
+
+
+def in_candles(params: StrategyParams, seconds: int) -> StrategyParams:
+    """The set with its lengths in candles of this duration, two at least."""
+    def rows(hours: int) -> int:
+        return max(2, round(hours * 3600 / seconds))
+
+    return replace(
+        params, breakout=rows(params.breakout), exit_channel=rows(params.exit_channel), atr=rows(params.atr),
+        squeeze=rows(params.squeeze), reversion=rows(params.reversion), max_holding=rows(params.max_holding))
+
+
 class Readings:
     """One market's signal tables for several parameter sets; what the sets have in common is computed once."""
 
@@ -1765,6 +1787,7 @@ class Readings:
 
     def table(self, params: StrategyParams) -> SignalTable:
         """All strategies over the whole series at once."""
+        params = in_candles(params, self._series.seconds)
         kinds = (params.trend_efficiency, params.wild_ratio)
         if params.atr not in self._ranges:
             self._ranges[params.atr] = atr(self._series, params.atr)
@@ -2952,7 +2975,7 @@ def _strategy_exit(draft: Draft, position: Position, outlook: Outlook) -> str:
     if outlook.regime in EXIT_REGIMES.get(position.strategy, ()):
         return "regime change"
     age = draft.now_ms - position.opened_ms
-    return "time" if age >= draft.settings.params.max_holding * position.timeframe_s * 1000 else ""
+    return "time" if age >= draft.settings.params.max_holding * HOUR_MS else ""
 
 
 def exit_reason(draft: Draft, position: Position, view: MarketView) -> str:
@@ -4110,7 +4133,8 @@ class LaneBuilder:
             "volume")), self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
             friends, terms_of([m for m, _ in job.runs[0]]),
             np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
-            np.broadcast_to(np.array([p.max_holding for p in job.sets], dtype=np.int64).reshape(lanes), whole),
+            np.broadcast_to(np.array([-(-p.max_holding * 3600 // self.seconds) for p in job.sets],
+                                     dtype=np.int64).reshape(lanes), whole),
         )
 
 
@@ -4135,6 +4159,18 @@ class LaneResult:
     turnover: Floats
     round_trips: Ints
     weights: Floats
+
+
+LaneFill = tuple[int, int, str, float, float]  # row, cell, what, price, volume
+
+
+class LaneState(NamedTuple):
+    """Where lanes stand after so many rows."""
+
+    rows: int
+    day: int
+    has_triggered: bool
+    columns: Mapping[str, NDArray[np.generic]]
 
 
 class Lanes:
@@ -4162,19 +4198,23 @@ class Lanes:
         self.has_triggered = False
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
-        self.fills: list[tuple[int, int, str, float, float]] | None = None
+        self.fills: list[LaneFill] | None = None
         self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
         self.day = -1
 
-    def copied(self, table: LaneTable) -> Lanes:
-        """These lanes, of one run, once for each run of a table that begins with the row after their last."""
-        made, rows = Lanes(table, self.settings), len(self.table.times)
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                vars(made)[name] = np.repeat(value, table.exits.shape[1], axis=0)
-        made.opened, made.expires, made.day = made.opened - rows, made.expires - rows, self.day
-        made.sent, made.has_triggered = np.roll(made.sent, -rows, axis=2), self.has_triggered
-        return made
+    def state(self) -> LaneState:
+        """All that a later table needs to go on from here."""
+        columns = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
+
+    def go_on(self, state: LaneState) -> Lanes:
+        """These lanes from the state of one run, once for each run; their table begins with the row after it."""
+        runs = self.volume.shape[0]
+        for name, value in state.columns.items():
+            vars(self)[name] = np.repeat(value, runs, axis=0)
+        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
+        self.sent, self.has_triggered = np.roll(self.sent, -state.rows, axis=2), state.has_triggered
+        return self
 
     def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
         """Lane, pair and market place of flat cells."""
@@ -4484,7 +4524,7 @@ def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) ->
 
 # ==============================================================================
 # WALK | which parameter set would have been chosen, and what it earned unseen
-# pure | uses TYPES SETTINGS CANDLES BACKTEST LANES
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES METRICS BACKTEST LANES
 # ==============================================================================
 
 #   |- warm-up 60 d -|------- training 365 d -------|- 5 d -|- unseen 60 d -|                  window 1
@@ -4526,6 +4566,8 @@ class WalkJob:
 class Unseen:
     """What the chosen sets earned on days they had never seen: returns, turnover per equity and round trips by day,
     mean weights and returns of the pairs, [days] or [days, pairs]; `trials` are all sets' returns on those days.
+    `late` is what it would cost if every fill came a candle later, `gaps` by day what the worst exits would cost at
+    the low of their candle, both as fractions.
     """
 
     days: Ints
@@ -4536,6 +4578,8 @@ class Unseen:
     pair_returns: Floats
     trials: Floats
     windows: tuple[Window, ...]
+    late: float
+    gaps: Floats
 
 
 def decision_candles(candles: Iterable[tuple[Market, Series]], settings: Settings) -> tuple[tuple[Market, Series], ...]:
@@ -4572,8 +4616,7 @@ def choose(returns: Floats, round_trips: Ints, least: int) -> tuple[Ints, Floats
 
     A set with fewer than `least` round trips in training is passed over; ties go to the earlier set.
     """
-    spread = returns.std(axis=0, ddof=1)
-    ratio = np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+    ratio = sharpes(np.moveaxis(returns, 0, -1))
     ratio[round_trips.sum(axis=0) < least] = 0.0
     best = ratio.argmax(axis=1)
     top = ratio[np.arange(len(best)), best]
@@ -4618,6 +4661,8 @@ class Walk(NamedTuple):
     sharpes: Floats
     trials: LaneResult
     unseen: LaneResult
+    late: float = 0.0
+    gaps: Floats | None = None
 
 
 MIN_TRAINING_TRIPS = 10
@@ -4626,7 +4671,7 @@ MIN_TRAINING_TRIPS = 10
 class Past(NamedTuple):
     """What all runs have in common: the lanes at the end of the first training, and what they earned till then."""
 
-    lanes: Lanes
+    state: LaneState
     result: LaneResult
 
 
@@ -4636,7 +4681,7 @@ def past_of(job: WalkJob, windows: Sequence[Window], on_progress: Progress = alw
                                windows[0].train_to_ms, job.peek))
     lanes = Lanes(table, job.settings)
     result = run_lanes(table, lanes, on_progress)
-    return None if result is None else Past(lanes, result)
+    return None if result is None else Past(lanes.state(), result)
 
 
 def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
@@ -4650,30 +4695,54 @@ def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
 
 
 def walk(
-    table: LaneTable, past: Past, windows: tuple[Window, ...], settings: Settings, on_progress: Progress = always
+    table: LaneTable, past: Past, windows: tuple[Window, ...], settings: Settings, on_progress: Progress = always,
+    keeps_fills: bool = False,
 ) -> Walk | None:
-    """Go on with all sets on every run of the table, choose, and test unseen; None if cancelled."""
-    later = run_lanes(table, past.lanes.copied(table), lambda done, total: on_progress(done, 2 * total))
+    """Go on with all sets on every run of the table, choose, and test unseen; None if cancelled.
+
+    `keeps_fills` is for a single run: it tells what late fills and bad exits would have cost.
+    """
+    later = run_lanes(table, Lanes(table, settings).go_on(past.state), lambda done, total: on_progress(done, 2 * total))
     if later is None:
         return None
     trials = _joined(past.result, later)
     returns = day_returns(trials.equity, trials.start)
-    chosen, sharpes = [], []
+    chosen, ratios = [], []
     for window in windows:
         cut = slice(*np.searchsorted(trials.days, (window.train_from_ms // DAY_MS, window.train_to_ms // DAY_MS)))
         best, ratio = choose(returns[cut], trials.round_trips[cut], MIN_TRAINING_TRIPS)
         chosen.append(best)
-        sharpes.append(ratio)
+        ratios.append(ratio)
     table = _switched(table, windows, np.array(chosen))
-    unseen = run_lanes(table, Lanes(table, settings), lambda done, total: on_progress(total + done, 2 * total))
-    return None if unseen is None else Walk(windows, np.array(chosen), np.array(sharpes), trials, unseen)
+    lanes = Lanes(table, settings)
+    lanes.fills = [] if keeps_fills else None
+    unseen = run_lanes(table, lanes, lambda done, total: on_progress(total + done, 2 * total))
+    if unseen is None:
+        return None
+    late, gaps = (0.0, None) if lanes.fills is None else _stress(table, lanes.fills, unseen.days)
+    return Walk(windows, np.array(chosen), np.array(ratios), trials, unseen, late, gaps)
+
+
+WORST_EXITS = 0.05
+
+
+def _stress(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> tuple[float, Floats]:
+    """Of a single run: the cost of every fill one candle later, and by day of the worst exits at their candle's low."""
+    late, gaps, exits = 0.0, np.zeros(len(days)), []
+    for row, pair, name, price, volume in fills:
+        after = float(table.open[min(row + 1, len(table.times) - 1), 0, 0, pair])
+        sign = 1 if name == "entry" else -1
+        late += sign * (after - price) * volume if math.isfinite(after) else 0.0
+        if sign < 0:
+            exits.append(((price - float(table.low[row, 0, 0, pair])) / price, row, price * volume))
+    for fall, row, value in sorted(exits, reverse=True)[: math.ceil(WORST_EXITS * len(exits))]:
+        gaps[np.searchsorted(days, (table.times[row] - 1) // DAY_MS)] += max(0.0, fall) * value
+    return late, gaps
 
 
 def unseen_sharpes(result: LaneResult) -> Floats:
     """[runs]: Sharpe ratio per day of what the unseen days earned, 0 for cash."""
-    returns = day_returns(result.equity, result.start)[:, :, 0]
-    spread = returns.std(axis=0, ddof=1)
-    return np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
+    return sharpes(day_returns(result.equity, result.start)[:, :, 0].T)
 
 
 def _remembered(series: Series, from_ms: int) -> Series:
@@ -4691,6 +4760,42 @@ def later_table(
     cut = tuple(tuple((market, _remembered(series, start)) for market, series in run) for run in runs)
     step = job.settings.schedule.timeframes[0] * 1000
     return lane_table(LaneJob(cut, job.settings, job.sets, start + step, windows[-1].test_to_ms, job.peek))
+
+
+def _pair_returns(candles: Sequence[tuple[Market, Series]], days: Ints) -> Floats:
+    """[days, pairs]: return of each market on each UTC day, 0 where it is not listed."""
+    columns = []
+    for _, series in candles:
+        rows = np.searchsorted(series.closed, np.concatenate((days[:1], days + 1)) * DAY_MS, side="right") - 1
+        close = np.where(rows >= 0, series.close[np.maximum(rows, 0)], np.nan)
+        columns.append(np.nan_to_num(close[1:] / close[:-1] - 1))
+    return np.stack(columns, axis=1)
+
+
+def _filled_windows(done: Walk, run: int, returns: Floats) -> tuple[Window, ...]:
+    """The windows of one run with what was chosen and what it earned."""
+    days, trips, made = done.unseen.days, done.unseen.round_trips[:, run, 0], []
+    for place, window in enumerate(done.windows):
+        cut = slice(*np.searchsorted(days, (window.test_from_ms // DAY_MS, window.test_to_ms // DAY_MS)))
+        made.append(replace(
+            window, chosen=int(done.chosen[place, run]), train_sharpe=float(done.sharpes[place, run]),
+            result=float(np.prod(1 + returns[cut]) - 1), round_trips=int(trips[cut].sum())))
+    return tuple(made)
+
+
+def unseen_of(done: Walk, candles: Sequence[tuple[Market, Series]], run: int = 0) -> Unseen:
+    """What one run of a walk earned on its unseen days."""
+    result = done.unseen
+    returns = day_returns(result.equity, result.start)[:, run, 0]
+    before = np.concatenate(([result.start], result.equity[:-1, run, 0]))
+    first = int(np.searchsorted(done.trials.days, result.days[0]))
+    trials = day_returns(done.trials.equity, done.trials.start)[first:first + len(returns), run]
+    return Unseen(
+        result.days, returns, result.turnover[:, run, 0] / before, result.round_trips[:, run, 0],
+        result.weights[:, run, 0], _pair_returns(candles, result.days), trials,
+        _filled_windows(done, run, returns), done.late / result.start,
+        np.zeros(len(returns)) if done.gaps is None else done.gaps / before,
+    )
 
 
 def whole_candles(series: Series) -> Series:
@@ -4746,6 +4851,504 @@ def permuted(candles: tuple[tuple[Market, Series], ...], from_ms: int, seed: int
             if len(rows) == count and rows[0] > 0:
                 whole[place] = _shuffled(series, rows, bodies, gaps)
     return tuple((market, series) for (market, _), series in zip(candles, whole, strict=True))
+
+
+# ==============================================================================
+# GATES | may this configuration ever trade for real, and why not
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO METRICS BACKTEST WALK
+# ==============================================================================
+
+# G1 and G2 carry the evidence: money after stressed costs, and better than the same procedure on shuffled markets.
+# G3 to G6 ask whether it was enough, one stretch, still alive, one kind of market. G7 finds a size that is safe.
+# Nothing here opens by default: a gate that was not computed is WAIT, and WAIT is locked.
+PASS, FAIL, WAIT = "PASS", "FAIL", "WAIT"
+GATE_NAMES: Mapping[str, str] = types.MappingProxyType({
+    "G0": "Data", "G1": "Money after costs", "G2": "Better than luck", "G3": "Enough round trips",
+    "G4": "Not one lucky stretch", "G5": "Still works", "G6": "Not one kind of market", "G7": "Safe size",
+    "G8": "Paper agrees", "G9": "Self-test",
+})
+REAL_SOURCE = "luno"
+STRESS_PER_SIDE = 0.0015
+WORST_MAKER, WORST_TAKER = 0.004, 0.006
+ALARM_MEAN, ALARM_SHARPE = 0.01, 6.0
+REGIME_DAYS, TREND_Z = 30, 0.5
+CELLS_PER_CHUNK = 1_200_000
+A = TypeVar("A")
+B = TypeVar("B")
+Mapper = Callable[[Callable[[A], B], Iterable[A]], Iterator[B]]
+
+
+def serial(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
+    """One chunk after the other, in this process."""
+    return map(work, chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRecord:
+    """What PAPER did on the real exchange with this exact configuration: whole days, their summed return, and whether
+    its fills cost no more than the stress of G1 allows.
+    """
+
+    days: int
+    total: float
+    is_within_costs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition for LIVE: what is needed, what was found, and a sentence; a margin above 0 has passed."""
+
+    id: str
+    name: str
+    result: str
+    needed: str
+    actual: str
+    margin: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateJob:
+    """What is to be evaluated. `as_of_ms` is the moment the age of the data counts from, 0 for the last candle;
+    `attempts` counts the looks at these unseen days, this one included; only `source` "luno" can ever unlock.
+    """
+
+    candles: tuple[tuple[Market, Series], ...]
+    settings: Settings
+    as_of_ms: int = 0
+    attempts: int = 1
+    hashes: tuple[tuple[str, str], ...] = ()
+    source: str = "recorded"
+    is_self_tested: bool = False
+    self_test_id: str = ""
+    paper: PaperRecord | None = None
+    sets: tuple[StrategyParams, ...] = PARAMETER_SETS
+    peek: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All gates with what was found on the unseen days; `payload` is its canonical text, without time or install."""
+
+    gates: tuple[Gate, ...]
+    shown: tuple[tuple[str, float | None], ...]
+    windows: tuple[Window, ...]
+    summary: str
+    attempt: int
+    size: float
+    unseen_from_ms: int
+    unseen_to_ms: int
+    payload: str
+    source: str
+
+    @property
+    def is_unlocked(self) -> bool:
+        """True when every gate passed on candles of the real exchange."""
+        return {g.id for g in self.gates if g.result == PASS} == GATE_NAMES.keys() and self.source == REAL_SOURCE
+
+    @property
+    def payload_hash(self) -> str:
+        """SHA-256 of the payload."""
+        return hashlib.sha256(self.payload.encode()).hexdigest()
+
+
+def _gate(gate: str, passes: bool, needed: str, actual: str, margin: float | None, text: str) -> Gate:
+    name = GATE_NAMES[gate]
+    return Gate(gate, name, PASS if passes else FAIL, needed, actual, margin, f"{name}: {text}")
+
+
+def waiting(gate: str, why: str) -> Gate:
+    """A gate that was not computed."""
+    return Gate(gate, GATE_NAMES[gate], WAIT, "-", "-", None, f"{GATE_NAMES[gate]}: not judged. {why}")
+
+
+def gate_data(job: GateJob, candles: Sequence[tuple[Market, Series]], windows: Sequence[Window]) -> Gate:
+    """G0: enough whole history of enough markets, and fresh."""
+    limits, troubles = job.settings.gates, []
+    first_ms, last_ms = span_of(series for _, series in candles)
+    days = (last_ms - first_ms) // DAY_MS
+    before = limits.warm_up_days + limits.train_days + limits.embargo_days
+    least, whole = before + limits.min_windows * limits.test_days, before + limits.windows * limits.test_days
+    needed = f"{limits.min_windows} windows ({least} days), {limits.min_pairs} markets, {limits.max_missing:.1%} missing"
+    if len(job.settings.schedule.timeframes) > 1:
+        troubles.append("the gates judge one decision timeframe; set LUNOBIZ_TIMEFRAME_S to one")
+    if job.settings.schedule.takes_after_timeout:
+        troubles.append("the gates judge post-only entries; set LUNOBIZ_ENTRY_TAKER_AFTER_TIMEOUT to no")
+    if len(windows) < limits.min_windows:
+        troubles.append(f"not enough history: {days} days give {len(windows)} windows, {limits.min_windows} need {least}"
+                        f" days and all {limits.windows} need {whole}")
+    missing = {m.pair: shape_of(s).missing_share for m, s in candles}
+    troubles += [f"{pair} misses {share:.2%} of its candles" for pair, share in missing.items()
+                 if share > limits.max_missing]
+    troubles += _gap_troubles(candles, windows)
+    full = [m.pair for m, s in candles if windows and int(s.opened[0]) <= windows[0].train_from_ms]
+    if windows and len(full) < limits.min_pairs:
+        troubles.append(f"only {len(full)} market(s) reach back to the first training day")
+    age = ((job.as_of_ms or last_ms) - last_ms) / DAY_MS
+    if age > limits.max_age_days:
+        troubles.append(f"the last candle is {age:.0f} days old, at most {limits.max_age_days} are allowed")
+    actual = f"{len(windows)} windows ({days} days), {len(candles)} markets, {max(missing.values()):.2%} missing"
+    listed = [f"{m.pair} from {_iso(int(s.opened[0]))[:10]} to {_iso(int(s.closed[-1]))[:10]}" for m, s in candles]
+    text = "; ".join(troubles) if troubles else "whole and fresh"
+    return _gate("G0", not troubles, needed, actual, float(len(windows) - limits.min_windows),
+                 f"{text}. {', '.join(listed)}.")
+
+
+def _gap_troubles(candles: Sequence[tuple[Market, Series]], windows: Sequence[Window]) -> list[str]:
+    """Markets with a hole of more than a day inside the unseen days."""
+    found = []
+    for market, series in candles:
+        holes = np.flatnonzero(np.diff(series.opened) > DAY_MS + series.seconds * 1000)
+        inside = [h for h in holes if windows and series.opened[h + 1] > windows[0].test_from_ms]
+        if inside:
+            found.append(f"{market.pair} has {len(inside)} gap(s) of more than a day in the unseen days, the first after"
+                         f" {_iso(int(series.opened[inside[0]]))}")
+    return found
+
+
+def stressed(unseen: Unseen, markets: Sequence[Market], costs: Costs) -> Floats:
+    """S1: the daily returns if each side of each round trip had cost more, at the worst fee tier."""
+    dearer = max(max(WORST_MAKER - m.maker_fee, WORST_TAKER - m.taker_fee, 0.0) for m in markets)
+    return unseen.returns - (max(STRESS_PER_SIDE, costs.slippage) + dearer) * unseen.turnover
+
+
+def gate_money(job: GateJob, unseen: Unseen) -> Gate:
+    """G1: the mean unseen day after stressed costs is above zero, and late fills leave a profit."""
+    limits = job.settings.gates
+    returns = stressed(unseen, [m for m, _ in job.candles], job.settings.costs)
+    test = money_test(returns, limits.seed, draws=limits.bootstraps, level=limits.money_p)
+    late = float(unseen.returns.sum()) - unseen.late
+    passes = test.p_value <= limits.money_p and late > 0
+    return _gate(
+        "G1", passes, f"p at most {limits.money_p:.2f}", f"p {test.p_value:.3f}", limits.money_p - test.p_value,
+        f"in {len(returns)} days the bot had never seen, after fees and stressed slippage, the average day was"
+        f" {returns.mean():+.3%}. Allowing for luck we are {1 - limits.money_p:.0%} sure that the true average is above"
+        f" {test.lower_bound:+.3%}. With every fill one candle late the total is {late:+.1%}, needed above 0.")
+
+
+def gate_trips(job: GateJob, unseen: Unseen) -> Gate:
+    """G3: enough closed round trips on the unseen days."""
+    count, least = int(unseen.round_trips.sum()), job.settings.gates.min_round_trips
+    return _gate("G3", count >= least, f"{least}", f"{count}", float(count - least),
+                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.")
+
+
+def gate_stretch(job: GateJob, unseen: Unseen) -> Gate:
+    """G4: a profit without the best sixth of the windows."""
+    results = sorted(w.result for w in unseen.windows)
+    out = -(-len(results) // 6)
+    rest = sum(results[:-out])
+    return _gate("G4", rest > 0, "above 0", f"{rest:+.2%}", rest,
+                 f"without the best {out} of {len(results)} windows, {out * job.settings.gates.test_days} days, the"
+                 f" result is {rest:+.2%}.")
+
+
+def gate_alive(job: GateJob, unseen: Unseen) -> Gate:
+    """G5: a profit in the last third of the unseen days."""
+    last = unseen.returns[-(len(unseen.returns) // 3):]
+    total = float(last.sum())
+    return _gate("G5", total > 0, "above 0", f"{total:+.2%}", total,
+                 f"the last {len(last)} unseen days earned {total:+.2%}.")
+
+
+def _by_kind(unseen: Unseen, candles: Sequence[tuple[Market, Series]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Excess over holding the same average amount, by trend and by volatility of the 30 days before each day."""
+    days = np.arange(int(unseen.days[0]) - REGIME_DAYS, int(unseen.days[-1]) + 1, dtype=np.int64)
+    market = _pair_returns(candles, days).mean(axis=1)
+    window = np.lib.stride_tricks.sliding_window_view(market[:-1], REGIME_DAYS)
+    spread = window.std(axis=1, ddof=1)
+    z = np.divide(window.sum(axis=1), spread * math.sqrt(REGIME_DAYS), out=np.zeros(len(spread)), where=spread > 0)
+    held = unseen.weights.mean(axis=0)
+    excess = unseen.returns - unseen.pair_returns @ held
+    low, high = np.quantile(spread, (1 / 3, 2 / 3))
+    trends = {"up-trend": z > TREND_Z, "sideways": np.abs(z) <= TREND_Z, "down-trend": z < -TREND_Z}
+    calms = {"calm": spread <= low, "normal": (spread > low) & (spread <= high), "wild": spread > high}
+    return ({name: float(excess[flags].sum()) for name, flags in trends.items()},
+            {name: float(excess[flags].sum()) for name, flags in calms.items()})
+
+
+def gate_kinds(job: GateJob, unseen: Unseen, candles: Sequence[tuple[Market, Series]]) -> Gate:
+    """G6: better than holding the same amount even without the best kind of market."""
+    groups = _by_kind(unseen, candles)
+    rest = min(sum(parts.values()) - max(parts.values()) for parts in groups)
+    words = "; ".join(", ".join(f"{name} {value:+.1%}" for name, value in parts.items()) for parts in groups)
+    return _gate("G6", rest > 0, "above 0", f"{rest:+.2%}", rest,
+                 f"{words}, compared with simply holding the same average amount. Without the best kind {rest:+.2%}"
+                 " is left.")
+
+
+def safe_size(returns: Floats, limits: GateLimits) -> tuple[float, float, float]:
+    """The largest size up to 1 that keeps both of the owner's limits; the drawdown and the worst day behind it."""
+    fall = drawdown_quantile(returns, limits.seed, draws=limits.bootstraps)
+    worst = max(0.0, -float(returns.min())) * 1.5
+    sizes = [1.0, limits.max_drawdown / fall if fall > 0 else 1.0, limits.worst_day / worst if worst > 0 else 1.0]
+    return math.floor(min(sizes) * 100) / 100, fall, worst
+
+
+def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
+    """G7: the size at which drawdown and worst day stay within the owner's limits, bad exits included."""
+    limits = job.settings.gates
+    size, fall, worst = safe_size(unseen.returns - unseen.gaps, limits)
+    rows = ((f"drawdown {fall * size:.1%} of {limits.max_drawdown:.0%}", fall * size <= limits.max_drawdown),
+            (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day))
+    words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
+    passes = size >= limits.min_size and all(good for _, good in rows)
+    return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
+                 f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle)."), size
+
+
+def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
+    """G8: PAPER did what the backtest said, for long enough."""
+    days, paper = job.settings.gates.paper_days, job.paper
+    if paper is None or paper.days < days:
+        done = 0 if paper is None else paper.days
+        why = "PAPER has to run on Luno itself; recorded candles cannot stand for it." if paper is None else ""
+        return Gate("G8", GATE_NAMES["G8"], WAIT, f"{days} days", f"{done} days", float(done - days),
+                    f"{GATE_NAMES['G8']}: {done} of {days} days of PAPER with this exact configuration. {why}".rstrip())
+    sums = np.convolve(unseen.returns, np.ones(days), "valid")
+    floor = float(np.quantile(sums, 0.05)) if len(sums) else math.inf
+    passes = paper.total >= floor and paper.is_within_costs
+    cost = "within" if paper.is_within_costs else "above"
+    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,
+                 f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days earned"
+                 f" more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
+
+
+def gate_self_test(job: GateJob) -> Gate:
+    """G9: the gates themselves were measured for these strategies."""
+    words = ("the rate of false unlocks was measured for these strategies" if job.is_self_tested else
+             "the rate of false unlocks has not been measured for these strategies; run --self-test")
+    return _gate("G9", job.is_self_tested, "measured", job.self_test_id or "not measured", None, words + ".")
+
+
+@dataclass(frozen=True, slots=True)
+class LuckJob:
+    """Some shuffled markets of one walk, by their numbers."""
+
+    walk: WalkJob
+    windows: tuple[Window, ...]
+    past: Past
+    seed: int
+    numbers: tuple[int, ...]
+
+
+def luck_chunk(job: LuckJob) -> tuple[float, ...]:
+    """The unseen Sharpe ratio of the whole procedure on each of the chunk's shuffled markets."""
+    start = job.windows[0].train_to_ms
+    near = tuple((m, _remembered(s, start)) for m, s in job.walk.candles)
+    runs = [permuted(near, start, job.seed + number) for number in job.numbers]
+    done = walk(later_table(job.walk, job.windows, runs), job.past, job.windows, job.walk.settings)
+    return () if done is None else tuple(float(s) for s in unseen_sharpes(done.unseen))
+
+
+class Luck(NamedTuple):
+    """How often a shuffled market did as well: shuffles made, how many did, how many may, how many there would be."""
+
+    used: int
+    better: int
+    allowed: int
+    planned: int
+
+    @property
+    def p_value(self) -> float:
+        """(1 + better) / (1 + used), for all planned shuffles or those made before failure was certain."""
+        return (1 + self.better) / (1 + self.used)
+
+    @property
+    def is_passed(self) -> bool:
+        """True when all planned shuffles were made and few enough did as well."""
+        return self.used == self.planned and self.better <= self.allowed
+
+
+def luck_plan(gates: GateLimits, attempts: int) -> Luck:
+    """How many shuffles N attempts ask for, and how many of them may do as well: p must be at most luck_p / N."""
+    planned = max(gates.permutations, math.ceil(attempts / gates.luck_p - 1e-9) - 1)
+    return Luck(0, 0, math.floor(gates.luck_p / attempts * (planned + 1) + 1e-9) - 1, planned)
+
+
+def luck_chunks(job: LuckJob, planned: int) -> Iterator[LuckJob]:
+    """Small chunks first, so that a failing strategy is soon out, then as large as memory allows."""
+    step = job.walk.settings.schedule.timeframes[0] * 1000
+    rows = (job.windows[-1].test_to_ms - job.windows[0].train_to_ms) // step * len(job.walk.candles)
+    largest, size, first = max(4, min(64, CELLS_PER_CHUNK // max(1, rows))), 4, 0
+    while first < planned:
+        count = min(size, largest, planned - first)
+        yield replace(job, numbers=tuple(range(first, first + count)))
+        first, size = first + count, size * 2 if first >= size else size
+
+
+def try_luck(job: LuckJob, real: float, plan: Luck, on_progress: Progress, mapper: Mapper[LuckJob, tuple[float, ...]]
+              ) -> Luck | None:
+    """Shuffle until failure is certain or the plan is done, in order of the numbers; None if cancelled."""
+    used = better = 0
+    if real <= 0:
+        return plan._replace(used=0, better=0)
+    results = mapper(luck_chunk, luck_chunks(job, plan.planned))
+    for ratios in results:
+        for ratio in ratios:
+            used, better = used + 1, better + (ratio >= real)
+            if better > plan.allowed:
+                return plan._replace(used=used, better=better)
+        if not on_progress(used, plan.planned):
+            return None
+    return plan._replace(used=used, better=better)
+
+
+def gate_luck(luck: Luck, real: float, attempts: int) -> Gate:
+    """G2: the same procedure on shuffled markets hardly ever does as well."""
+    needed = f"at most {luck.allowed} of {luck.planned}"
+    if real <= 0:
+        return _gate("G2", False, needed, "no profit", None,
+                     "the unseen days earned nothing, so there is nothing that luck would have to explain.")
+    again = f" This is attempt {attempts} on this data: the bar is {attempts} times higher." if attempts > 1 else ""
+    return _gate("G2", luck.is_passed, needed, f"{luck.better} of {luck.used}", float(luck.allowed - luck.better),
+                 f"we shuffled the market {luck.used} times. In {luck.better} shuffled market(s), where nothing can be"
+                 f" foreseen, the same procedure did as well. At most {luck.allowed} of {luck.planned} may.{again}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def shown_figures(unseen: Unseen, attempts: int) -> tuple[tuple[str, float | None], ...]:
+    """What is worth knowing and decides nothing."""
+    returns, trials = unseen.returns, unseen.trials
+    ratios = np.repeat(sharpes(trials.T), max(1, attempts))
+    gains, losses = returns[returns > 0].sum(), -returns[returns < 0].sum()
+    months = [float(part.sum()) for part in np.array_split(returns, max(1, len(returns) // 30))]
+    figures = {
+        "unseen_days": float(len(returns)), "mean_day": float(returns.mean()), "sharpe": annual_sharpe(returns),
+        "total": float(np.prod(1 + returns) - 1), "max_drawdown": drawdown_of(returns), "psr": psr(returns, 0.0),
+        "dsr": dsr(returns, ratios), "pbo": pbo(trials), "min_trl_days": min_trl(returns, 0.0),
+        "windows_positive": float(sum(w.result > 0 for w in unseen.windows)),
+        "profit_factor_of_days": float(gains / losses) if losses > 0 else math.inf,
+        "exposure": float(unseen.weights.sum(axis=1).mean()), "turnover_per_day": float(unseen.turnover.mean()),
+        "best_month": max(months), "worst_month": min(months),
+        "windows_in_cash": float(sum(w.chosen == CASH for w in unseen.windows)),
+    }
+    return tuple((name, _finite(value)) for name, value in figures.items())
+
+
+def _alarm(unseen: Unseen) -> str:
+    mean, ratio = float(unseen.returns.mean()), annual_sharpe(unseen.returns)
+    if mean <= ALARM_MEAN and ratio <= ALARM_SHARPE:
+        return ""
+    return f"ALARM: {mean:+.2%} a day at a Sharpe ratio of {ratio:.1f} is too good, probably a fault in data or program. "
+
+
+def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
+    """The answer in one paragraph: locked or not, what failed, what would have to change, and what a pass is worth."""
+    failed, waits = ([g for g in gates if g.result == word] for word in (FAIL, WAIT))
+    if not failed and not waits and source == REAL_SOURCE:
+        head = f"All {len(gates)} gates passed."
+    else:
+        head = f"LOCKED, {len(failed)} of {len(gates)} failed"
+        head += f", {len(waits)} not judged yet." if waits else "."
+        if not failed and not waits:
+            head = f"LOCKED. All gates passed, but on {source} candles, which never unlock the exchange."
+    todo = " ".join(f"{g.id} {g.name}: needs {g.needed}, is {g.actual}." for g in failed)
+    return (f"{alarm}{head} {todo} Even a pass is no promise: of strategies as good as the best we tested, 1 in 3 lost"
+            " money in the next two months; expect about three quarters of the tested profit.").replace("  ", " ")
+
+
+def _payload(job: GateJob, gates: Sequence[Gate], shown: Sequence[tuple[str, float | None]],
+             windows: Sequence[Window], size: float) -> str:
+    """Everything the answer rests on, as canonical text; no time, no install."""
+    ends = {m.pair: [int(s.opened[0]), int(s.closed[-1])] for m, s in job.candles if len(s)}
+    return canonical({
+        "gates": {g.id: asdict(g) for g in gates}, "shown": dict(shown), "windows": [asdict(w) for w in windows],
+        "size": size, "attempt": job.attempts, "source": job.source, "config": config_hash(job.settings),
+        "sets": [asdict(p) for p in job.sets], "data": ends, "hashes": dict(job.hashes), "self_test": job.self_test_id,
+        "fees": {m.pair: [m.maker_fee, m.taker_fee] for m, _ in job.candles}, "seed": job.settings.gates.seed,
+        "version": __version__,
+    })
+
+
+def _evaluation(job: GateJob, gates: tuple[Gate, ...], windows: tuple[Window, ...], unseen: Unseen | None,
+                size: float) -> Evaluation:
+    shown = shown_figures(unseen, job.attempts) if unseen is not None else ()
+    alarm = _alarm(unseen) if unseen is not None else ""
+    span = (windows[0].test_from_ms, windows[-1].test_to_ms) if windows else (0, 0)
+    return Evaluation(gates, shown, windows, summary_of(gates, job.source, alarm), job.attempts, size, *span,
+                      _payload(job, gates, shown, windows, size), job.source)
+
+
+def _part(on_progress: Progress, start: float, end: float) -> Progress:
+    """Progress of one part of the whole, in thousandths."""
+    return lambda done, total: on_progress(round(1000 * (start + (end - start) * done / max(1, total))), 1000)
+
+
+class Tested(NamedTuple):
+    """The walk on the real market, before any shuffle: what earned what, and the shuffles to make."""
+
+    unseen: Unseen
+    luck: LuckJob
+
+
+def walk_real(job: GateJob, windows: tuple[Window, ...], on_progress: Progress = always) -> Tested | None:
+    """Train, choose and test on the market as it was; None if cancelled."""
+    walk_job = WalkJob(decision_candles(job.candles, job.settings), job.settings, job.sets, job.peek)
+    past = past_of(walk_job, windows, _part(on_progress, 0.0, 0.4))
+    if past is None:
+        return None
+    table = later_table(walk_job, windows, (walk_job.candles,))
+    done = walk(table, past, windows, job.settings, _part(on_progress, 0.4, 1.0), keeps_fills=True)
+    if done is None:
+        return None
+    luck = LuckJob(walk_job, windows, past, job.settings.gates.seed, ())
+    return Tested(unseen_of(done, walk_job.candles), luck)
+
+
+def cheap_gates(job: GateJob, tested: Tested) -> tuple[Gate, ...]:
+    """G1 and G3 to G6: what can be said without shuffling."""
+    unseen, candles = tested.unseen, tested.luck.walk.candles
+    return (gate_money(job, unseen), gate_trips(job, unseen), gate_stretch(job, unseen), gate_alive(job, unseen),
+            gate_kinds(job, unseen, candles))
+
+
+def evaluate(
+    job: GateJob, on_progress: Progress = always, mapper: Mapper[LuckJob, tuple[float, ...]] = serial
+) -> Evaluation | None:
+    """All gates on the job's candles; None if cancelled. The same job gives the same payload with any mapper."""
+    candles = decision_candles(job.candles, job.settings)
+    windows = windows_of(candles, job.settings.gates)
+    data = gate_data(job, candles, windows)
+    if len(windows) < job.settings.gates.min_windows:
+        rest = tuple(waiting(name, "There is not enough history.") for name in GATE_NAMES if name not in ("G0", "G9"))
+        return _evaluation(job, (data, *rest, gate_self_test(job)), (), None, 0.0)
+    tested = walk_real(job, windows, _part(on_progress, 0.0, 0.1))
+    if tested is None:
+        return None
+    unseen, plan, real = tested.unseen, luck_plan(job.settings.gates, job.attempts), sharpe(tested.unseen.returns)
+    luck = try_luck(tested.luck, real, plan, _part(on_progress, 0.1, 1.0), mapper)
+    if luck is None:
+        return None
+    on_progress(1000, 1000)
+    money, trips, stretch, alive, kinds = cheap_gates(job, tested)
+    size, safe = gate_size(job, unseen)
+    gates = (data, money, gate_luck(luck, real, job.attempts), trips, stretch, alive, kinds, size,
+             gate_paper(job, unseen), gate_self_test(job))
+    return _evaluation(job, gates, unseen.windows, unseen, safe)
+
+
+def _window_json(window: Window) -> dict[str, object]:
+    return {
+        "number": window.number, "train_from": _iso(window.train_from_ms), "train_to": _iso(window.train_to_ms),
+        "test_from": _iso(window.test_from_ms), "test_to": _iso(window.test_to_ms), "chosen": window.chosen,
+        "train_sharpe": window.train_sharpe, "result": window.result, "round_trips": window.round_trips,
+    }
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
+    """The evaluation as plain values for a JSON file."""
+    gates = {g.id: {"name": g.name, "result": g.result, "needed": g.needed, "actual": g.actual, "margin": g.margin,
+                    "text": g.text} for g in evaluation.gates}
+    return {
+        "unlocked": evaluation.is_unlocked, "summary": evaluation.summary, "attempt": evaluation.attempt,
+        "gates": gates, "shown": dict(evaluation.shown), "windows": [_window_json(w) for w in evaluation.windows],
+        "size": evaluation.size, "source": evaluation.source, "payload_hash": evaluation.payload_hash,
+    }
 
 
 # ==============================================================================
