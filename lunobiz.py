@@ -3867,14 +3867,14 @@ class LaneJob:
     peek: float = 0.0
 
 
-def grid_floor(value: Floats, power: Floats) -> Floats:
+def grid_floor(value: Floats, power: Floats | float) -> Floats:
     """Values rounded down to a grid of 1/power, by the rule of `Market.round_volume`."""
     near = np.rint(value * power)
     slack = np.maximum(1e-6 / power, 4 * np.spacing(np.abs(value)))
     return np.asarray((near - (near / power - value > slack)) / power)
 
 
-def grid_ceil(value: Floats, power: Floats) -> Floats:
+def grid_ceil(value: Floats, power: Floats | float) -> Floats:
     """Values rounded up to a grid of 1/power."""
     return -grid_floor(-value, power)
 
@@ -3923,6 +3923,11 @@ class Wishes(NamedTuple):
     bit: Ints
     gain: Floats
 
+    def at(self, rows: Ints | Flags) -> Wishes:
+        """Some of the wishes."""
+        return Wishes(self.row[rows], self.lane[rows], self.pair[rows], self.confidence[rows], self.limit[rows],
+                      self.stop[rows], self.loss[rows], self.bit[rows], self.gain[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class LaneTable:
@@ -3963,7 +3968,7 @@ class _Quotes(NamedTuple):
 
 def _quotes(market: Market, series: Series, settings: Settings, doubts: DoubtColumns) -> _Quotes:
     """The modelled quote at each close, as `modelled_quote` gives it, and the checks that only need the market."""
-    power, half, costs = np.float64(10.0**market.price_scale), market.model_spread / 2, settings.costs
+    power, half, costs = 10.0**market.price_scale, market.model_spread / 2, settings.costs
     bid = grid_floor(series.close * (1 - half), power)
     ask = np.maximum(grid_ceil(series.close * (1 + half), power), np.rint((bid + market.tick) * power) / power)
     mid = (bid + ask) / 2
@@ -4006,7 +4011,7 @@ def _market_wishes(table: SignalTable, quotes: _Quotes, market: Market, limits: 
     rank = np.lexsort((np.concatenate(order), -confidence, row))
     rank = rank[(np.isfinite(away) & np.isfinite(moved))[rank]]
     best = rank[np.concatenate(([True], np.diff(row[rank]) > 0))] if len(rank) else rank
-    stop = grid_floor(table.series.close[row] - away, np.float64(10.0**market.price_scale))
+    stop = grid_floor(table.series.close[row] - away, 10.0**market.price_scale)
     passes = (moved >= needed * limits.min_edge) & (confidence >= limits.min_confidence)
     passes &= (stop >= market.min_price) & (stop < quotes.bid[row])
     best = best[passes[best]]
@@ -4109,7 +4114,7 @@ class LaneBuilder:
         row = places[wish.rows]
         keep = (row >= 0) & (row < len(self.times))
         rows, costs = wish.rows[keep], self.job.settings.costs
-        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), np.float64(10.0**market.price_scale))
+        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), 10.0**market.price_scale)
         slipped = wish.stop[keep] * (1 - STRESSED_SLIPPAGE * costs.slippage)
         loss = limit * (1 + market.maker_fee) - slipped * (1 - market.taker_fee)
         gain = self.job.peek * (series.close[rows] - series.open[rows])
@@ -4118,9 +4123,17 @@ class LaneBuilder:
                                   wish.confidence[keep], limit, wish.stop[keep], loss, wish.bit[keep], gain))
 
     def _sorted_wishes(self) -> Wishes:
-        joined = Wishes(*(np.concatenate(parts) for parts in zip(*self.wishes, strict=True)))
-        order = np.lexsort((joined.pair, -joined.confidence, joined.lane, joined.row))
-        return Wishes(*(column[order] for column in joined))
+        def joined(read: Callable[[Wishes], Floats]) -> Floats:
+            return np.concatenate([read(w) for w in self.wishes])
+
+        def counts(read: Callable[[Wishes], Ints]) -> Ints:
+            return np.concatenate([read(w) for w in self.wishes])
+
+        found = Wishes(
+            counts(lambda w: w.row), counts(lambda w: w.lane), counts(lambda w: w.pair),
+            joined(lambda w: w.confidence), joined(lambda w: w.limit), joined(lambda w: w.stop),
+            joined(lambda w: w.loss), counts(lambda w: w.bit), joined(lambda w: w.gain))
+        return found.at(np.lexsort((found.pair, -found.confidence, found.lane, found.row)))
 
     def table(self) -> LaneTable:
         """Everything in one place, the wishes in order."""
@@ -4129,8 +4142,8 @@ class LaneBuilder:
         friends = np.stack([daily_friends([s for _, s in run], days) for run in job.runs], axis=1)
         lanes, whole = (1, 1, len(job.sets), 1), (len(self.times), 1, len(job.sets), 1)
         return LaneTable(
-            self.times, self.seconds * 1000, *(self.columns[n] for n in ("open", "high", "low", "close", "bid", "half",
-            "volume")), self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
+            self.times, self.seconds * 1000, self.columns["open"], self.columns["high"], self.columns["low"],
+            self.columns["close"], self.columns["bid"], self.columns["half"], self.columns["volume"], self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
             friends, terms_of([m for m, _ in job.runs[0]]),
             np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
             np.broadcast_to(np.array([-(-p.max_holding * 3600 // self.seconds) for p in job.sets],
@@ -4226,7 +4239,7 @@ class Lanes:
         """Move cash for fills; `sign` is -1 for buys."""
         lane = cells // self.volume.shape[2]
         value = price * volume
-        fees = grid_ceil(value * fee, np.float64(10.0**FEE_SCALE))
+        fees = grid_ceil(value * fee, 10.0**FEE_SCALE)
         np.add.at(self.cash.reshape(-1), lane, sign * value - fees)
         np.add.at(self.turnover.reshape(-1), lane, value)
 
@@ -4637,14 +4650,12 @@ def _switched(table: LaneTable, windows: Sequence[Window], chosen: Ints) -> Lane
     rows, run = np.arange(len(times))[:, None] + cut.start, np.arange(runs)[None, :]
     wishes = table.wishes
     inside = (wishes.row >= cut.start) & (wishes.row < cut.start + len(times))
-    moved = Wishes(*(column[inside] for column in wishes))
+    moved = wishes.at(inside)
     row, of_run = moved.row - cut.start, moved.lane // sets
-    inside = lane[row, of_run] == moved.lane % sets
-    moved = Wishes(*(c[inside] for c in moved._replace(row=row, lane=of_run)))
+    moved = moved._replace(row=row, lane=of_run).at(lane[row, of_run] == moved.lane % sets)
     return replace(
-        table, times=times, **{name: column[cut] for name, column in (
-            ("open", table.open), ("high", table.high), ("low", table.low), ("close", table.close),
-            ("bid", table.bid), ("half", table.half), ("volume", table.volume))},
+        table, times=times, open=table.open[cut], high=table.high[cut], low=table.low[cut], close=table.close[cut],
+        bid=table.bid[cut], half=table.half[cut], volume=table.volume[cut],
         atr=table.atr[rows, run, held if table.atr.shape[2] > 1 else 0][:, :, None],
         exits=table.exits[rows, run, held][:, :, None], wishes=moved,
         starts=np.searchsorted(moved.row, np.arange(len(times) + 1)),
@@ -4689,9 +4700,10 @@ def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
     runs = later.equity.shape[1]
     return LaneResult(
         np.concatenate((past.days, later.days)), past.start,
-        *(np.concatenate((np.repeat(a, runs, axis=1), b)) for a, b in (
-            (past.equity, later.equity), (past.turnover, later.turnover), (past.round_trips, later.round_trips),
-            (past.weights, later.weights))))
+        np.concatenate((np.repeat(past.equity, runs, axis=1), later.equity)),
+        np.concatenate((np.repeat(past.turnover, runs, axis=1), later.turnover)),
+        np.concatenate((np.repeat(past.round_trips, runs, axis=1), later.round_trips)),
+        np.concatenate((np.repeat(past.weights, runs, axis=1), later.weights)))
 
 
 def walk(
@@ -4822,13 +4834,17 @@ def _shuffled(series: Series, rows: Ints, bodies: Ints, gaps: Ints) -> Series:
     steps = jump[gaps[place]] + close
     ends = np.log(before[0]) + np.cumsum(steps)
     starts = ends - close
-    changed = {"open": starts, "high": starts + high, "low": starts + low, "close": ends}
-    columns = {"open": series.open.copy(), "high": series.high.copy(), "low": series.low.copy(),
-               "close": series.close.copy(), "volume": series.volume.copy()}
-    for name, logs in changed.items():
-        columns[name][rows] = np.exp(logs)
-    columns["volume"][rows] = worth[bodies[place]] / columns["close"][rows]
-    return replace(series, **columns)
+
+    def put(old: Floats, new: Floats) -> Floats:
+        column = old.copy()
+        column[rows] = new
+        return column
+
+    prices = np.exp(ends)
+    return Series(
+        series.seconds, series.opened, put(series.open, np.exp(starts)), put(series.high, np.exp(starts + high)),
+        put(series.low, np.exp(starts + low)), put(series.close, prices),
+        put(series.volume, worth[bodies[place]] / prices))
 
 
 def permuted(candles: tuple[tuple[Market, Series], ...], from_ms: int, seed: int) -> tuple[tuple[Market, Series], ...]:
@@ -6018,7 +6034,6 @@ def metrics_rows(metrics: Mapping[str, object], counter: str, target: float) -> 
 import base64
 import contextlib
 import io
-import itertools
 import os
 import random
 import sys
