@@ -23,6 +23,7 @@ Map:
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     WALK       which parameter set would have been chosen, and what it earned unseen
     GATES      may this configuration ever trade for real, and why not
+    SELFTEST   how often are the gates themselves wrong
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -3538,6 +3539,8 @@ def binomial_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, 
 # pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO FILLS CYCLE METRICS
 # ==============================================================================
 
+Listed = tuple[Market, Series]
+Candles = tuple[Listed, ...]
 HISTORY_DAYS = 70  # recorded days before the first decision, enough for every memory
 
 
@@ -3545,7 +3548,7 @@ HISTORY_DAYS = 70  # recorded days before the first decision, enough for every m
 class BacktestJob:
     """Recorded candles of the finest duration per market, and what to run on them; it can be sent to a process."""
 
-    candles: tuple[tuple[Market, Series], ...]
+    candles: Candles
     settings: Settings
     start_ms: int
     end_ms: int
@@ -3859,7 +3862,7 @@ class LaneJob:
     `peek` is the planted fault of the self-test: the share of the signal candle's move that an entry is given.
     """
 
-    runs: tuple[tuple[tuple[Market, Series], ...], ...]
+    runs: tuple[Candles, ...]
     settings: Settings
     sets: tuple[StrategyParams, ...]
     start_ms: int
@@ -4211,6 +4214,7 @@ class Lanes:
         self.has_triggered = False
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
+        self.late, self.is_stressed = np.zeros(lanes), False  # what every fill a candle later would have cost
         self.fills: list[LaneFill] | None = None
         self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
         self.day = -1
@@ -4221,8 +4225,8 @@ class Lanes:
         return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
 
     def go_on(self, state: LaneState) -> Lanes:
-        """These lanes from the state of one run, once for each run; their table begins with the row after it."""
-        runs = self.volume.shape[0]
+        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
+        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
         for name, value in state.columns.items():
             vars(self)[name] = np.repeat(value, runs, axis=0)
         self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
@@ -4235,13 +4239,16 @@ class Lanes:
         lane, pair = cells // pairs, cells % pairs
         return lane, pair, lane // self.volume.shape[1] * pairs + pair
 
-    def _pay(self, cells: Cells, price: Floats, volume: Floats, sign: int, fee: Floats) -> None:
+    def _pay(self, row: int, cells: Cells, price: Floats, volume: Floats, sign: int, fee: Floats) -> None:
         """Move cash for fills; `sign` is -1 for buys."""
         lane = cells // self.volume.shape[2]
         value = price * volume
         fees = grid_ceil(value * fee, 10.0**FEE_SCALE)
         np.add.at(self.cash.reshape(-1), lane, sign * value - fees)
         np.add.at(self.turnover.reshape(-1), lane, value)
+        if self.is_stressed:
+            after = self.table.open[min(row + 1, len(self.table.times) - 1)].reshape(-1)[self._where(cells)[2]]
+            np.add.at(self.late.reshape(-1), lane, np.nan_to_num(sign * (price - after) * volume))
 
     def _note(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats) -> None:
         if self.fills is not None:
@@ -4251,7 +4258,7 @@ class Lanes:
     def _sold(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats, fee: Floats) -> None:
         """Book sales; a position that is gone leaves its place."""
         self._note(row, cells, name, price, volume)
-        self._pay(cells, price, volume, 1, fee)
+        self._pay(row, cells, price, volume, 1, fee)
         left = self.volume.reshape(-1)[cells] - volume
         self.volume.reshape(-1)[cells] = np.where(left > 1e-12, left, 0.0)
         self._clear(cells[left <= 1e-12])
@@ -4315,7 +4322,7 @@ class Lanes:
         cells, pair, volume = cells[volume > 0], pair[volume > 0], volume[volume > 0]
         price = self.limit.reshape(-1)[cells]
         self._note(row, cells, "entry", price, volume)
-        self._pay(cells, price, volume, -1, terms.maker[pair])
+        self._pay(row, cells, price, volume, -1, terms.maker[pair])
         np.add.at(self.cash.reshape(-1), cells // self.volume.shape[2], self.gain.reshape(-1)[cells] * volume)
         left = self.wanted.reshape(-1)[cells] - volume
         self.wanted.reshape(-1)[cells] = np.where(left > 0.5 / terms.volume_power[pair], left, 0.0)
@@ -4569,7 +4576,7 @@ class Window:
 class WalkJob:
     """Candles of the decision timeframe in order of their markets' names, and the sets to choose from."""
 
-    candles: tuple[tuple[Market, Series], ...]
+    candles: Candles
     settings: Settings
     sets: tuple[StrategyParams, ...]
     peek: float = 0.0
@@ -4595,7 +4602,7 @@ class Unseen:
     gaps: Floats
 
 
-def decision_candles(candles: Iterable[tuple[Market, Series]], settings: Settings) -> tuple[tuple[Market, Series], ...]:
+def decision_candles(candles: Iterable[Listed], settings: Settings) -> Candles:
     """Whole candles of the decision timeframe, markets in order of their names."""
     seconds = settings.schedule.timeframes[0]
     _, last = span_of(series for _, series in candles)
@@ -4603,7 +4610,7 @@ def decision_candles(candles: Iterable[tuple[Market, Series]], settings: Setting
     return tuple(sorted(((m, s) for m, s in made if len(s)), key=lambda c: c[0].pair))
 
 
-def windows_of(candles: Iterable[tuple[Market, Series]], gates: GateLimits) -> tuple[Window, ...]:
+def windows_of(candles: Iterable[Listed], gates: GateLimits) -> tuple[Window, ...]:
     """As many windows as the history holds, at most `gates.windows`, the last one ending on the last whole UTC day."""
     first_ms, last_ms = span_of(series for _, series in candles)
     first, last = -(-first_ms // DAY_MS), last_ms // DAY_MS
@@ -4672,7 +4679,7 @@ class Walk(NamedTuple):
     sharpes: Floats
     trials: LaneResult
     unseen: LaneResult
-    late: float = 0.0
+    late: Floats  # [runs]
     gaps: Floats | None = None
 
 
@@ -4680,24 +4687,34 @@ MIN_TRAINING_TRIPS = 10
 
 
 class Past(NamedTuple):
-    """What all runs have in common: the lanes at the end of the first training, and what they earned till then."""
+    """The lanes at the end of the first training, and what they earned till then."""
 
     state: LaneState
     result: LaneResult
 
+    def of_run(self, run: int) -> Past:
+        """The past of one run, which all its shuffled markets share."""
+        only, result = slice(run, run + 1), self.result
+        columns = {name: column[only] for name, column in self.state.columns.items()}
+        return Past(self.state._replace(columns=columns), replace(
+            result, equity=result.equity[:, only], turnover=result.turnover[:, only],
+            round_trips=result.round_trips[:, only], weights=result.weights[:, only]))
 
-def past_of(job: WalkJob, windows: Sequence[Window], on_progress: Progress = always) -> Past | None:
-    """All sets on the real market to the end of the first training; None if cancelled."""
-    table = lane_table(LaneJob((job.candles,), job.settings, job.sets, windows[0].train_from_ms,
-                               windows[0].train_to_ms, job.peek))
+
+def past_of(
+    job: WalkJob, windows: Sequence[Window], runs: tuple[Candles, ...], on_progress: Progress = always
+) -> Past | None:
+    """All sets on each run to the end of the first training; None if cancelled."""
+    table = lane_table(LaneJob(runs, job.settings, job.sets, windows[0].train_from_ms, windows[0].train_to_ms,
+                               job.peek))
     lanes = Lanes(table, job.settings)
     result = run_lanes(table, lanes, on_progress)
     return None if result is None else Past(lanes.state(), result)
 
 
 def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
-    """The past, once for each run, and what came after it."""
-    runs = later.equity.shape[1]
+    """The past, a shared one once for each run, and what came after it."""
+    runs = later.equity.shape[1] // past.equity.shape[1]
     return LaneResult(
         np.concatenate((past.days, later.days)), past.start,
         np.concatenate((np.repeat(past.equity, runs, axis=1), later.equity)),
@@ -4708,11 +4725,11 @@ def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
 
 def walk(
     table: LaneTable, past: Past, windows: tuple[Window, ...], settings: Settings, on_progress: Progress = always,
-    keeps_fills: bool = False,
+    is_stressed: bool = False,
 ) -> Walk | None:
     """Go on with all sets on every run of the table, choose, and test unseen; None if cancelled.
 
-    `keeps_fills` is for a single run: it tells what late fills and bad exits would have cost.
+    `is_stressed` also tells what late fills, and of a single run what bad exits would have cost.
     """
     later = run_lanes(table, Lanes(table, settings).go_on(past.state), lambda done, total: on_progress(done, 2 * total))
     if later is None:
@@ -4727,29 +4744,26 @@ def walk(
         ratios.append(ratio)
     table = _switched(table, windows, np.array(chosen))
     lanes = Lanes(table, settings)
-    lanes.fills = [] if keeps_fills else None
+    lanes.is_stressed, lanes.fills = is_stressed, [] if is_stressed and table.exits.shape[1] == 1 else None
     unseen = run_lanes(table, lanes, lambda done, total: on_progress(total + done, 2 * total))
     if unseen is None:
         return None
-    late, gaps = (0.0, None) if lanes.fills is None else _stress(table, lanes.fills, unseen.days)
-    return Walk(windows, np.array(chosen), np.array(ratios), trials, unseen, late, gaps)
+    gaps = None if lanes.fills is None else _bad_exits(table, lanes.fills, unseen.days)
+    return Walk(windows, np.array(chosen), np.array(ratios), trials, unseen, lanes.late[:, 0], gaps)
 
 
 WORST_EXITS = 0.05
 
 
-def _stress(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> tuple[float, Floats]:
-    """Of a single run: the cost of every fill one candle later, and by day of the worst exits at their candle's low."""
-    late, gaps, exits = 0.0, np.zeros(len(days)), []
+def _bad_exits(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> Floats:
+    """By day, what the worst exits of a single run would cost at the low of their candle."""
+    gaps, exits = np.zeros(len(days)), []
     for row, pair, name, price, volume in fills:
-        after = float(table.open[min(row + 1, len(table.times) - 1), 0, 0, pair])
-        sign = 1 if name == "entry" else -1
-        late += sign * (after - price) * volume if math.isfinite(after) else 0.0
-        if sign < 0:
+        if name != "entry":
             exits.append(((price - float(table.low[row, 0, 0, pair])) / price, row, price * volume))
     for fall, row, value in sorted(exits, reverse=True)[: math.ceil(WORST_EXITS * len(exits))]:
         gaps[np.searchsorted(days, (table.times[row] - 1) // DAY_MS)] += max(0.0, fall) * value
-    return late, gaps
+    return gaps
 
 
 def unseen_sharpes(result: LaneResult) -> Floats:
@@ -4765,7 +4779,7 @@ def _remembered(series: Series, from_ms: int) -> Series:
 
 
 def later_table(
-    job: WalkJob, windows: Sequence[Window], runs: Iterable[tuple[tuple[Market, Series], ...]]
+    job: WalkJob, windows: Sequence[Window], runs: Iterable[Candles]
 ) -> LaneTable:
     """All sets on these runs, from the end of the first training to the last unseen day."""
     start = windows[0].train_to_ms
@@ -4774,7 +4788,7 @@ def later_table(
     return lane_table(LaneJob(cut, job.settings, job.sets, start + step, windows[-1].test_to_ms, job.peek))
 
 
-def _pair_returns(candles: Sequence[tuple[Market, Series]], days: Ints) -> Floats:
+def _pair_returns(candles: Sequence[Listed], days: Ints) -> Floats:
     """[days, pairs]: return of each market on each UTC day, 0 where it is not listed."""
     columns = []
     for _, series in candles:
@@ -4795,7 +4809,7 @@ def _filled_windows(done: Walk, run: int, returns: Floats) -> tuple[Window, ...]
     return tuple(made)
 
 
-def unseen_of(done: Walk, candles: Sequence[tuple[Market, Series]], run: int = 0) -> Unseen:
+def unseen_of(done: Walk, candles: Sequence[Listed], run: int = 0) -> Unseen:
     """What one run of a walk earned on its unseen days."""
     result = done.unseen
     returns = day_returns(result.equity, result.start)[:, run, 0]
@@ -4805,7 +4819,7 @@ def unseen_of(done: Walk, candles: Sequence[tuple[Market, Series]], run: int = 0
     return Unseen(
         result.days, returns, result.turnover[:, run, 0] / before, result.round_trips[:, run, 0],
         result.weights[:, run, 0], _pair_returns(candles, result.days), trials,
-        _filled_windows(done, run, returns), done.late / result.start,
+        _filled_windows(done, run, returns), float(done.late[run]) / result.start,
         np.zeros(len(returns)) if done.gaps is None else done.gaps / before,
     )
 
@@ -4847,7 +4861,7 @@ def _shuffled(series: Series, rows: Ints, bodies: Ints, gaps: Ints) -> Series:
         put(series.volume, worth[bodies[place]] / prices))
 
 
-def permuted(candles: tuple[tuple[Market, Series], ...], from_ms: int, seed: int) -> tuple[tuple[Market, Series], ...]:
+def permuted(candles: Candles, from_ms: int, seed: int) -> Candles:
     """The same markets with the candles opened from `from_ms` on in another order, the same order for all markets.
 
     Bodies and gaps are shuffled apart (Masters, permutation of bars). Each market keeps its first and its last price
@@ -4886,6 +4900,7 @@ GATE_NAMES: Mapping[str, str] = types.MappingProxyType({
 REAL_SOURCE = "luno"
 STRESS_PER_SIDE = 0.0015
 WORST_MAKER, WORST_TAKER = 0.004, 0.006
+NO_TIER = "self-test"  # the fees of a made market are no tier that could get worse
 ALARM_MEAN, ALARM_SHARPE = 0.01, 6.0
 REGIME_DAYS, TREND_Z = 30, 0.5
 CELLS_PER_CHUNK = 1_200_000
@@ -4929,7 +4944,7 @@ class GateJob:
     `attempts` counts the looks at these unseen days, this one included; only `source` "luno" can ever unlock.
     """
 
-    candles: tuple[tuple[Market, Series], ...]
+    candles: Candles
     settings: Settings
     as_of_ms: int = 0
     attempts: int = 1
@@ -4978,7 +4993,7 @@ def waiting(gate: str, why: str) -> Gate:
     return Gate(gate, GATE_NAMES[gate], WAIT, "-", "-", None, f"{GATE_NAMES[gate]}: not judged. {why}")
 
 
-def gate_data(job: GateJob, candles: Sequence[tuple[Market, Series]], windows: Sequence[Window]) -> Gate:
+def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]) -> Gate:
     """G0: enough whole history of enough markets, and fresh."""
     limits, troubles = job.settings.gates, []
     first_ms, last_ms = span_of(series for _, series in candles)
@@ -5010,7 +5025,7 @@ def gate_data(job: GateJob, candles: Sequence[tuple[Market, Series]], windows: S
                  f"{text}. {', '.join(listed)}.")
 
 
-def _gap_troubles(candles: Sequence[tuple[Market, Series]], windows: Sequence[Window]) -> list[str]:
+def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[str]:
     """Markets with a hole of more than a day inside the unseen days."""
     found = []
     for market, series in candles:
@@ -5024,7 +5039,8 @@ def _gap_troubles(candles: Sequence[tuple[Market, Series]], windows: Sequence[Wi
 
 def stressed(unseen: Unseen, markets: Sequence[Market], costs: Costs) -> Floats:
     """S1: the daily returns if each side of each round trip had cost more, at the worst fee tier."""
-    dearer = max(max(WORST_MAKER - m.maker_fee, WORST_TAKER - m.taker_fee, 0.0) for m in markets)
+    dearer = max(0.0 if m.fee_source == NO_TIER else max(WORST_MAKER - m.maker_fee, WORST_TAKER - m.taker_fee, 0.0)
+                 for m in markets)
     return unseen.returns - (max(STRESS_PER_SIDE, costs.slippage) + dearer) * unseen.turnover
 
 
@@ -5067,7 +5083,7 @@ def gate_alive(job: GateJob, unseen: Unseen) -> Gate:
                  f"the last {len(last)} unseen days earned {total:+.2%}.")
 
 
-def _by_kind(unseen: Unseen, candles: Sequence[tuple[Market, Series]]) -> tuple[dict[str, float], dict[str, float]]:
+def _by_kind(unseen: Unseen, candles: Sequence[Listed]) -> tuple[dict[str, float], dict[str, float]]:
     """Excess over holding the same average amount, by trend and by volatility of the 30 days before each day."""
     days = np.arange(int(unseen.days[0]) - REGIME_DAYS, int(unseen.days[-1]) + 1, dtype=np.int64)
     market = _pair_returns(candles, days).mean(axis=1)
@@ -5083,7 +5099,7 @@ def _by_kind(unseen: Unseen, candles: Sequence[tuple[Market, Series]]) -> tuple[
             {name: float(excess[flags].sum()) for name, flags in calms.items()})
 
 
-def gate_kinds(job: GateJob, unseen: Unseen, candles: Sequence[tuple[Market, Series]]) -> Gate:
+def gate_kinds(job: GateJob, unseen: Unseen, candles: Sequence[Listed]) -> Gate:
     """G6: better than holding the same amount even without the best kind of market."""
     groups = _by_kind(unseen, candles)
     rest = min(sum(parts.values()) - max(parts.values()) for parts in groups)
@@ -5305,11 +5321,11 @@ class Tested(NamedTuple):
 def walk_real(job: GateJob, windows: tuple[Window, ...], on_progress: Progress = always) -> Tested | None:
     """Train, choose and test on the market as it was; None if cancelled."""
     walk_job = WalkJob(decision_candles(job.candles, job.settings), job.settings, job.sets, job.peek)
-    past = past_of(walk_job, windows, _part(on_progress, 0.0, 0.4))
+    past = past_of(walk_job, windows, (walk_job.candles,), _part(on_progress, 0.0, 0.4))
     if past is None:
         return None
     table = later_table(walk_job, windows, (walk_job.candles,))
-    done = walk(table, past, windows, job.settings, _part(on_progress, 0.4, 1.0), keeps_fills=True)
+    done = walk(table, past, windows, job.settings, _part(on_progress, 0.4, 1.0), is_stressed=True)
     if done is None:
         return None
     luck = LuckJob(walk_job, windows, past, job.settings.gates.seed, ())
@@ -5365,6 +5381,627 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
         "gates": gates, "shown": dict(evaluation.shown), "windows": [_window_json(w) for w in evaluation.windows],
         "size": evaluation.size, "source": evaluation.source, "payload_hash": evaluation.payload_hash,
     }
+
+
+# ==============================================================================
+# SELFTEST | how often are the gates themselves wrong
+# pure | uses ERRORS TYPES SETTINGS CANDLES METRICS BACKTEST WALK GATES
+# ==============================================================================
+
+# Markets are made whose truth is known, and the gates are asked what they make of them.
+#
+#   kind  truth                                                                     the gates should
+#   A0    no edge: volatility in waves, heavy tails, the mean return of a bar is 0    stay locked
+#   A1    no edge: recorded bars in blocks of about 20 days, each mirrored by a coin  stay locked
+#   A2    no edge, but a drift of 60 % a year: to hold pays, to time does not         stay locked
+#   A3    no edge, but one phase of 90 unseen days that climbs 1 % a day              stay locked
+#   A4    an edge that dies half-way through the unseen days                          mostly stay locked
+#   A5    as A0, but the engine looks ahead                                           stay locked
+#   E15   an edge: a hidden drift of 15 % of a bar's volatility; any E01 to E99       unlock
+#   R     as A0, tried again and again with other settings until it unlocks           stay locked
+#
+# A bar without edge has the mean return 0 in prices, not in logarithms, whatever is known before it. In A0 its path is
+# a Brownian motion whose volatility is drawn first, so no order at any price inside it gains on average either. A1 has
+# the insides of real bars: on average 0.08 % is lost after a shallow touch of a limit, 0.16 % won after one at 4 %.
+TRIAL_BAR_S = 14_400
+TRIAL_BARS_A_DAY = 6
+TRIAL_START_MS = 1_577_836_800_000  # Wednesday 2020-01-01 00:00 UTC
+TRIAL_PAIRS = ("ETHZAR", "LTCZAR", "XBTZAR")
+TRIAL_PRICE, TRIAL_PRICE_SCALE, TRIAL_VOLUME_SCALE = 100_000.0, 4, 8  # room to fall and to rise a thousandfold
+TRIAL_TURNOVER = 1e9  # counter a bar: no order of this desk is ever too large
+HIGHEST_VOLATILITY = 0.08  # of one bar; keeps every price above 0
+HIGHEST_MOVE = 0.5
+BULL_DRIFT_A_YEAR, LUCKY_DAYS, LUCKY_DRIFT_A_DAY = 0.60, 90, 0.01
+DYING_STRENGTH = 0.20
+BLOCK_DAYS = 20
+LEAST_RECORDED_DAYS = 180
+MIRROR_LIMIT = 0.9  # a recorded bar that moved further cannot be mirrored
+REAL_FEES, NO_FEES = (0.004, 0.006), (0.0, 0.0)  # maker and taker of the entry tier
+GATES_OF_TEST = ("G1", "G2", "G3", "G4", "G5", "G6")
+RETRY_EDGES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+RETRY_CONFIDENCES = (0.45, 0.55, 0.60, 0.65)
+
+
+class MarketKind(NamedTuple):
+    """A kind of made market: how many seeds a full test has, and whether it is also tried without costs."""
+
+    name: str
+    seeds: int
+    is_tried_free: bool
+
+
+KINDS = (
+    MarketKind("A0", 1000, True), MarketKind("A1", 1000, True), MarketKind("A2", 400, False),
+    MarketKind("A3", 400, False), MarketKind("A4", 400, False), MarketKind("A5", 100, True),
+    MarketKind("E", 200, False), MarketKind("R", 200, False),
+)  # fmt: skip
+DEFAULT_KINDS = ("A0", "A1", "A2", "A3", "A4", "A5", "E12", "E15", "R")
+_KIND = re.compile(r"(A[0-5]|R|E(?=[0-9]{2}))([0-9]{2})?")
+
+
+@dataclass(frozen=True, slots=True)
+class MarketModel:
+    """How made markets behave; volatilities of one bar as fractions, times in days."""
+
+    days: int = 1150
+    unseen_days: int = 720
+    bar_volatility: float = 0.015
+    correlation: float = 0.6
+    wave: float = 0.4  # standard deviation of the logarithm of volatility
+    wave_half_life: float = 10.0
+    freedom: int = 6  # degrees of freedom of the tails
+    drift_half_life: float = 10.0
+    drift_correlation: float = 0.0  # of the hidden drifts of two pairs; 1 is one drift for all
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCase:
+    """One market to make and judge: kind, seed, strength of a planted edge, maker and taker fee."""
+
+    kind: str
+    seed: int
+    strength: float = 0.0
+    fees: tuple[float, float] = REAL_FEES
+    model: MarketModel = field(default_factory=MarketModel)
+
+    @property
+    def key(self) -> str:
+        """What tells this case from all others in a file of rows."""
+        return f"{self.kind} {self.strength:g} {self.fees[0]:g},{self.fees[1]:g} {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedBars:
+    """Recorded four-hour bars as moves from the close before: (open, high, low, close) x bars x pairs."""
+
+    moves: Floats
+    digest: str  # SHA-256 of the moves
+
+    @property
+    def name(self) -> str:
+        """A short name for these bars, the same for the same bars."""
+        return self.digest[:12]
+
+
+def recorded_bars(recorded: Sequence[Series]) -> RecordedBars:
+    """The first three recorded markets as bars to draw from; DataError if there are fewer, or too few common bars."""
+    if len(recorded) < len(TRIAL_PAIRS):
+        raise DataError(f"the self-test draws from {len(TRIAL_PAIRS)} recorded markets; there are {len(recorded)}")
+    slow = [resample(s, TRIAL_BAR_S) for s in recorded[: len(TRIAL_PAIRS)]]
+    common = slow[0].opened
+    for other in slow[1:]:
+        common = np.intersect1d(common, other.opened)
+    if len(common) < LEAST_RECORDED_DAYS * TRIAL_BARS_A_DAY:
+        raise DataError(f"the recorded markets share {len(common) // TRIAL_BARS_A_DAY} days; the self-test needs"
+                        f" {LEAST_RECORDED_DAYS}")
+    rows = [np.searchsorted(s.opened, common) for s in slow]
+    bars = [np.stack((s.open[r], s.high[r], s.low[r], s.close[r])) for s, r in zip(slow, rows, strict=True)]
+    prices = np.stack(bars, axis=2)
+    moves = prices[:, 1:] / prices[3:, :-1] - 1
+    is_sound = (np.diff(common) == TRIAL_BAR_S * 1000) & (np.abs(moves) < MIRROR_LIMIT).all(axis=(0, 2))
+    kept = np.ascontiguousarray(moves[:, is_sound])
+    return RecordedBars(kept, hashlib.sha256(kept.tobytes()).hexdigest())
+
+
+def _waves(shocks: Floats, half_life: float) -> Floats:
+    """Columns of independent shocks as columns that remember: AR(1) of the same variance, from its first row on."""
+    decay = float(0.5 ** (1 / half_life))
+    total = shocks * math.sqrt(1 - decay * decay)
+    total[0] = shocks[0]
+    reach = 1
+    while reach < len(total):  # sums of 1, 2, 4, ... decayed shocks
+        later = decay**reach * total[:-reach]
+        total[reach:] += later
+        reach *= 2
+    return total
+
+
+def _correlated(rng: np.random.Generator, bars: int, correlation: float) -> Floats:
+    """Standard normal columns, one for each pair, with this correlation."""
+    own, common = rng.standard_normal((bars, len(TRIAL_PAIRS))), rng.standard_normal((bars, 1))
+    return math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
+
+
+def _volatility(rng: np.random.Generator, model: MarketModel, bars: int) -> Floats:
+    """The volatility of each bar, one column: waves of several days, and tails of Student's t."""
+    waves = _waves(rng.standard_normal((bars, 1)), model.wave_half_life * TRIAL_BARS_A_DAY)
+    tails = np.sqrt((model.freedom - 2) / rng.chisquare(model.freedom, (bars, 1)))
+    sigma = model.bar_volatility * np.exp(model.wave * waves - model.wave**2) * tails
+    return np.asarray(np.minimum(sigma, HIGHEST_VOLATILITY), dtype=np.float64)
+
+
+def _planted(rng: np.random.Generator, case: TrialCase, bars: int) -> Floats:
+    """The hidden drift of each bar and pair: its deviation is a fraction of the usual volatility of a bar."""
+    model = case.model
+    shocks = _correlated(rng, bars, model.drift_correlation)
+    drift = case.strength * model.bar_volatility * _waves(shocks, model.drift_half_life * TRIAL_BARS_A_DAY)
+    if case.kind == "A4":
+        drift[bars - model.unseen_days * TRIAL_BARS_A_DAY // 2 :] = 0.0
+    return drift
+
+
+def _drift(rng: np.random.Generator, case: TrialCase, bars: int) -> Floats:
+    """The mean return of each bar and pair that the kind has beyond chance."""
+    drift = np.zeros((bars, len(TRIAL_PAIRS)))
+    if case.kind in ("E", "A4"):
+        return _planted(rng, case, bars)
+    if case.kind == "A2":
+        drift += BULL_DRIFT_A_YEAR / (365 * TRIAL_BARS_A_DAY)
+    if case.kind == "A3":
+        unseen = bars - case.model.unseen_days * TRIAL_BARS_A_DAY
+        start = int(rng.integers(unseen, bars - LUCKY_DAYS * TRIAL_BARS_A_DAY + 1))
+        drift[start : start + LUCKY_DAYS * TRIAL_BARS_A_DAY] = LUCKY_DRIFT_A_DAY / TRIAL_BARS_A_DAY
+    return drift
+
+
+def _made_moves(rng: np.random.Generator, case: TrialCase, bars: int) -> Floats:
+    """Made bars as moves from the close before; high and low by the law of a Brownian bridge between open and close."""
+    sigma = _volatility(rng, case.model, bars)
+    move = sigma * _correlated(rng, bars, case.model.correlation) + _drift(rng, case, bars)
+    move = np.clip(move, -HIGHEST_MOVE, HIGHEST_MOVE)
+    reach = -2 * sigma**2 * np.log(1 - rng.random((2, *move.shape)))
+    high, low = (move + np.sqrt(move**2 + reach[0])) / 2, (move - np.sqrt(move**2 + reach[1])) / 2
+    return np.stack((np.zeros_like(move), high, low, move))
+
+
+def _drawn_moves(rng: np.random.Generator, recorded: RecordedBars, bars: int) -> Floats:
+    """Recorded bars in blocks of random place and length, each bar mirrored in all pairs where a coin says so."""
+    count = recorded.moves.shape[1]
+    is_start = rng.random(bars) < 1 / (BLOCK_DAYS * TRIAL_BARS_A_DAY)
+    is_start[0] = True
+    block = np.cumsum(is_start) - 1
+    firsts, places = np.flatnonzero(is_start), rng.integers(0, count, int(block[-1]) + 1)
+    rows = (places[block] + np.arange(bars) - firsts[block]) % count
+    drawn = recorded.moves[:, rows]
+    mirrored = -drawn[[0, 2, 1, 3]]  # what was the low is the high
+    return np.where((rng.random(bars) < 0.5)[None, :, None], mirrored, drawn)
+
+
+def _priced(moves: Floats) -> Series:
+    """One pair's moves as candles on the grid of its market; a wide bar has a large volume."""
+    closes = np.round(TRIAL_PRICE * np.cumprod(1 + moves[3]), TRIAL_PRICE_SCALE)
+    before = np.concatenate(([TRIAL_PRICE], closes[:-1]))
+    opens, highs, lows = (np.round(before * (1 + m), TRIAL_PRICE_SCALE) for m in moves[:3])
+    width = moves[1] - moves[2]
+    volumes = np.round(TRIAL_TURNOVER * (0.25 + width / width.mean()) / closes, TRIAL_VOLUME_SCALE)
+    opened = TRIAL_START_MS + np.arange(len(closes), dtype=np.int64) * TRIAL_BAR_S * 1000
+    tops, bottoms = np.maximum(highs, np.maximum(opens, closes)), np.minimum(lows, np.minimum(opens, closes))
+    return Series(TRIAL_BAR_S, opened, opens, tops, bottoms, closes, volumes)
+
+
+def _trial_market(pair: str, fees: tuple[float, float]) -> Market:
+    """A market with these fees; where there are none, there is no spread either."""
+    return Market(
+        pair, pair[:3], pair[3:], TRIAL_PRICE_SCALE, TRIAL_VOLUME_SCALE, min_volume=10.0**-TRIAL_VOLUME_SCALE,
+        max_volume=1e9, min_price=10.0**-TRIAL_PRICE_SCALE, max_price=1e12, maker_fee=fees[0], taker_fee=fees[1],
+        fee_source=NO_TIER, model_spread=0.0 if fees == NO_FEES else 0.001,
+    )  # fmt: skip
+
+
+def self_market(case: TrialCase, recorded: RecordedBars | None = None) -> Candles:
+    """Three markets of this kind and seed, the same ones each time; DataError for A1 without recorded bars."""
+    rng = np.random.default_rng([case.seed, [k.name for k in KINDS].index(case.kind)])
+    bars = case.model.days * TRIAL_BARS_A_DAY
+    if case.kind != "A1":
+        moves = _made_moves(rng, case, bars)
+    elif recorded is None:
+        raise DataError("kind A1 draws from recorded candles: name their folder with --data")
+    else:
+        moves = _drawn_moves(rng, recorded, bars)
+    return tuple((_trial_market(p, case.fees), _priced(moves[:, :, i])) for i, p in enumerate(TRIAL_PAIRS))
+
+
+class Trial(NamedTuple):
+    """What the gates are asked about: one market, the settings, which attempt this is, whether to look ahead."""
+
+    candles: Candles
+    settings: Settings
+    attempt: int
+    is_peeking: bool
+
+
+class TrialVerdict(NamedTuple):
+    """What G1 to G6 said, "SKIP" where they were not asked; mean and deviation are of the unseen daily returns."""
+
+    gates: tuple[tuple[str, str, float | None], ...]  # id, "PASS" "FAIL" "SKIP", value
+    permutations: int
+    mean: float
+    deviation: float
+
+    @property
+    def is_unlocked(self) -> bool:
+        """True when each of the six was asked and passed."""
+        return {gate for gate, result, _ in self.gates if result == "PASS"} >= set(GATES_OF_TEST)
+
+
+Judge = Callable[[Sequence[Trial]], list[TrialVerdict]]
+PEEK = 0.5  # the planted fault: an entry is given half of its signal candle's move
+
+
+def _trial_job(trial: Trial) -> GateJob:
+    return GateJob(trial.candles, trial.settings, attempts=trial.attempt, peek=PEEK if trial.is_peeking else 0.0)
+
+
+def _judged(trial: Trial, tested: Tested) -> TrialVerdict:
+    """The cheap gates, and the shuffles if all of them pass."""
+    job, real = _trial_job(trial), sharpe(tested.unseen.returns)
+    found = [(g.id, g.result, g.margin) for g in cheap_gates(job, tested)]
+    used = 0
+    if all(result == PASS for _, result, _ in found):
+        luck = try_luck(tested.luck, real, luck_plan(trial.settings.gates, trial.attempt), always, serial)
+        used = luck.used if luck is not None else 0
+        passes = luck is not None and luck.is_passed
+        found.append(("G2", PASS if passes else FAIL, luck.p_value if luck is not None else None))
+    else:
+        found.append(("G2", "SKIP", None))
+    returns = tested.unseen.returns
+    return TrialVerdict(tuple(sorted(found)), used, float(returns.mean()), float(returns.std(ddof=1)))
+
+
+def judge_trials(trials: Sequence[Trial]) -> list[TrialVerdict]:
+    """G1 to G6 over made markets of the same settings, walked side by side; the shuffles last."""
+    first = _trial_job(trials[0])
+    runs = tuple(decision_candles(trial.candles, first.settings) for trial in trials)
+    windows = windows_of(runs[0], first.settings.gates)
+    job = WalkJob(runs[0], first.settings, first.sets, first.peek)
+    past = past_of(job, windows, runs)
+    done = None if past is None else walk(later_table(job, windows, runs), past, windows, first.settings,
+                                          is_stressed=True)
+    if past is None or done is None:
+        return []
+    return [
+        _judged(trial, Tested(unseen_of(done, runs[run], run), LuckJob(
+            replace(job, candles=runs[run]), windows, past.of_run(run), first.settings.gates.seed, ())))
+        for run, trial in enumerate(trials)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestJob:
+    """Cases to judge with one configuration, whose hash goes into each row; it can be sent to a process."""
+
+    cases: tuple[TrialCase, ...]
+    settings: Settings
+    config: str
+    recorded: RecordedBars | None = None
+    judge: Judge = judge_trials
+
+
+def _trial_settings(settings: Settings, fees: tuple[float, float]) -> Settings:
+    """The settings for made markets: their pairs, timeframes of whole bars, no slippage where there are no fees."""
+    fitting = tuple(s for s in settings.schedule.timeframes if s % TRIAL_BAR_S == 0) or (TRIAL_BAR_S,)
+    schedule = replace(settings.schedule, counter="ZAR", pairs=TRIAL_PAIRS, timeframes=fitting)
+    costs = replace(settings.costs, slippage=0.0) if fees == NO_FEES else settings.costs
+    return replace(settings, schedule=schedule, costs=costs)
+
+
+def retries(settings: Settings) -> tuple[Settings, ...]:
+    """The settings, and 27 others that an owner might try next on the same data."""
+    tried = [replace(settings.limits, min_edge=e, min_confidence=c) for c in RETRY_CONFIDENCES for e in RETRY_EDGES]
+    others = [limits for limits in tried if limits != settings.limits]
+    most = len(RETRY_EDGES) * len(RETRY_CONFIDENCES)
+    return tuple(replace(settings, limits=limits) for limits in (settings.limits, *others)[:most])
+
+
+def _verdicts(cases: Sequence[TrialCase], job: SelfTestJob) -> list[list[TrialVerdict]]:
+    """What the gates say of each attempt of each case, up to the first one that unlocks."""
+    first, markets = cases[0], [self_market(case, job.recorded) for case in cases]
+    settings = _trial_settings(job.settings, first.fees)
+    verdicts: list[list[TrialVerdict]] = [[] for _ in cases]
+    waiting_ = list(range(len(cases)))
+    for attempt, tried in enumerate(retries(settings) if first.kind == "R" else (settings,), start=1):
+        found = job.judge([Trial(markets[i], tried, attempt, first.kind == "A5") for i in waiting_])
+        for place, verdict in zip(waiting_, found, strict=True):
+            verdicts[place].append(verdict)
+        waiting_ = [i for i in waiting_ if not verdicts[i][-1].is_unlocked]
+        if not waiting_:
+            break
+    return verdicts
+
+
+BATCHES: Mapping[str, int] = types.MappingProxyType({"E": 4, "A4": 4, "A5": 8})  # where shuffles take the time
+BATCH = 24
+
+
+def batches_of(cases: Iterable[TrialCase]) -> Iterator[tuple[TrialCase, ...]]:
+    """Cases that can be judged side by side: of one kind, strength and fees."""
+    waiting_: dict[tuple[str, float, tuple[float, float]], list[TrialCase]] = {}
+    for case in cases:
+        group = waiting_.setdefault((case.kind, case.strength, case.fees), [])
+        group.append(case)
+        if len(group) == BATCHES.get(case.kind, BATCH):
+            yield tuple(group)
+            group.clear()
+    yield from (tuple(group) for group in waiting_.values() if group)
+
+
+def _yearly_sharpe(mean: float, deviation: float) -> float | None:
+    """Mean over deviation of daily returns, for a year of 365 days; None where nothing moved."""
+    return mean / deviation * math.sqrt(365) if deviation > 0 else None
+
+
+def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
+    """The results of one batch of cases as JSON rows."""
+    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
+
+
+def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerdict]) -> dict[str, object]:
+    """The result of one case: the gates of its last attempt, the permutations of all."""
+    last = verdicts[-1]
+    return {
+        "kind": case.kind, "strength": case.strength, "seed": case.seed, "fees": list(case.fees), "key": case.key,
+        "config": job.config, "data": job.recorded.name if case.kind == "A1" and job.recorded else "",
+        "gates": {gate: {"result": result, "value": value} for gate, result, value in last.gates},
+        "attempts": len(verdicts), "permutations": sum(v.permutations for v in verdicts),
+        "unlocked": last.is_unlocked, "daily_mean": last.mean, "daily_deviation": last.deviation,
+        "sharpe": _yearly_sharpe(last.mean, last.deviation),
+    }  # fmt: skip
+
+
+def kind_of(word: str) -> tuple[str, float]:
+    """MarketKind and strength from a word such as A0, A4 or E15; SettingsError says what is allowed."""
+    match = _KIND.fullmatch(word.strip().upper())
+    if match is None or (match[2] and match[1] not in ("A4", "E")) or match[2] == "00":
+        raise SettingsError(f'"{word[:20]}" is no kind of self-test; allowed are A0 to A5, E01 to E99 and R')
+    return match[1], int(match[2]) / 100 if match[2] else DYING_STRENGTH if match[1] == "A4" else 0.0
+
+
+class SelfTestPlan(NamedTuple):
+    """Which cases a self-test has: kinds, first seed, seeds of each kind (0: as many as it needs), fees to try."""
+
+    words: tuple[str, ...] = DEFAULT_KINDS
+    first_seed: int = 0
+    seeds: int = 0
+    fees: tuple[tuple[float, float], ...] = ()  # empty: the real ones, and none at all where the kind asks for it
+
+
+def self_test_cases(plan: SelfTestPlan) -> tuple[TrialCase, ...]:
+    """All cases of a plan, first seeds of all kinds first, so that a part of them shows something of each."""
+    known = {kind.name: kind for kind in KINDS}
+    cases: list[TrialCase] = []
+    for name, strength in dict.fromkeys(kind_of(word) for word in plan.words):
+        both = (REAL_FEES, NO_FEES) if known[name].is_tried_free else (REAL_FEES,)
+        seeds = range(plan.first_seed, plan.first_seed + (plan.seeds or known[name].seeds))
+        cases += [TrialCase(name, seed, strength, fees) for seed in seeds for fees in plan.fees or both]
+    return tuple(sorted(cases, key=lambda case: case.seed))
+
+
+def shard_of(cases: Iterable[TrialCase], number: int, shards: int) -> tuple[TrialCase, ...]:
+    """The cases of shard `number` of `shards`, counted from 1; seeds are dealt, so that all shards have all kinds."""
+    found = tuple(cases)
+    places = {seed: place for place, seed in enumerate(sorted({case.seed for case in found}))}
+    return tuple(case for case in found if places[case.seed] % shards == number - 1)
+
+
+class SelfTestLine(NamedTuple):
+    """One line of the table: all cases of a kind, strength and fees; rates are fractions."""
+
+    kind: str
+    strength: float
+    fees: tuple[float, float]
+    cases: int
+    unlocked: int
+    low: float
+    high: float
+    asked: tuple[int, ...]  # how many cases came as far as G1, G2, ... G6
+    passed: tuple[int, ...]
+    permutations: float | None  # the median of the cases that had any
+    sharpe: float | None  # pooled over the unseen days of all cases
+
+    @property
+    def rate(self) -> float:
+        """Share of the cases that unlocked."""
+        return self.unlocked / self.cases if self.cases else 0.0
+
+
+class TrialOutcome(NamedTuple):
+    """One row of a self-test as it was read back; `results` are those of G1 to G6."""
+
+    kind: str
+    strength: float
+    fees: tuple[float, ...]
+    results: tuple[str, ...]
+    permutations: float
+    mean: float
+    deviation: float
+
+    @property
+    def is_unlocked(self) -> bool:
+        """True when all six gates passed; the row's own word for it is not needed."""
+        return all(result == "PASS" for result in self.results)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError("a row of the self-test lacks a number that it should have")
+    return float(value)
+
+
+def trial_outcome(row: Mapping[str, object]) -> TrialOutcome:
+    """A row of `self_test_row` read back; DataError if it is none."""
+    kind, fees, gates = row.get("kind"), row.get("fees"), row.get("gates")
+    if not isinstance(kind, str) or not isinstance(fees, list) or not isinstance(gates, dict):
+        raise DataError("a row of the self-test lacks its kind, its fees or its gates")
+    found = [gates.get(gate) for gate in GATES_OF_TEST]
+    return TrialOutcome(
+        kind, _number(row.get("strength")), tuple(_number(fee) for fee in fees),
+        tuple(str(gate.get("result")) if isinstance(gate, dict) else "SKIP" for gate in found),
+        _number(row.get("permutations")), _number(row.get("daily_mean")), _number(row.get("daily_deviation")),
+    )
+
+
+def _pooled_sharpe(outcomes: Sequence[TrialOutcome]) -> float | None:
+    """The Sharpe ratio of all unseen days of these cases together; each case has as many days."""
+    mean = statistics.fmean(o.mean for o in outcomes)
+    variance = statistics.fmean(o.deviation**2 + (o.mean - mean) ** 2 for o in outcomes)
+    return _yearly_sharpe(mean, math.sqrt(variance))
+
+
+def _line(outcomes: Sequence[TrialOutcome]) -> SelfTestLine:
+    """The line of cases that have kind, strength and fees in common."""
+    first, unlocked = outcomes[0], sum(o.is_unlocked for o in outcomes)
+    low, high = binomial_interval(unlocked, len(outcomes))
+    columns = list(zip(*(o.results for o in outcomes), strict=True))
+    shuffles = [o.permutations for o in outcomes if o.permutations > 0]
+    return SelfTestLine(
+        first.kind, first.strength, (first.fees[0], first.fees[-1]), len(outcomes), unlocked, low, high,
+        tuple(sum(result in ("PASS", "FAIL") for result in column) for column in columns),
+        tuple(column.count("PASS") for column in columns),
+        statistics.median(shuffles) if shuffles else None, _pooled_sharpe(outcomes),
+    )
+
+
+def self_test_table(rows: Iterable[Mapping[str, object]]) -> list[SelfTestLine]:
+    """A line for each kind, strength and fees; a case that stands twice counts once. DataError for other rows."""
+    unique = {str(row.get("key")): trial_outcome(row) for row in rows}
+    groups: dict[tuple[str, float, tuple[float, ...]], list[TrialOutcome]] = {}
+    for key in sorted(unique):
+        outcome = unique[key]
+        groups.setdefault((outcome.kind, outcome.strength, outcome.fees), []).append(outcome)
+    return [_line(groups[name]) for name in sorted(groups)]
+
+
+class TargetBound(NamedTuple):
+    """A target: of at least `needed` cases of these kinds and fees at most this share may unlock."""
+
+    target: str
+    text: str
+    kinds: tuple[str, ...]
+    fees: tuple[float, float]
+    needed: int
+    limit: float
+    is_of_interval: bool = False  # the upper end of the 95 % interval counts, not the share itself
+
+
+BOUNDS = (
+    TargetBound("T1", "no edge, real fees", ("A0", "A1"), REAL_FEES, 1000, 0.01, is_of_interval=True),
+    TargetBound("T1", "no edge, no fees", ("A0", "A1"), NO_FEES, 1000, 0.01, is_of_interval=True),
+    TargetBound("T3", "the engine looks ahead, real fees", ("A5",), REAL_FEES, 100, 0.01),
+    TargetBound("T3", "the engine looks ahead, no fees", ("A5",), NO_FEES, 100, 0.01),
+    TargetBound("T4", "a bull market and no edge", ("A2",), REAL_FEES, 400, 0.02),
+    TargetBound("T4", "one lucky phase and no edge", ("A3",), REAL_FEES, 400, 0.02),
+    TargetBound("T5", "no edge, up to 28 attempts", ("R",), REAL_FEES, 200, 0.015),
+    TargetBound("T6", "an edge that has died", ("A4",), REAL_FEES, 100, 0.35),
+)
+POWERS = ((2.3, 0.65), (3.0, 0.80))  # net Sharpe ratio of a planted edge, and the share that must unlock
+POWER_CASES = 200
+SHARPE_TOLERANCE = 0.3
+
+
+class TargetRow(NamedTuple):
+    """One target with its result, "PASS", "FAIL" or "WAIT", what is needed and what was measured."""
+
+    target: str
+    text: str
+    result: str
+    needed: str
+    actual: str
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}".replace("%", " %")
+
+
+def _interval_text(low: float, high: float) -> str:
+    return f"{_percent(low)} to {_percent(high)}"
+
+
+def _bound_result(bound: TargetBound, count: int, unlocked: int, is_whole: bool) -> str:
+    """FAIL as soon as it is certain, WAIT while there are too few cases."""
+    if unlocked > bound.limit * max(count, bound.needed):
+        return "FAIL"
+    if count < bound.needed or not is_whole:
+        return "WAIT"
+    measured = binomial_interval(unlocked, count)[1] if bound.is_of_interval else unlocked / count
+    return "PASS" if measured <= bound.limit else "FAIL"
+
+
+def _bound_row(bound: TargetBound, lines: Sequence[SelfTestLine]) -> TargetRow:
+    chosen = [line for line in lines if line.kind in bound.kinds and line.fees == bound.fees]
+    count, unlocked = sum(line.cases for line in chosen), sum(line.unlocked for line in chosen)
+    is_whole = {line.kind for line in chosen} == set(bound.kinds)
+    actual = f"{unlocked} of {count}"
+    if count:
+        actual += f", 95 % interval {_interval_text(*binomial_interval(unlocked, count))}"
+    what = "upper end of the interval" if bound.is_of_interval else "unlocked"
+    needed = f"{what} at most {_percent(bound.limit)} of {bound.needed} or more"
+    return TargetRow(bound.target, bound.text, _bound_result(bound, count, unlocked, is_whole), needed, actual)
+
+
+def word_of(line: SelfTestLine) -> str:
+    """The kind as `kind_of` reads it."""
+    return f"{line.kind}{round(line.strength * 100):02d}" if line.strength else line.kind
+
+
+def _power_row(sharpe: float, share: float, lines: Sequence[SelfTestLine]) -> TargetRow:
+    """The power at the planted edge whose measured Sharpe ratio is nearest to the one asked for."""
+    edges = [(abs(line.sharpe - sharpe), line) for line in lines
+             if line.kind == "E" and line.fees == REAL_FEES and line.sharpe is not None]
+    near = min((edge for edge in edges if edge[0] <= SHARPE_TOLERANCE), default=None)
+    needed = f"at least {_percent(share)} of {POWER_CASES} or more unlocked"
+    text = f"an edge of net Sharpe {sharpe:g}"
+    if near is None:
+        return TargetRow("T2", text, "WAIT", needed, "no edge near that was measured")
+    line = near[1]
+    result = "WAIT" if line.cases < POWER_CASES else "PASS" if line.rate >= share else "FAIL"
+    actual = (f"{line.unlocked} of {line.cases} at {line.sharpe:.2f} ({word_of(line)}),"
+              f" 95 % interval {_interval_text(line.low, line.high)}")
+    return TargetRow("T2", text, result, needed, actual)
+
+
+def self_test_targets(lines: Sequence[SelfTestLine]) -> tuple[TargetRow, ...]:
+    """T1 to T6 as far as the table can tell."""
+    rows = [_bound_row(bound, lines) for bound in BOUNDS] + [_power_row(*power, lines) for power in POWERS]
+    return tuple(sorted(rows, key=lambda row: row.target))
+
+
+def _table_text(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _line_cells(line: SelfTestLine) -> list[str]:
+    """A line's cells: what it is, how many unlocked, each gate's share of those that came as far, shuffles, Sharpe."""
+    fees = "none" if line.fees == NO_FEES else " / ".join(f"{fee:.2%}".replace("%", " %") for fee in line.fees)
+    gates = [f"{passed / asked:.0%}".replace("%", " %") if asked else "-"
+             for passed, asked in zip(line.passed, line.asked, strict=True)]
+    return [
+        word_of(line), fees, f"{line.cases:,}", f"{line.unlocked:,}",
+        f"{_percent(line.rate)} ({_interval_text(line.low, line.high)})", *gates,
+        "-" if line.permutations is None else f"{line.permutations:g}",
+        "-" if line.sharpe is None else f"{line.sharpe:.2f}",
+    ]
+
+
+def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRow]) -> str:
+    """The table and the targets for README.md."""
+    head = ["kind", "maker / taker", "markets", "unlocked", "rate (95 % interval)", *GATES_OF_TEST,
+            "median shuffles", "Sharpe"]
+    return (
+        _table_text(head, (_line_cells(line) for line in lines))
+        + "\nA gate's share is of the markets that came as far as this gate.\n\n"
+        + _table_text(["target", "market", "result", "needed", "measured"], targets)
+    )
 
 
 # ==============================================================================
@@ -9110,6 +9747,39 @@ def write_json(path: Path, value: object) -> None:
         raise DataError(f"{path.name} cannot be written: {_io_words(error)}") from None
 
 
+def _json_object(place: str, line: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: this is no JSON object")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """The objects of a file of JSON lines, none if there is no file; a last line that was cut off is removed."""
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+        rows = [_json_object(f"{path.name}, line {number}", line) for number, line in enumerate(lines, start=1)]
+        if rest:
+            write_safely(path, b"".join(line + b"\n" for line in lines))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read or mended: {_io_words(error)}") from None
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Add one object as a JSON line; it is on its way to the disk when this returns."""
+    try:
+        with path.open("ab") as stream:
+            stream.write((canonical(dict(row)) + "\n").encode())
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be written: {_io_words(error)}") from None
+
+
 def csv_cell(value: object) -> str:
     """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
     text = "" if value is None else str(value)[:CELL_LIMIT]
@@ -9824,11 +10494,12 @@ class Engine:
 
 # ==============================================================================
 # WORKER | the thread that trades, and the processes that backtest
-# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
+# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST SELFTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
 # ==============================================================================
 
 import multiprocessing
 import queue
+import signal
 import threading
 from multiprocessing.connection import Connection
 
@@ -10037,6 +10708,21 @@ def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> 
         pipe.close()
 
 
+def _self_test_child(job: SelfTestJob, pipe: Connection) -> None:
+    """Runs in a process of its own: judge case after case, send a row each, stop between two when asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    try:
+        for batch in batches_of(job.cases):
+            if pipe.poll():
+                break
+            for row in self_test_rows(batch, job):
+                pipe.send(row)
+    except LunobizError as error:
+        pipe.send(Failed(str(error)))
+    finally:
+        pipe.close()
+
+
 class Child:
     """One process with a pipe: started, polled for messages, asked to stop and then ended."""
 
@@ -10079,6 +10765,26 @@ class Child:
         """End the process at once."""
         self._process.terminate()
         self._process.join(CHILD_PATIENCE_S)
+
+
+def rows_of_self_test(jobs: Sequence[SelfTestJob]) -> Iterator[dict[str, object]]:
+    """The rows of all jobs as they come, a process for each; DataError if one of them fails or breaks off."""
+    children, wall = [Child(_self_test_child, job) for job in jobs], SystemClock()
+    try:
+        while not all(child.is_done for child in children):
+            messages = [message for child in children if not child.is_done for message in child.poll()]
+            for message in messages:
+                if isinstance(message, dict):
+                    yield message
+                elif isinstance(message, Failed):
+                    raise DataError(message.text)
+            wall.sleep(0.0 if messages else 0.05)
+        codes = [child.exit_code for child in children if child.exit_code]
+        if codes:
+            raise DataError(f"a process of the self-test broke off (code {codes[0]}); run it again, it goes on")
+    finally:
+        for child in children:
+            child.end()
 
 
 def local_zone() -> Zone:
@@ -12161,11 +12867,10 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO CYCLE BACKTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY FILES DOCTOR ENGINE WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY FILES DOCTOR ENGINE WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
-import signal
 import traceback
 
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
@@ -12386,6 +13091,63 @@ def run_file_backtest(session: Session, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _recorded_bars(folder: str, pairs: Sequence[str]) -> RecordedBars:
+    """What the self-test draws recorded bars from."""
+    found = read_folder(Path(folder), pairs)
+    return recorded_bars([series_of(found.data[pair], found.seconds) for pair in sorted(found.data)])
+
+
+def _test_cases(a: argparse.Namespace, has_candles: bool) -> tuple[TrialCase, ...]:
+    """The cases that the command line asks for; without recorded candles there are none of kind A1."""
+    words = a.kinds or tuple(w for w in DEFAULT_KINDS if has_candles or w != "A1")
+    if not has_candles and any(kind_of(word)[0] == "A1" for word in words):
+        raise SettingsError("kind A1 draws from recorded candles: name their folder with --data DIR")
+    plan = SelfTestPlan(words, a.seed, a.count, (a.fees,) if a.fees else ())
+    return shard_of(self_test_cases(plan), *a.shard)
+
+
+def _kept_rows(path: Path, job: SelfTestJob) -> list[dict[str, object]]:
+    """The rows of an earlier run; DataError if they were measured with another configuration or other candles."""
+    rows = read_rows(path)
+    if any(row.get("config") != job.config for row in rows):
+        raise DataError(f"{path.name} holds rows of another configuration; name another file with --json")
+    if job.recorded and any(row.get("data") not in ("", job.recorded.name) for row in rows):
+        raise DataError(f"{path.name} holds rows drawn from other candles; name another file with --json")
+    return rows
+
+
+def _measure_cases(cases: Sequence[TrialCase], job: SelfTestJob, out: Path) -> None:
+    """Judge the cases on all cores and add a row for each to the file, with progress on stderr."""
+    wall, processes = SystemClock(), min(os.cpu_count() or 1, len(cases))
+    jobs = [replace(job, cases=shard_of(cases, number, processes)) for number in range(1, processes + 1)]
+    started = wall.mono_s()
+    for done, row in enumerate(rows_of_self_test([job for job in jobs if job.cases]), start=1):
+        append_row(out, row)
+        if sys.stderr is not None and (sys.stderr.isatty() or done % 100 == 0 or done == len(cases)):
+            spent = wall.mono_s() - started
+            left_min = spent / done * (len(cases) - done) / 60
+            end = "\r" if sys.stderr.isatty() else "\n"
+            sys.stderr.write(f"{done:,} of {len(cases):,} markets, {spent:.0f} s, {left_min:.0f} min left   {end}")
+
+
+def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_trials) -> int:
+    """Measure how often the gates are wrong, as far as the file of rows does not tell yet; 1 if a target is missed."""
+    out, recorded = Path(a.json), _recorded_bars(a.data, a.pairs) if a.data else None
+    job = SelfTestJob((), session.settings, config_hash(session.settings), recorded, judge)
+    done = {row.get("key") for row in _kept_rows(out, job)}
+    cases = [case for case in _test_cases(a, recorded is not None) if case.key not in done]
+    try:
+        if cases:
+            _measure_cases(cases, job, out)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nStopped. What was measured is in {out}; the same command goes on from there.\n")
+        raise
+    lines = self_test_table(_kept_rows(out, job))
+    targets = self_test_targets(lines)
+    sys.stdout.write(self_test_markdown(lines, targets))
+    return EXIT_NO if any(target.result == "FAIL" for target in targets) else EXIT_OK
+
+
 def _probe(session: Session) -> LunoClient:
     """A client for the doctor's questions."""
     clock = SystemClock()
@@ -12504,6 +13266,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
 def _speed(text: str) -> float:
     try:
         value = plain_number(text)
@@ -12526,6 +13295,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
     what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
     source = p.add_mutually_exclusive_group()
     source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
@@ -12535,11 +13305,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
     words = f"seed of everything random (default {DEMO_SEED})"
     p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="with --backtest: folder of recorded candles")
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, or to draw from")
     p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest: only these markets")
     p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
     p.add_argument("--fees", type=_fees, metavar="M,T", help="with --backtest: maker and taker fee as fractions")
     p.add_argument("--json", metavar="OUT", help="with --backtest: file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
     return p
 
 
@@ -12547,11 +13320,15 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     """Combinations that mean nothing are refused, not ignored."""
     if a.backtest and not (a.data and a.json):
         p.error("--backtest needs --data DIR and --json OUT")
-    if not a.backtest and (a.data or a.json or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if not (a.backtest or a.self_test) and (a.data or a.json or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
-    if (a.demo or a.replay) and (a.backtest or a.doctor):
+    if (a.demo or a.replay) and (a.backtest or a.doctor or a.self_test):
         p.error("--demo and --replay belong to the dashboard, --headless and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
@@ -12587,6 +13364,8 @@ def run(argv: Sequence[str]) -> int:
         return run_export(session, a.export)
     if a.backtest:
         return run_file_backtest(session, a)
+    if a.self_test:
+        return run_self_test(session, a)
     lock = InstanceLock(home / "instance.lock")
     if not lock.acquire():
         raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")

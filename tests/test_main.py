@@ -51,6 +51,13 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["--backtest"], "needs --data DIR and --json OUT"),
         (["--backtest", "--data", "x"], "needs --data DIR and --json OUT"),
         (["--json", "x"], "belong to --backtest"),
+        (["--self-test"], "needs --json OUT"),
+        (["--self-test", "--backtest"], "not allowed with"),
+        (["--kinds", "A0"], "belong to --self-test"),
+        (["--backtest", "--data", "x", "--json", "y", "--count", "3"], "belong to --self-test"),
+        (["--self-test", "--json", "x", "--demo"], "belong to the dashboard"),
+        (["--self-test", "--json", "x", "--shard", "3/2"], "such as 1/4"),
+        (["--self-test", "--json", "x", "--shard", "0/2"], "such as 1/4"),
         (["--fees", "0.004,0.006"], "belong to --backtest"),
         (["--cycles", "5"], "belongs to --headless"),
         (["--demo", "--replay", "x"], "not allowed with"),
@@ -130,6 +137,96 @@ def test_a_backtest_writes_the_documented_report(tmp_path: Path) -> None:
     assert "NOT CHOSEN" in done.stdout and "NOT CHOSEN" in report["parameters"]
 
 
+def lock_all(trials: Sequence[lunobiz.Trial]) -> list[lunobiz.TrialVerdict]:
+    """A judge of the self-test that stops at the first gate, and can be sent to a process."""
+    return [lunobiz.TrialVerdict((("G1", "FAIL", 0.5),), 0, 0.0, 0.01) for _ in trials]
+
+
+def self_test(out: Path, *words: str, judge: lunobiz.Judge = lock_all, **limits: object) -> int:
+    """Run the self-test with a judge of ours, as its command does."""
+    a = lunobiz.parser().parse_args(["--self-test", "--json", str(out), *words])
+    settings = lunobiz.Settings(limits=lunobiz.RiskLimits(**limits))  # type: ignore[arg-type]
+    session = lunobiz.Session(lunobiz.Mode.PAPER, settings, out.parent, {}, a.seed, "", 0.0)
+    return lunobiz.run_self_test(session, a, judge)
+
+
+def seeds_of(out: Path) -> list[tuple[str, int]]:
+    """Kind and seed of each row of a self-test, in order."""
+    return sorted((row["kind"], row["seed"]) for row in lunobiz.read_rows(out))  # type: ignore[misc]
+
+
+def test_a_self_test_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rows.jsonl"
+    words = ("--kinds", "A0,E15", "--fees", "0.004,0.006", "--seed", "100")
+    assert self_test(out, *words, "--count", "2") == lunobiz.EXIT_OK
+    first = out.read_bytes()
+    assert seeds_of(out) == [("A0", 100), ("A0", 101), ("E", 100), ("E", 101)]
+    assert "| A0 | 0.40 % / 0.60 % | 2 | 0 |" in capsys.readouterr().out
+    assert self_test(out, *words, "--count", "3") == lunobiz.EXIT_OK
+    assert out.read_bytes().startswith(first) and len(seeds_of(out)) == 6
+    assert "2 of 2 markets" in capsys.readouterr().err
+    assert self_test(out, *words, "--count", "3") == lunobiz.EXIT_OK
+    assert len(seeds_of(out)) == 6 and capsys.readouterr().err == ""
+
+
+def test_the_shards_of_a_self_test_are_the_whole(tmp_path: Path) -> None:
+    for part in ("1/2", "2/2"):
+        out = tmp_path / f"part{part[0]}.jsonl"
+        assert self_test(out, "--kinds", "A2,A3", "--count", "3", "--shard", part) == lunobiz.EXIT_OK
+    parts = [seeds_of(tmp_path / f"part{part}.jsonl") for part in (1, 2)]
+    assert sorted(parts[0] + parts[1]) == [(kind, seed) for kind in ("A2", "A3") for seed in (6, 7, 8)]
+    assert {kind for kind, _ in parts[0]} == {kind for kind, _ in parts[1]} == {"A2", "A3"}
+
+
+def test_rows_of_another_configuration_are_not_mixed_in(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    self_test(out, "--kinds", "A2", "--count", "1")
+    before = out.read_bytes()
+    with pytest.raises(lunobiz.DataError, match="another configuration"):
+        self_test(out, "--kinds", "A2", "--count", "2", max_positions=1)
+    assert out.read_bytes() == before
+
+
+def test_recorded_candles_are_drawn_from_where_they_are_named(tmp_path: Path) -> None:
+    out, names = tmp_path / "rows.jsonl", ("XBT", "ETH", "LTC")
+    shapes = {f"{name}USDT": Shape(300.0, 2, 40.0, n) for n, name in enumerate(names)}
+    folder = write_folder(tmp_path / "data", {p: market_rows(s, 190.0, 3600) for p, s in shapes.items()}, 3600)
+    assert self_test(out, "--kinds", "A1", "--count", "1", "--data", str(folder)) == lunobiz.EXIT_OK
+    assert seeds_of(out) == [("A1", 6), ("A1", 6)]  # with fees and without
+    with pytest.raises(lunobiz.SettingsError, match="--data DIR"):
+        self_test(out, "--kinds", "A0,A1", "--count", "1")
+    others = {p: market_rows(s._replace(seed=s.seed + 9), 190.0, 3600) for p, s in shapes.items()}
+    with pytest.raises(lunobiz.DataError, match="other candles"):
+        self_test(out, "--kinds", "A1", "--count", "1", "--data", str(write_folder(tmp_path / "b", others, 3600)))
+
+
+def unlock_all(trials: Sequence[lunobiz.Trial]) -> list[lunobiz.TrialVerdict]:
+    """A judge that is always wrong."""
+    gates = tuple((f"G{n}", "PASS", 0.5) for n in range(1, 7))
+    return [lunobiz.TrialVerdict(gates, 199, 0.001, 0.01) for _ in trials]
+
+
+def test_a_missed_target_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert self_test(tmp_path / "rows.jsonl", "--kinds", "A5", "--count", "2", judge=unlock_all) == lunobiz.EXIT_NO
+    assert "| T3 | the engine looks ahead, no fees | FAIL |" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, append = tmp_path / "rows.jsonl", lunobiz.append_row
+
+    def interrupted(path: Path, row: dict[str, object]) -> None:
+        if len(lunobiz.read_rows(path)) == 3:
+            raise KeyboardInterrupt
+        append(path, row)
+
+    monkeypatch.setattr(lunobiz, "append_row", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        self_test(out, "--kinds", "A0", "--count", "50")
+    assert len(lunobiz.read_rows(out)) == 3 and "goes on from there" in capsys.readouterr().err
+
+
 def test_the_doctor_has_a_row_per_check_and_shows_the_folder(tmp_path: Path) -> None:
     secret = "q" * 43
     done = start("--doctor", home=tmp_path, LUNOBIZ_READ_KEY_ID="abcdefghijklm", LUNOBIZ_READ_KEY_SECRET=secret,
@@ -191,7 +288,7 @@ def test_the_readmes_options_are_the_programs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("## Command line") : text.index("Exit codes:")]
     known = {word for action in lunobiz.parser()._actions for word in action.option_strings if word.startswith("--")}
-    assert set(re.findall(r"--[a-z]+", table)) | {"--help"} == known
+    assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", table)) | {"--help"} == known
 
 
 def test_the_readmes_commands_are_one_line_each() -> None:
