@@ -1506,7 +1506,8 @@ def lag(x: Floats, rows: int) -> Floats:
     """The value `rows` earlier."""
     if rows == 0:
         return x
-    result = np.full(len(x), np.nan)
+    result = np.empty(len(x))
+    result[:rows] = np.nan
     result[rows:] = x[: max(0, len(x) - rows)]
     return result
 
@@ -4903,7 +4904,7 @@ WORST_MAKER, WORST_TAKER = 0.004, 0.006
 NO_TIER = "self-test"  # the fees of a made market are no tier that could get worse
 ALARM_MEAN, ALARM_SHARPE = 0.01, 6.0
 REGIME_DAYS, TREND_Z = 30, 0.5
-CELLS_PER_CHUNK = 1_200_000
+CELLS_PER_CHUNK = 3_000_000  # rows x pairs x runs; about 300 MB
 A = TypeVar("A")
 B = TypeVar("B")
 Mapper = Callable[[Callable[[A], B], Iterable[A]], Iterator[B]]
@@ -5199,24 +5200,31 @@ def luck_plan(gates: GateLimits, attempts: int) -> Luck:
     return Luck(0, 0, math.floor(gates.luck_p / attempts * (planned + 1) + 1e-9) - 1, planned)
 
 
-def luck_chunks(job: LuckJob, planned: int) -> Iterator[LuckJob]:
-    """Small chunks first, so that a failing strategy is soon out, then as large as memory allows."""
+def luck_chunks(job: LuckJob, planned: int, workers: int) -> Iterator[LuckJob]:
+    """Small chunks first, so that a failing strategy is soon out, then as large as memory and workers allow."""
     step = job.walk.settings.schedule.timeframes[0] * 1000
     rows = (job.windows[-1].test_to_ms - job.windows[0].train_to_ms) // step * len(job.walk.candles)
-    largest, size, first = max(4, min(64, CELLS_PER_CHUNK // max(1, rows))), 4, 0
+    largest, size, first = max(4, CELLS_PER_CHUNK // max(1, rows)), 4, 0
     while first < planned:
-        count = min(size, largest, planned - first)
+        left = planned - first
+        count = min(size if size <= 16 else -(-left // workers), largest, left)
         yield replace(job, numbers=tuple(range(first, first + count)))
-        first, size = first + count, size * 2 if first >= size else size
+        first, size = first + count, size * 2
 
 
-def try_luck(job: LuckJob, real: float, plan: Luck, on_progress: Progress, mapper: Mapper[LuckJob, tuple[float, ...]]
-              ) -> Luck | None:
+class Crew(NamedTuple):
+    """Who does the shuffling: a way to map it, and how many work at the same time."""
+
+    mapper: Mapper[LuckJob, tuple[float, ...]] = serial
+    workers: int = 1
+
+
+def try_luck(job: LuckJob, real: float, plan: Luck, on_progress: Progress, crew: Crew) -> Luck | None:
     """Shuffle until failure is certain or the plan is done, in order of the numbers; None if cancelled."""
     used = better = 0
     if real <= 0:
         return plan._replace(used=0, better=0)
-    results = mapper(luck_chunk, luck_chunks(job, plan.planned))
+    results = crew.mapper(luck_chunk, luck_chunks(job, plan.planned, crew.workers))
     for ratios in results:
         for ratio in ratios:
             used, better = used + 1, better + (ratio >= real)
@@ -5339,10 +5347,11 @@ def cheap_gates(job: GateJob, tested: Tested) -> tuple[Gate, ...]:
             gate_kinds(job, unseen, candles))
 
 
-def evaluate(
-    job: GateJob, on_progress: Progress = always, mapper: Mapper[LuckJob, tuple[float, ...]] = serial
-) -> Evaluation | None:
-    """All gates on the job's candles; None if cancelled. The same job gives the same payload with any mapper."""
+ALONE = Crew()
+
+
+def evaluate(job: GateJob, on_progress: Progress = always, crew: Crew = ALONE) -> Evaluation | None:
+    """All gates on the job's candles; None if cancelled. The same job gives the same payload with any crew."""
     candles = decision_candles(job.candles, job.settings)
     windows = windows_of(candles, job.settings.gates)
     data = gate_data(job, candles, windows)
@@ -5353,7 +5362,7 @@ def evaluate(
     if tested is None:
         return None
     unseen, plan, real = tested.unseen, luck_plan(job.settings.gates, job.attempts), sharpe(tested.unseen.returns)
-    luck = try_luck(tested.luck, real, plan, _part(on_progress, 0.1, 1.0), mapper)
+    luck = try_luck(tested.luck, real, plan, _part(on_progress, 0.1, 1.0), crew)
     if luck is None:
         return None
     on_progress(1000, 1000)
@@ -5648,7 +5657,7 @@ def _judged(trial: Trial, tested: Tested) -> TrialVerdict:
     found = [(g.id, g.result, g.margin) for g in cheap_gates(job, tested)]
     used = 0
     if all(result == PASS for _, result, _ in found):
-        luck = try_luck(tested.luck, real, luck_plan(trial.settings.gates, trial.attempt), always, serial)
+        luck = try_luck(tested.luck, real, luck_plan(trial.settings.gates, trial.attempt), always, ALONE)
         used = luck.used if luck is not None else 0
         passes = luck is not None and luck.is_passed
         found.append(("G2", PASS if passes else FAIL, luck.p_value if luck is not None else None))
