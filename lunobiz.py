@@ -76,7 +76,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from itertools import combinations
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -3394,7 +3393,7 @@ def annual_sharpe(returns: Sequence[float] | Floats) -> float:
 
 def bootstrap_rows(count: int, length: int, block: float, seed: int, width: int | None = None) -> Ints:
     """Stationary bootstrap (Politis and Romano 1994): `count` rows of `width` (or `length`) numbers below `length`."""
-    # each number follows the one before it, 0 the last one, or with probability 1 / block any number
+    # the next number is one higher (0 after the last), or with probability 1 / block any number
     rng = np.random.default_rng(seed)
     is_new = rng.random((count, width or length)) < 1 / block
     is_new[:, 0] = True
@@ -3485,7 +3484,7 @@ def pbo(matrix: Floats, blocks: int = 12) -> float:
     """Share of half-splits whose best set ranks in the lower half on the other half; [days, sets], `blocks` even."""
     # CSCV (Bailey, Borwein, Lopez de Prado, Zhu 2015); the median counts as lower, and equal ratios share their rank
     parts = np.array_split(matrix, blocks)
-    halves = combinations(range(blocks), blocks // 2)
+    halves = itertools.combinations(range(blocks), blocks // 2)
     inside = np.array([sharpes(np.concatenate([parts[i] for i in half]).T) for half in halves])
     outside = inside[::-1]  # the n-th combination from the back holds what the n-th one leaves out
     chosen = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)
