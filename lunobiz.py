@@ -8803,7 +8803,7 @@ class Worker:
             self._start_backtest(engine, command.request)
         elif isinstance(command, CancelBacktest) and self._backtest is not None:
             self._is_cancelled = True
-            self._backtest.terminate()
+            self._backtest.end()
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)

@@ -286,8 +286,8 @@ EVALUATION: dict[str, object] = {
         {"number": 1, "train_from": "2016-09-01T00:00:00Z", "train_to": "2017-08-31T00:00:00Z",
          "test_from": "2017-09-05T00:00:00Z", "test_to": "2017-11-04T00:00:00Z", "chosen": 4, "train_sharpe": 1.234,
          "result": -0.0312, "round_trips": 9},
-        {"number": 2, "train_from": 1_477_958_400_000, "train_to": "", "test_from": "2017-11-04", "test_to": "2018-01-03",
-         "chosen": -1, "train_sharpe": None, "result": 0.0, "round_trips": 0},
+        {"number": 2, "train_from": 1_477_958_400_000, "train_to": "", "test_from": "2017-11-04",
+         "test_to": "2018-01-03", "chosen": -1, "train_sharpe": None, "result": 0.0, "round_trips": 0},
     ],
     "payload_hash": "9f3c21ab77d01e55",
 }  # fmt: skip
