@@ -769,6 +769,70 @@ class Event:
     pair: str = ""
 
 
+DASH = "—"  # unknown is never shown as zero
+DEAD_BAND = 0.00005  # a change below this fraction has no sign, no colour and no glyph
+COIN_COUNTERS = frozenset(("XBT", "BTC", "ETH"))
+
+
+def number_text(value: float | None, scale: int) -> str:
+    """A number with grouped thousands and `scale` decimals; never "-0"."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{value:,.{scale}f}"
+    return text[1:] if text.startswith("-") and not text.strip("-0.,") else text
+
+
+def signed_number(value: float | None, scale: int) -> str:
+    """The same with a plus sign where it is above zero."""
+    text = number_text(value, scale)
+    return text if text == DASH or text.startswith("-") or not text.strip("0.,") else "+" + text
+
+
+def money_scale(counter: str) -> int:
+    """Decimals that an amount of this currency is shown with."""
+    return 8 if counter in COIN_COUNTERS else 2
+
+
+def _with_sign_of(counter: str, text: str) -> str:
+    """The rand's R goes between sign and digits, any other currency behind the amount."""
+    if text == DASH:
+        return text
+    if counter != "ZAR":
+        return f"{text} {counter}"
+    sign = text[0] if text[0] in "+-" else ""
+    return f"{sign}R{text[len(sign):]}"
+
+
+def money_text(value: float | None, counter: str) -> str:
+    """An amount with its currency: `R102,418.55` or `1,234.50 USDT`."""
+    return _with_sign_of(counter, number_text(value, money_scale(counter)))
+
+
+def signed_money(value: float | None, counter: str) -> str:
+    """A gain or loss with its currency: `+R1,245.10`, `-R97.96`, `R0.00`."""
+    return _with_sign_of(counter, signed_number(value, money_scale(counter)))
+
+
+def whole_money(value: float | None, counter: str) -> str:
+    """An amount without cents, rounded down, so that what is left is never overstated."""
+    if value is None or not math.isfinite(value) or counter in COIN_COUNTERS:
+        return money_text(value, counter)
+    return _with_sign_of(counter, number_text(float(math.floor(value)), 0))
+
+
+def percent_text(fraction: float | None, places: int = 2) -> str:
+    """A fraction of one as `61.80 %`."""
+    text = number_text(None if fraction is None else fraction * 100, places)
+    return text if text == DASH else text + " %"
+
+
+def signed_percent(fraction: float | None) -> str:
+    """A change as `+1.23 %`; inside the dead band it has no sign."""
+    if fraction is None or not math.isfinite(fraction):
+        return DASH
+    return "0.00 %" if abs(fraction) < DEAD_BAND else signed_number(fraction * 100, 2) + " %"
+
+
 # ==============================================================================
 # SETTINGS | what the owner may set, checked before it is believed
 # pure | uses ERRORS TYPES
@@ -3534,6 +3598,59 @@ def binomial_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, 
     return 1 - _upper_rate(n - k, n, tail), _upper_rate(k, n, tail)
 
 
+MEASURES = (  # key, words, how it is written, what the value is of
+    ("total_return", "Total return", "change", "after costs"),
+    ("buy_and_hold", "Buy and hold", "change", "same coins and span"),
+    ("against_holding", "Against holding", "change", "total return less holding"),
+    ("max_drawdown", "Maximum drawdown", "share", ""),
+    ("profit_factor", "Profit factor", "number", "gains over losses, after costs"),
+    ("trades", "Round trips", "count", "entry and exit together"),
+    ("expectancy", "Expectancy", "gain", "per round trip, after costs"),
+    ("fees_paid", "Fees paid", "money", "both sides"),
+    ("exposure_time", "Exposure time", "share", "of all candles"),
+    ("mean", "Mean day", "change", ""),
+    ("std", "Standard deviation", "share", "of daily returns"),
+    ("p05", "Day, 5th percentile", "change", "of daily returns"),
+    ("p50", "Median day", "change", "of daily returns"),
+    ("p95", "Day, 95th percentile", "change", "of daily returns"),
+    ("best", "Best day", "change", "of equity at its start"),
+    ("worst_day", "Worst day", "change", "of equity at its start"),
+)
+
+
+def number_in(values: Mapping[str, object], name: str) -> float | None:
+    """A finite number out of a report, or None."""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def group_in(values: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """A nested part of a report, empty if it is missing."""
+    value = values.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def list_in(values: Mapping[str, object], name: str) -> tuple[Mapping[str, object], ...]:
+    """The parts of a report under this name; a mapping gives its parts with their names."""
+    value = values.get(name)
+    if isinstance(value, Mapping):
+        return tuple({"name": key, **group_in(value, key)} for key in value)
+    return tuple(part for part in value if isinstance(part, Mapping)) if isinstance(value, list | tuple) else ()
+
+
+def figures_of(metrics: Mapping[str, object]) -> dict[str, float | None]:
+    """All measures of a run in one row; a fall is negative, unknown is None."""
+    flat = {**metrics, **group_in(metrics, "daily_returns")}
+    values = {key: number_in(flat, key) for key, *_ in MEASURES}
+    total, held, fall = values["total_return"], values["buy_and_hold"], group_in(metrics, "max_drawdown")
+    values["against_holding"] = None if total is None or held is None else total - held
+    depth = number_in(fall, "value")
+    values["max_drawdown"] = None if depth is None else -abs(depth)
+    return values
+
+
 # ==============================================================================
 # BACKTEST | the same line over recorded candles
 # pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO FILLS CYCLE METRICS
@@ -3814,9 +3931,18 @@ def metrics_json(metrics: Metrics) -> dict[str, object]:
     }
 
 
+def month_groups(report: BacktestReport, start: float) -> list[dict[str, object]]:
+    """Calendar months (UTC): the change of equity from `start` on, and the round trips that closed in the month."""
+    groups = group_metrics(report.round_trips, lambda t: _iso(t.closed_ms - 1)[:7])
+    first = report.job_start_ms // DAY_MS  # a run that starts at midnight also notes the day before, an idle one
+    ends = {_iso(day * DAY_MS)[:7]: value for day, value in report.equity_daily if day >= first}
+    changes = zip(ends, returns_of(list(ends.values()), start), strict=True)
+    return [{"name": month, "return": change, **groups.get(month, {"trades": 0.0})} for month, change in changes]
+
+
 def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]:
     """The whole report as plain values for a JSON file."""
-    trips = report.round_trips
+    trips, schedule = report.round_trips, settings.schedule
     return {
         "version": __version__,
         "config_hash": report.config_hash,
@@ -3827,12 +3953,15 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
         "costs": {"slippage": settings.costs.slippage,
                   "markets": {m.pair: {"maker": m.maker_fee, "taker": m.taker_fee, "source": m.fee_source,
                                        "spread": m.model_spread} for m in report.markets}},
-        "target_daily_return": settings.schedule.target_daily_return,
+        "counter": schedule.counter,
+        "timeframes": list(schedule.timeframes),
+        "start_equity": schedule.paper_cash,
+        "target_daily_return": schedule.target_daily_return,
         "metrics": metrics_json(report.metrics),
         "by_strategy": group_metrics(trips, lambda t: t.strategy),
         "by_pair": group_metrics(trips, lambda t: t.pair),
         "by_regime": group_metrics(trips, lambda t: t.regime.value),
-        "by_window": [],
+        "by_window": month_groups(report, schedule.paper_cash),
         "decisions": dict(report.codes),
         "open_positions": [p.pair for p in report.desk.positions],
         "round_trips": [_trip_json(t) for t in trips],
@@ -6014,15 +6143,12 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS
 # ==============================================================================
 
-DASH = "—"  # unknown is never shown as zero
-DEAD_BAND = 0.00005  # a change below this fraction has no sign, no colour and no glyph
 DECISIONS_SHOWN = 200
 SLOW_MS, SKEW_SHOWN_MS, STALE_API_MS, CALLS_RESERVE = 2_000.0, 2_000.0, 60_000, 40
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-COIN_COUNTERS = frozenset(("XBT", "BTC", "ETH"))
 ZONE_LABELS = types.MappingProxyType({"SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC",
                                       "Coordinated Universal Time": "UTC"})
 STATE_NOTES = types.MappingProxyType({TradingState.READY: "all orders", TradingState.REDUCING: "exits only",
@@ -6044,6 +6170,25 @@ CODE_PREFIX = re.compile(r"[A-Z]\d+-")
 ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
 SETUP_WORDS = types.MappingProxyType({MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion",
                                       "": DASH})
+TONED = frozenset(("total_return", "against_holding", "max_drawdown", "mean", "best", "worst_day"))
+DIFFERENCES = types.MappingProxyType({"share": "change", "money": "gain", "count": "+count", "number": "+number"})
+GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
+                                  "STALE": ("– STALE", "warn")})
+SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
+    "pbo": ("PBO", "share", "how often the training winner ends in the lower half"),
+    "dsr": ("DSR", "share", "chance of a better Sharpe ratio than luck's best try"),
+    "psr": ("PSR", "share", "chance of a true Sharpe ratio above 0"),
+    "min_trl": ("MinTRL", "days", "days of results needed to call it above 0"),
+    "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
+    "total_return": ("Return", "change", "of the unseen days, after costs"),
+    "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
+    "windows_positive": ("Windows above 0", "count", "of all unseen windows"),
+    "profit_factor": ("Profit factor", "number", "gains over losses on unseen days"),
+    "exposure": ("Exposure", "share", "of the unseen time"),
+    "best_month": ("Best month", "change", "of the unseen days"),
+    "worst_month": ("Worst month", "change", "of the unseen days"),
+})
 ACTION_TONES = types.MappingProxyType({Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted",
                                        Action.WAIT: "muted", Action.SKIP: "warn"})
 
@@ -6148,65 +6293,6 @@ class DeskNews:
     fills: tuple[Row, ...] = ()
     banners: tuple[Banner, ...] = ()
     footer: str = ""
-
-
-def number_text(value: float | None, scale: int) -> str:
-    """A number with grouped thousands and `scale` decimals; never "-0"."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    text = f"{value:,.{scale}f}"
-    return text[1:] if text.startswith("-") and not text.strip("-0.,") else text
-
-
-def signed_number(value: float | None, scale: int) -> str:
-    """The same with a plus sign where it is above zero."""
-    text = number_text(value, scale)
-    return text if text == DASH or text.startswith("-") or not text.strip("0.,") else "+" + text
-
-
-def money_scale(counter: str) -> int:
-    """Decimals that an amount of this currency is shown with."""
-    return 8 if counter in COIN_COUNTERS else 2
-
-
-def _with_sign_of(counter: str, text: str) -> str:
-    """The rand's R goes between sign and digits, any other currency behind the amount."""
-    if text == DASH:
-        return text
-    if counter != "ZAR":
-        return f"{text} {counter}"
-    sign = text[0] if text[0] in "+-" else ""
-    return f"{sign}R{text[len(sign):]}"
-
-
-def money_text(value: float | None, counter: str) -> str:
-    """An amount with its currency: `R102,418.55` or `1,234.50 USDT`."""
-    return _with_sign_of(counter, number_text(value, money_scale(counter)))
-
-
-def signed_money(value: float | None, counter: str) -> str:
-    """A gain or loss with its currency: `+R1,245.10`, `-R97.96`, `R0.00`."""
-    return _with_sign_of(counter, signed_number(value, money_scale(counter)))
-
-
-def whole_money(value: float | None, counter: str) -> str:
-    """An amount without cents, rounded down, so that what is left is never overstated."""
-    if value is None or not math.isfinite(value) or counter in COIN_COUNTERS:
-        return money_text(value, counter)
-    return _with_sign_of(counter, number_text(float(math.floor(value)), 0))
-
-
-def percent_text(fraction: float | None, places: int = 2) -> str:
-    """A fraction of one as `61.80 %`."""
-    text = number_text(None if fraction is None else fraction * 100, places)
-    return text if text == DASH else text + " %"
-
-
-def signed_percent(fraction: float | None) -> str:
-    """A change as `+1.23 %`; inside the dead band it has no sign."""
-    if fraction is None or not math.isfinite(fraction):
-        return DASH
-    return "0.00 %" if abs(fraction) < DEAD_BAND else signed_number(fraction * 100, 2) + " %"
 
 
 def tone_of(fraction: float | None) -> str:
@@ -6606,69 +6692,181 @@ def fill_rows(fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, n
     )
 
 
-def number_in(values: Mapping[str, object], name: str) -> float | None:
-    """A finite number out of a report, or None."""
+def text_in(values: Mapping[str, object], name: str) -> str:
+    """A text out of a report, a dash where there is none."""
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def group_in(values: Mapping[str, object], name: str) -> Mapping[str, object]:
-    """A nested part of a report, empty if it is missing."""
-    value = values.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return DASH if value is None or value == "" else str(value)
 
 
 def day_in(values: Mapping[str, object], name: str) -> str:
     """A day out of a report, which may hold it as text or as milliseconds."""
     value = values.get(name)
     if isinstance(value, str):
-        return value[:10]
+        return value[:10] or DASH
     number = number_in(values, name)
     return DASH if number is None else f"{moment_of(int(number), Zone()):%Y-%m-%d}"
 
 
-def _daily_rows(days: Mapping[str, object], target: float) -> tuple[Row, ...]:
-    """The distribution of daily returns beside the owner's wish."""
-    mean = number_in(days, "mean")
-    rows = [
-        Row("mean", ("Mean day", signed_percent(mean), f"{percent_text(target)} wished"), tone_of(mean)),
-        Row("std", ("Standard deviation of days", percent_text(number_in(days, "std")), "UTC days")),
-    ]
-    for key, words in (("p05", "Day, 5th percentile"), ("p50", "Median day"), ("p95", "Day, 95th percentile")):
-        rows.append(Row(key, (words, signed_percent(number_in(days, key)), "of daily returns")))
-    for key, words in (("best", "Best day"), ("worst_day", "Worst day")):
-        value = number_in(days, key)
-        rows.append(Row(key, (words, signed_percent(value), "of equity at its start"), tone_of(value)))
-    return tuple(rows)
-
-
-def _drawdown_row(drawdown: Mapping[str, object]) -> Row:
-    value = number_in(drawdown, "value")
-    span = "none" if not value else f"{day_in(drawdown, 'from')} to {day_in(drawdown, 'to')}"
-    shown = DASH if value is None else percent_text(-abs(value))
-    return Row("max_drawdown", ("Maximum drawdown", shown, span), "down" if value else "")
+def measure_text(value: float | None, kind: str, counter: str) -> str:
+    """A figure in the way its kind is written: change, share, money, gain, count, days or plain number."""
+    texts = {
+        "change": signed_percent(value), "share": percent_text(value), "money": money_text(value, counter),
+        "gain": signed_money(value, counter), "count": number_text(value, 0), "+count": signed_number(value, 0),
+        "+number": signed_number(value, 2), "days": number_text(value, 0),
+    }
+    return texts.get(kind) or number_text(value, 2)
 
 
 def metrics_rows(metrics: Mapping[str, object], counter: str, target: float) -> tuple[Row, ...]:
-    """A run's metrics: Measure, Value, and what the value is of."""
-    total, held = number_in(metrics, "total_return"), number_in(metrics, "buy_and_hold")
-    expected, exposed = number_in(metrics, "expectancy"), number_in(metrics, "exposure_time")
-    factor, trips = number_in(metrics, "profit_factor"), number_in(metrics, "trades")
-    without = "no losing round trip" if trips else "no round trips"
-    return (
-        Row("total_return", ("Total return", signed_percent(total), "after costs"), tone_of(total)),
-        Row("buy_and_hold", ("Buy and hold", signed_percent(held), "same markets and span")),
-        *_daily_rows(group_in(metrics, "daily_returns"), target),
-        _drawdown_row(group_in(metrics, "max_drawdown")),
-        Row("profit_factor", ("Profit factor", number_text(factor, 2),
-                              without if factor is None else "gains over losses, after costs")),
-        Row("expectancy", ("Expectancy", signed_money(expected, counter), "per round trip")),
-        Row("exposure_time", ("Exposure time", percent_text(exposed, 1), "of all candles")),
-        Row("trades", ("Round trips", number_text(trips, 0), "entry and exit together")),
-        Row("fees_paid", ("Fees paid", money_text(number_in(metrics, "fees_paid"), counter), "both sides")),
+    """A run's metrics: Measure, Value, and what the value is of; holding is the market's luck and has no colour."""
+    values, fall = figures_of(metrics), group_in(metrics, "max_drawdown")
+    notes = {"mean": f"{percent_text(target)} wished", "max_drawdown": "none"}
+    if values["max_drawdown"]:
+        notes["max_drawdown"] = f"{day_in(fall, 'from')} to {day_in(fall, 'to')}"
+    if values["profit_factor"] is None:
+        notes["profit_factor"] = "no losing round trip" if values["trades"] else "no round trips"
+    return tuple(
+        Row(key, (words, measure_text(values[key], kind, counter), notes.get(key, note)),
+            tone_of(values[key]) if key in TONED else "")
+        for key, words, kind, note in MEASURES
     )
+
+
+def compare_rows(first: Mapping[str, object], second: Mapping[str, object]) -> tuple[Row, ...]:
+    """Two runs: Measure, first, second, Difference, Note; amounts of two currencies have no difference."""
+    one, two = (figures_of(group_in(run, "metrics")) for run in (first, second))
+    coins = (text_in(first, "counter"), text_in(second, "counter"))
+    rows = []
+    for key, words, kind, note in MEASURES:
+        a, b = one[key], two[key]
+        is_comparable = kind not in ("money", "gain") or coins[0] == coins[1]
+        gap = b - a if a is not None and b is not None and is_comparable else None
+        texts = (measure_text(a, kind, coins[0]), measure_text(b, kind, coins[1]))
+        shown = measure_text(gap, DIFFERENCES.get(kind, kind), coins[0])
+        rows.append(Row(key, (words, *texts, shown, note), tone_of(gap) if key in TONED else ""))
+    return tuple(rows)
+
+
+def _pair_name(pair: str, counter: str) -> str:
+    base = pair.removesuffix(counter)
+    return f"{base}/{counter}" if base != pair and base else pair
+
+
+def _last_day(until: str) -> str:
+    """The last day of a period: one that ends at midnight ends with the day before."""
+    try:
+        return f"{datetime.fromisoformat(until) - timedelta(milliseconds=1):%Y-%m-%d}"
+    except ValueError:
+        return DASH
+
+
+def run_parts(values: Mapping[str, object]) -> tuple[str, str, str]:
+    """What a run was made on: its markets, its candles and its period."""
+    period, counter, frames = group_in(values, "period"), text_in(values, "counter"), values.get("timeframes")
+    durations = [duration_word(s) for s in frames if isinstance(s, int)] if isinstance(frames, list | tuple) else []
+    pairs = ", ".join(_pair_name(pair, counter) for pair in group_in(values, "data"))
+    span = f"{day_in(period, 'from')} to {_last_day(text_in(period, 'to'))}" if period else DASH
+    return pairs or DASH, " and ".join(durations) or DASH, span
+
+
+def _range_text(values: Iterable[float | None]) -> str:
+    known = sorted({v for v in values if v is not None})
+    if len(known) < 2:
+        return percent_text(known[0] if known else None)
+    return f"{number_text(known[0] * 100, 2)} to {percent_text(known[-1])}"
+
+
+def costs_text(values: Mapping[str, object]) -> str:
+    """The costs a run was made with: fees and their source, slippage, spread; a range where markets differ."""
+    costs, markets = group_in(values, "costs"), list_in(group_in(values, "costs"), "markets")
+    maker, taker, spread = (_range_text(number_in(m, name) for m in markets) for name in ("maker", "taker", "spread"))
+    sources = " and ".join(sorted({text_in(m, "source") for m in markets}))
+    fees = f"maker {maker}, taker {taker}" + (f" at {sources}" if sources else "")
+    return f"Costs: fees {fees}; slippage {percent_text(number_in(costs, 'slippage'))}; spread {spread}"
+
+
+def split_rows(values: Mapping[str, object], name: str) -> tuple[Row, ...]:
+    """A run by window, pair, strategy or regime: return, profit, round trips, winners, factor, expectancy, fees."""
+    counter, start, rows = text_in(values, "counter"), number_in(values, "start_equity"), []
+    scale, groups = money_scale(counter), list_in(values, name)
+    for part in groups if name == "by_window" else sorted(groups, key=lambda g: -(number_in(g, "profit") or 0.0)):
+        key, profit = text_in(part, "name"), number_in(part, "profit")
+        share = profit / start if profit is not None and start else None
+        change = number_in(part, "return") if "return" in part else share
+        word = SETUP_WORDS.get(key) or (_pair_name(key, counter) if key.isupper() else key.capitalize())
+        cells = (
+            word, signed_percent(change), signed_number(profit, scale), number_text(number_in(part, "trades"), 0),
+            percent_text(number_in(part, "win_rate"), 0), number_text(number_in(part, "profit_factor"), 2),
+            signed_number(number_in(part, "expectancy"), scale), number_text(number_in(part, "fees_paid"), scale),
+        )
+        rows.append(Row(key, cells, tone_of(change)))
+    return tuple(rows)
+
+
+def run_row(key: str, when: str, kind: str, values: Mapping[str, object]) -> Row:
+    """A saved run in a line: Time, Kind, Data, Return, Against holding, Drawdown, Round trips."""
+    if kind == "gates":
+        word = "Gates: unlocked" if values.get("unlocked") is True else "Gates: locked"
+        return Row(key, (when, word, text_in(values, "summary"), DASH, DASH, DASH, DASH))
+    found, (pairs, candles, span) = figures_of(group_in(values, "metrics")), run_parts(values)
+    shown = (signed_percent(found["total_return"]), signed_percent(found["against_holding"]),
+             percent_text(found["max_drawdown"]), number_text(found["trades"], 0))
+    return Row(key, (when, kind.capitalize(), f"{candles}  {span}  {pairs}", *shown), tone_of(found["total_return"]))
+
+
+def margin_text(value: float | None) -> str:
+    """How far a gate is passed or missed, in the unit of its limit, to three digits."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return signed_number(value, 0 if abs(value) >= 100 or value == round(value) else 3 if abs(value) < 1 else 2)
+
+
+def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
+    """The gates in order: Gate, Name, Result, Needed, Actual, Margin; one that is missing counts as not passed."""
+    gates, rows = group_in(evaluation, "gates"), []
+    for key in GATE_IDS:
+        gate = group_in(gates, key)
+        word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
+        cells = (key, text_in(gate, "name"), word, text_in(gate, "needed"), text_in(gate, "actual"))
+        rows.append(Row(key, (*cells, margin_text(number_in(gate, "margin"))), tone))
+    return tuple(rows)
+
+
+def gate_sentence(evaluation: Mapping[str, object], key: str) -> str:
+    """What one gate found, in full and in plain words."""
+    return f"{key}  {text_in(group_in(group_in(evaluation, 'gates'), key), 'text')}"
+
+
+def attempt_text(evaluation: Mapping[str, object]) -> str:
+    """How often these unseen days have been looked at, and what that does to the bar."""
+    attempt = number_in(evaluation, "attempt") or 0.0
+    if attempt > 1:
+        return f"Attempt {attempt:.0f} on this data: the bar is {attempt:.0f}x higher."
+    return "Attempt 1: the first look at these unseen days." if attempt == 1 else ""
+
+
+def window_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
+    """The windows in order: #, Training, Unseen days, Set, Training Sharpe, Result, Round trips."""
+    rows = []
+    for window in list_in(evaluation, "windows"):
+        number, chosen, result = (number_in(window, n) for n in ("number", "chosen", "result"))
+        days = tuple(f"{day_in(window, f'{n}_from')} to {day_in(window, f'{n}_to')}" for n in ("train", "test"))
+        name = DASH if chosen is None else "cash" if chosen < 0 else f"set {chosen + 1:.0f}"
+        sharpe, trips = number_in(window, "train_sharpe"), number_in(window, "round_trips")
+        cells = (number_text(number, 0), *days, name, signed_number(sharpe, 2), signed_percent(result))
+        rows.append(Row(cells[0], (*cells, number_text(trips, 0)), tone_of(result)))
+    return _unique(rows)
+
+
+def shown_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
+    """The figures that are shown and gate nothing: Figure, Value, what it tells; those known first."""
+    shown = group_in(evaluation, "shown")
+    names = [*(name for name in SHOWN if name in shown), *sorted(name for name in shown if name not in SHOWN)]
+    rows = []
+    for name in names:
+        words, kind, note = SHOWN.get(name, (name.replace("_", " ").capitalize(), "number", ""))
+        rows.append(Row(name, (words, measure_text(number_in(shown, name), kind, ""), note)))
+    return tuple(rows)
 
 
 # ==============================================================================
@@ -7458,6 +7656,11 @@ class Store:
         payload = canonical(self._redactor.clean_value(values))
         with self._writing():
             self._append("metrics", [(time_ms, _Clerk(self._redactor).text(name), payload)])
+
+    def results(self, name: str, newest: int) -> list[tuple[int, int, str]]:
+        """Number, time and payload (JSON) of the newest results of this name, the newest first."""
+        query = "SELECT rowid, time_ms, payload FROM metrics WHERE name = ? ORDER BY rowid DESC LIMIT ?"
+        return [(int(str(n)), int(str(t)), str(text)) for n, t, text in self._fetch(query, (name, newest))]
 
     def mark_session(self, kind: str, time_ms: int) -> None:
         """Notes that a trading session was "opened" or "closed"."""
@@ -10516,6 +10719,9 @@ STEP_BUDGET_S = 0.05
 NOTICE_EVERY_S = 0.5
 CHILD_PATIENCE_S = 3.0
 HISTORY_ROWS = 400
+RUNS_LISTED = 100
+CANCELLED = "Cancelled"
+NOT_KEPT = frozenset(("round_trips", "equity_daily", "decisions"))  # long lists: the command line writes them
 EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
@@ -10553,12 +10759,14 @@ class SetSpeed:
 
 @dataclass(frozen=True, slots=True)
 class BacktestRequest:
-    """What to backtest: `source` is "folder" or "cache"."""
+    """What to run on: `source` is "folder" or "cache"; no pairs or timeframes means the settings', 0 means no bound."""
 
     source: str
     folder: str = ""
     pairs: tuple[str, ...] = ()
     timeframes: tuple[int, ...] = ()
+    from_ms: int = 0
+    to_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -10571,6 +10779,18 @@ class RunBacktest:
 @dataclass(frozen=True, slots=True)
 class CancelBacktest:
     """End the running backtest."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateGates:
+    """Evaluate the gates on these candles, in processes of their own."""
+
+    request: BacktestRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CancelGates:
+    """End the running evaluation; it is no attempt if no unseen figure was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10603,12 +10823,47 @@ class BacktestProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class BacktestDone:
-    """A backtest's rows, or an empty table with the reason in the summary."""
+class SavedRun:
+    """A result out of the audit: its number, when it was made, "backtest" or "gates", and the report as JSON."""
 
-    rows: tuple[Row, ...]
-    title: str
-    summary: str
+    number: int
+    time_ms: int
+    kind: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestDone:
+    """The run as it was saved, or None with the reason."""
+
+    run: SavedRun | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunsListed:
+    """The saved runs, the newest first."""
+
+    runs: tuple[SavedRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatesProgress:
+    """How far an evaluation of the gates has come, and with what it is busy."""
+
+    done: int
+    total: int
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatesDone:
+    """The evaluation as JSON and what became of it since ("valid until ...", "STALE: ..."), or "" with the reason."""
+
+    payload: str
+    problem: str = ""
+    time_ms: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10672,12 +10927,22 @@ def cached_job(store: Store, markets: Mapping[str, Market], settings: Settings) 
     return BacktestJob(candles, settings, first_decision_ms(first, last), last)
 
 
+def within(job: BacktestJob, request: BacktestRequest) -> BacktestJob:
+    """The same run inside the asked period; candles before it still serve as memory. DataError if nothing is left."""
+    start = max(job.start_ms, request.from_ms)
+    end = min(job.end_ms, request.to_ms or job.end_ms)
+    if start >= end:
+        first, last = (f"{moment_of(t, Zone()):%Y-%m-%d}" for t in (job.start_ms, job.end_ms))
+        raise DataError(f"no candles in this period: decisions can be made from {first} to {last}")
+    return replace(job, start_ms=start, end_ms=end)
+
+
 def _tell_progress(pipe: Connection, last_s: float, done: int, total: int) -> float:
     """Send progress if the last one is a fifth of a second old; returns when it was sent last."""
     now = SystemClock().mono_s()
     if now - last_s < 0.2 and done < total:
         return last_s
-    pipe.send(BacktestProgress(done, total, "running"))
+    pipe.send(BacktestProgress(done, total, "Running"))
     return now
 
 
@@ -10688,16 +10953,16 @@ def _backtest_child(source: BacktestJob | BacktestRequest, settings: Settings, p
 
     def on_progress(done: int, total: int) -> bool:
         told.append(_tell_progress(pipe, told[0], done, total))
-        return not pipe.poll()
+        return True
 
     try:
         if isinstance(source, BacktestRequest):
-            pipe.send(BacktestProgress(0, 0, "reading candles"))
+            pipe.send(BacktestProgress(0, 0, "Reading candles"))
             folder = read_folder(Path(source.folder), source.pairs)
             settings = folder_settings(settings, folder, source.timeframes)
-            source = folder_job(settings, folder)
-        report = run_backtest(source, on_progress)
-        pipe.send((settings, report))
+            source = within(folder_job(settings, folder), source)
+        values = report_json(run_backtest(source, on_progress), settings)
+        pipe.send({name: values[name] for name in values if name not in NOT_KEPT})
     except LunobizError as error:
         pipe.send(Failed(str(error)))
     finally:
@@ -10769,8 +11034,12 @@ class Child:
             with contextlib.suppress(OSError):
                 self._pipe.send("cancel")
 
+    def terminate(self) -> None:
+        """End the process at once and do not wait for it."""
+        self._process.terminate()
+
     def end(self) -> None:
-        """End the process at once."""
+        """End the process at once and see it gone."""
         self._process.terminate()
         self._process.join(CHILD_PATIENCE_S)
 
@@ -10870,6 +11139,13 @@ class Newsroom:
         )
 
 
+def saved_runs(store: Store) -> RunsListed:
+    """The newest backtests and evaluations in the audit."""
+    runs = [SavedRun(number, time_ms, kind, payload) for kind in ("backtest", "gates")
+            for number, time_ms, payload in store.results(kind, RUNS_LISTED)]
+    return RunsListed(tuple(sorted(runs, key=lambda r: -r.number)[:RUNS_LISTED]))
+
+
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 
 
@@ -10889,14 +11165,18 @@ class Worker:
         self._next_s = self._news_s = 0.0
         self._backtest: Child | None = None
         self._export: Child | None = None
-        self._has_answered = False
+        self._has_answered = self._is_cancelled = False
 
     def start(self) -> None:
         """Open the session in its thread."""
         self._thread.start()
 
     def send(self, command: object) -> None:
-        """Queue a command."""
+        """Queue a command; a cancelled backtest ends at once, even while the worker waits for the exchange."""
+        child = self._backtest
+        if isinstance(command, CancelBacktest) and child is not None:
+            self._is_cancelled = True
+            child.terminate()
         self._commands.put(command)
 
     def take_event(self) -> object | None:
@@ -10924,6 +11204,7 @@ class Worker:
                                        name="lunobiz-notices")
             notices.start()
             self._newsroom = Newsroom(engine, self._options)
+            self._events.put(saved_runs(engine.parts.store))
             self._loop(engine)
             self._closing.set()
             engine.close()
@@ -11026,7 +11307,8 @@ class Worker:
         if isinstance(command, RunBacktest) and self._backtest is None:
             self._start_backtest(engine, command.request)
         elif isinstance(command, CancelBacktest) and self._backtest is not None:
-            self._backtest.cancel()
+            self._is_cancelled = True
+            self._backtest.end()
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
@@ -11038,12 +11320,13 @@ class Worker:
                              pairs=request.pairs or schedule.pairs)
             settings = replace(settings, schedule=chosen)
         try:
-            source = request if request.source == "folder" else cached_job(
-                engine.parts.store, engine.parts.feed.markets, settings)
+            source = request if request.source == "folder" else within(
+                cached_job(engine.parts.store, engine.parts.feed.markets, settings), request)
         except LunobizError as error:
-            self._events.put(BacktestDone((), "Backtest", str(error)))
+            self._events.put(BacktestDone(None, str(error)))
             return
-        self._backtest, self._has_answered = Child(_backtest_child, source, settings), False
+        self._has_answered = self._is_cancelled = False
+        self._backtest = Child(_backtest_child, source, settings)
 
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
@@ -11058,31 +11341,22 @@ class Worker:
             if child.is_done:
                 self._backtest = None
                 if not self._has_answered:
-                    self._events.put(BacktestDone((), "Backtest", f"The backtest ended early (code {child.exit_code})"))
+                    early = f"The backtest ended early (code {child.exit_code})"
+                    self._events.put(BacktestDone(None, CANCELLED if self._is_cancelled else early))
 
     def _pass_on(self, engine: Engine, message: object) -> None:
-        """One message of the backtest, for the window."""
+        """One message of the backtest, for the window; a finished run is kept in the audit."""
         self._has_answered = not isinstance(message, BacktestProgress)
         if isinstance(message, BacktestProgress):
             self._events.put(message)
         elif isinstance(message, Failed):
-            self._events.put(BacktestDone((), "Backtest", message.text))
-        elif isinstance(message, tuple):
-            self._events.put(self._finished(engine, *message))
-
-    def _finished(self, engine: Engine, settings: Settings, report: BacktestReport) -> BacktestDone:
-        """The report as rows for the window, kept in the audit."""
-        if report.is_cancelled:
-            return BacktestDone((), "Backtest", "Cancelled")
-        values = report_json(report, settings)
-        metrics = metrics_json(report.metrics)
-        kept = {k: values[k] for k in ("version", "config_hash", "parameters", "period", "metrics", "by_strategy")}
-        engine.parts.store.record_metrics(self._wall.now_ms(), "backtest", kept)
-        rows = metrics_rows(metrics, settings.schedule.counter, settings.schedule.target_daily_return)
-        schedule = settings.schedule
-        title = f"{', '.join(sorted(schedule.pairs))}; candles of {', '.join(map(str, schedule.timeframes))} s"
-        summary = f"{len(report.round_trips)} round trips. First parameter set, NOT CHOSEN by training."
-        return BacktestDone(rows, title, summary)
+            self._events.put(BacktestDone(None, message.text))
+        elif isinstance(message, dict):
+            store = engine.parts.store
+            store.record_metrics(self._wall.now_ms(), "backtest", message)
+            listed = saved_runs(store)
+            self._events.put(BacktestDone(next(run for run in listed.runs if run.kind == "backtest")))
+            self._events.put(listed)
 
 
 FaultHook = Callable[[type[BaseException], BaseException | None, types.TracebackType | None], None]
@@ -11095,7 +11369,7 @@ def hook_threads(on_fault: FaultHook) -> None:
 
 # ==============================================================================
 # WIDGETS | the parts every screen is made of
-# shell | uses ROWS | owns tkinter ttkbootstrap
+# shell | uses TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from typing import TYPE_CHECKING, Literal
@@ -11112,6 +11386,7 @@ ROW_SPACING = 1.45  # row height in line heights
 CELL_PADDING = 8  # what a Treeview leaves left and right of a cell's text together, in pixels at 96 dpi
 COLUMN_GAP = "  "  # in front of left-aligned text: the column before it may end in digits
 BANDED_ROWS = 60
+WIDE = 900  # two tables stand side by side from this width on, in pixels at 96 dpi
 # how far the status strip can be squeezed: roomy, snug, short notes, no notes, small
 STRIP_LEVELS, NO_NOTES, STRIP_PADS = 5, 3, (11, 7, 4, 3, 2)
 LEVEL_GLYPHS = types.MappingProxyType({"error": "✖", "warning": "▲", "info": "●"})
@@ -11125,6 +11400,7 @@ class Palette:
     tones: Mapping[str, str]
     modes: Mapping[str, tuple[str, str]]
     banners: Mapping[str, tuple[str, str]]
+    chosen: str  # behind a selected row, whose text keeps its tone
 
     @property
     def muted(self) -> str:
@@ -11141,6 +11417,7 @@ def palette_of(is_dark: bool) -> Palette:
             {"up": "#5ab0ff", "down": "#ff9a4d", "muted": "#8b98a5", "warn": "#f2c14e", "error": "#ff9a4d"},
             {"paper": ("#5898db", "#0b1420"), "live": orange, "demo": ("#38b897", "#06201a"), "test": amber},
             {"error": orange, "warning": ("#edb332", "#1c1500"), "info": ("#24384f", "#dcebfa")},
+            "#2b4057",
         )
     orange, amber = ("#b84a00", "#ffffff"), ("#8a5a00", "#ffffff")
     return Palette(
@@ -11148,6 +11425,7 @@ def palette_of(is_dark: bool) -> Palette:
         {"up": "#0b5cad", "down": "#b84a00", "muted": "#5b6672", "warn": "#8a5a00", "error": "#b84a00"},
         {"paper": ("#2765ab", "#ffffff"), "live": orange, "demo": ("#0a6b54", "#ffffff"), "test": amber},
         {"error": orange, "warning": ("#f2c14e", "#241a00"), "info": ("#d7e6f6", "#0e2f52")},
+        "#c9dcf2",
     )
 
 
@@ -11245,6 +11523,7 @@ class Look:
         style.configure("Treeview", font=self.body, rowheight=round(self.body.metrics("linespace") * ROW_SPACING))
         style.configure("Treeview.Heading", font=self.bold, foreground=muted, padding=(px(2), px(5)))
         style.map("Treeview.Heading", foreground=[("active", self.plain)])
+        style.map("Treeview", foreground=[], background=[("selected", self.palette.chosen)])
         style.configure("TNotebook.Tab", padding=(px(14), px(6)))
         for listener in self._listeners:
             listener()
@@ -11279,7 +11558,7 @@ class Table:
         self._order: list[str] = []
         self._shown: dict[str, tuple[Row, bool]] = {}
         self._hidden: list[int] = []
-        self._stretch_room = 0
+        self._rooms: dict[int, int] = {}
         self._head(title)
         self._build_tree()
         self._empty = ttk.Label(self.tree, text=empty, justify="center", anchor="center", font=look.body)
@@ -11356,26 +11635,27 @@ class Table:
             self.tree.configure(displaycolumns=[str(i) for i in shown])
             names = ", ".join(self.columns[i].heading for i in hidden)
             self._absent.configure(text=f"no room for {names}" if names else "")
-        stretching = next((i for i in shown if self.columns[i].stretches), None)
-        if stretching is not None:
-            width = max(self._widths[stretching], room - sum(self._widths[i] for i in shown if i != stretching))
-            self.tree.column(str(stretching), width=width)  # Tk would not fill the gap of a column left out
-            self._stretch_room = width - self.look.px(CELL_PADDING)
-            self._cut(stretching)
+        stretching = [i for i in shown if self.columns[i].stretches]
+        spare = room - sum(self._widths[i] for i in shown if i not in stretching)
+        for index in stretching:
+            width = max(self._widths[index], spare // len(stretching))
+            self.tree.column(str(index), width=width)  # Tk would not fill the gap of a column left out
+            self._rooms[index] = width - self.look.px(CELL_PADDING)
+            self._cut(index)
 
     def _cut(self, index: int) -> None:
         for key in self._order:
-            text = self._fitting(self._padded(index, self._shown[key][0].cells[index]))
+            text = self._fitting(index, self._padded(index, self._shown[key][0].cells[index]))
             if self.tree.set(key, str(index)) != text:
                 self.tree.set(key, str(index), text)
 
-    def _fitting(self, text: str) -> str:
+    def _fitting(self, index: int, text: str) -> str:
         """The text, or as much of it as fits, with an ellipsis: a Treeview would cut it within a letter."""
-        width = self.look.body.measure(text)
-        if width <= self._stretch_room or self._stretch_room <= 0:
+        width, room = self.look.body.measure(text), self._rooms.get(index, 0)
+        if width <= room or room <= 0:
             return text
-        length = len(text) * self._stretch_room // width
-        while length > 0 and self.look.body.measure(text[:length] + "…") > self._stretch_room:
+        length = len(text) * room // width
+        while length > 0 and self.look.body.measure(text[:length] + "…") > room:
             length -= 1
         return text[:length].rstrip() + "…"
 
@@ -11437,7 +11717,7 @@ class Table:
         texts = [self._padded(index, text) for index, text in enumerate(row.cells)]
         for index, text in enumerate(texts):
             if self.columns[index].stretches:
-                texts[index] = self._fitting(text)
+                texts[index] = self._fitting(index, text)
             else:
                 self._widen(index, self.look.body.measure(text))
         return tuple(texts)
@@ -11498,6 +11778,97 @@ def fit_on_screen(root: ttk.App, look: Look, wanted: tuple[int, int], smallest: 
     root.minsize(*(min(look.px(size), limit) for size, limit in zip(smallest, room, strict=True)))
     root.geometry(f"{width}x{height}+{(room[0] - width) // 2}+{(room[1] - height) // 4}")
     root.deiconify()
+
+
+class Prose:
+    """A text that wraps at the width it is given, in a tone; `lines` are kept free for it."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, font: tkinter.font.Font, lines: int = 0,
+                 side: str = "top", pad: int = 8) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._tone = look, ""
+        frame = packed(ttk.Frame(parent, padding=(look.px(pad), look.px(4), look.px(pad), 0)), fill="x", side=side)
+        if lines:
+            ttk.Frame(frame, height=lines * font.metrics("linespace") + look.px(4)).pack(side="right")
+        self.label = packed(ttk.Label(frame, font=font, justify="left", anchor="nw"), side="left", fill="both",
+                            expand=True)
+        self.label.bind("<Configure>", lambda event: self.label.configure(wraplength=max(200, event.width - 4)))
+        look.on_change(self.recolour)
+
+    def say(self, text: str, tone: str | None = None) -> None:
+        """Another text, and another tone if one is given."""
+        self._tone = self._tone if tone is None else tone
+        self.label.configure(text=text)
+        self.recolour()
+
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        self.label.configure(foreground=self._look.colour(self._tone))
+
+
+class Halves:
+    """Two tables side by side where there is room, their widths by weight, else one above the other."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, weights: tuple[int, int] = (1, 1)) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._weights, self._is_wide = look, weights, False
+        self.frame = packed(ttk.Frame(parent), fill="both", expand=True)
+
+    def put(self, first: Table, second: Table) -> None:
+        """The two tables; their frames are children of this one."""
+        self._tables = (first, second)
+        self._arrange(is_wide=False)
+        self.frame.bind("<Configure>", lambda event: self._fit(event.width))
+
+    def _fit(self, width: int) -> None:
+        is_wide = width >= self._look.px(WIDE)
+        if is_wide != self._is_wide:
+            self._arrange(is_wide)
+
+    def _arrange(self, is_wide: bool) -> None:
+        """Shares go by weight alone, or a long text would squeeze the other table out."""
+        self._is_wide = is_wide
+        for index, (table, weight) in enumerate(zip(self._tables, self._weights, strict=True)):
+            table.frame.grid(row=0 if is_wide else index, column=index if is_wide else 0, sticky="nsew")
+            row, column = (1 if index == 0 else 0, weight) if is_wide else (1, 1 if index == 0 else 0)
+            self.frame.rowconfigure(index, weight=row, uniform="halves" if row else "")
+            self.frame.columnconfigure(index, weight=column, uniform="halves" if column else "")
+
+
+class Tempo:
+    """How fast a job goes, from what was done over the last half minute."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=60)
+        self._started_s = 0.0
+
+    def start(self, now_s: float) -> None:
+        """A new job starts."""
+        self._marks.clear()
+        self._started_s = now_s
+
+    def note(self, now_s: float, done: int) -> None:
+        """So much is done now."""
+        while self._marks and (now_s - self._marks[0][0] > 30 or done < self._marks[-1][1]):
+            self._marks.popleft()
+        self._marks.append((now_s, done))
+
+    def elapsed_text(self, now_s: float) -> str:
+        """The time since the start."""
+        return countdown_text((now_s - self._started_s) * 1000)
+
+    @property
+    def per_s(self) -> float:
+        """Steps a second, 0 while it cannot be told."""
+        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
+            return 0.0
+        return (self._marks[-1][1] - self._marks[0][1]) / (self._marks[-1][0] - self._marks[0][0])
+
+    def left_text(self, done: int, total: int) -> str:
+        """About how long the rest takes, in steps of five seconds; nothing before 5 % are done."""
+        if self.per_s <= 0 or done < 0.05 * total or done >= total:
+            return ""
+        return f"about {countdown_text(max(5, round((total - done) / self.per_s / 5) * 5) * 1000)} left"
 
 
 class ReadingCell:
@@ -11676,14 +12047,13 @@ class StatusStrip:
 
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
-# shell | uses TYPES SETTINGS ROWS SYSTEM WORKER WIDGETS | owns tkinter ttkbootstrap
+# shell | uses TYPES SETTINGS METRICS ROWS SYSTEM WORKER WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from functools import partial
 
 LOG_ROWS, BANNERS_SHOWN = 2_000, 2
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
-SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
@@ -11691,79 +12061,18 @@ NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a f
 NO_DECISIONS = "No decisions yet.\nEvery market gets one line, with its reason, at each closed candle."
 NO_SHOWN_DECISIONS = "Only HOLD and WAIT so far, and they are hidden."
 NO_FILLS = "No fills yet.\nEach execution is listed here with its fee."
-NO_RESULT = "No backtest has been run.\nChoose candles on the left, then Run backtest."
+NO_RESULT = "No backtest is shown.\nChoose candles on the left, then Run backtest,\nor open one of the saved runs."
+NO_SPLIT = "The parts of a run stand here:\nby month, pair, strategy and regime."
+NO_TRIPS = "No position was opened and closed in this run."
+NO_RUNS = "No run has been saved yet.\nEvery finished backtest and evaluation is kept here."
+NO_PAIR = "Select two backtests above (click one, Ctrl+click the other)\nto see them side by side."
+NO_GATES = (
+    "The gates have not been evaluated: LIVE stays locked.\n"
+    "Choose candles on the left (1,150 days of at least two markets), then Evaluate gates."
+)
+NO_WINDOWS = "No windows yet.\nEvaluate gates trains on 365 days, then tests on 60 unseen ones, over and over."
+NO_SHOWN = "PBO, DSR, PSR and others stand here\nonce the gates have been evaluated."
 NO_LOG = "Nothing logged yet, or nothing that fits the filter."
-
-
-@dataclass(frozen=True, slots=True)
-class Doings:
-    """What the buttons of the action bar and of the banners do."""
-
-    start_stop: Callable[[], None]
-    backtest: Callable[[], None]
-    export: Callable[[], None]
-    open_folder: Callable[[], None]
-    set_speed: Callable[[float], None]
-    toggle_theme: Callable[[], None]
-    act_on_banner: Callable[[str], None]
-
-
-class ActionBar:
-    """The row of buttons; the label of each is what it does."""
-
-    def __init__(self, parent: tkinter.Misc, look: Look, doings: Doings) -> None:
-        import ttkbootstrap as ttk
-        self._look = look
-        self.frame = ttk.Frame(parent, padding=(look.px(8), 0, look.px(8), look.px(8)))
-        start = ttk.Button(self.frame, text="▶  Start bot", underline=3, width=11, bootstyle="primary")
-        self.start = packed(start, side="left")
-        self.start.configure(command=doings.start_stop)
-        others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
-        for text, command in others.items():
-            packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
-        live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
-        self.live = packed(live, side="left", padx=(look.px(4), 0))
-        self._live_tip = add_tip(self.live, "LIVE is locked.")
-        theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
-        self.theme = packed(theme, side="right")
-        self._build_speed(doings.set_speed)
-        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…3 tabs   F1 help", font=look.small)
-        self.frame.bind("<Configure>", lambda event: self._show_hints())
-        look.on_change(self.recolour)
-
-    def _build_speed(self, set_speed: Callable[[float], None]) -> None:
-        import ttkbootstrap as ttk
-        self._speed_frame = ttk.Frame(self.frame)
-        ttk.Label(self._speed_frame, text="Speed").pack(side="left", padx=(self._look.px(12), self._look.px(6)))
-        texts = [f"{speed:,.0f}x" for speed in SPEEDS]
-        self.speed = packed(ttk.Combobox(self._speed_frame, values=texts, state="readonly", width=7), side="left")
-        self.speed.bind("<<ComboboxSelected>>", lambda event: set_speed(SPEEDS[self.speed.current()]))
-        add_tip(self.speed, "Market seconds per second of yours")
-
-    def _show_hints(self) -> None:
-        """The key hints are the first thing a narrow window does without."""
-        needed = sum(child.winfo_reqwidth() for child in self.frame.winfo_children()) + self._look.px(60)
-        if needed <= self.frame.winfo_width():
-            self._hints.pack(side="right", padx=self._look.px(10))
-        else:
-            self._hints.pack_forget()
-
-    def show(self, status: Status) -> None:
-        """Follow the bot's state: what Start/Stop does, why LIVE is locked, how fast a demo runs."""
-        self.start.configure(text="■  Stop bot" if status.is_running else "▶  Start bot")
-        self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
-        is_there = bool(self._speed_frame.winfo_manager())
-        if status.is_market_time and not is_there:
-            self._speed_frame.pack(side="left", after=self.live)
-        elif is_there and not status.is_market_time:
-            self._speed_frame.pack_forget()
-        if not str(self.speed.tk.call("focus")).startswith(str(self.speed)):  # its open list has the focus as a child
-            self.speed.set(f"{status.speed:,.0f}x" if status.speed > 0 else "fastest")
-
-    def recolour(self) -> None:
-        """Texts and colours after a switch of the theme."""
-        self.theme.configure(text="Light" if self._look.is_dark else "Dark")
-        self._hints.configure(foreground=self._look.palette.muted)
 
 
 class BannerBar:
@@ -11927,111 +12236,79 @@ class DeskPanel:
         self.decisions.show([row for row in rows if not hides or row.cells[2] not in QUIET_DECISIONS])
 
 
-class Tempo:
-    """How fast a job goes, from what was done over the last half minute."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque(maxlen=60)
-        self._started_s = 0.0
-
-    def start(self, now_s: float) -> None:
-        """A new job starts."""
-        self._marks.clear()
-        self._started_s = now_s
-
-    def note(self, now_s: float, done: int) -> None:
-        """So much is done now."""
-        while self._marks and (now_s - self._marks[0][0] > 30 or done < self._marks[-1][1]):
-            self._marks.popleft()
-        self._marks.append((now_s, done))
-
-    def elapsed_text(self, now_s: float) -> str:
-        """The time since the start."""
-        return countdown_text((now_s - self._started_s) * 1000)
-
-    @property
-    def per_s(self) -> float:
-        """Steps a second, 0 while it cannot be told."""
-        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
-            return 0.0
-        return (self._marks[-1][1] - self._marks[0][1]) / (self._marks[-1][0] - self._marks[0][0])
-
-    def left_text(self, done: int, total: int) -> str:
-        """About how long the rest takes, in steps of five seconds; nothing before 5 % are done."""
-        if self.per_s <= 0 or done < 0.05 * total or done >= total:
-            return ""
-        return f"about {countdown_text(max(5, round((total - done) / self.per_s / 5) * 5) * 1000)} left"
+def read_day(name: str, text: str) -> int:
+    """The start of a UTC day in ms, 0 for an empty text; ValueError says how a day is written."""
+    words = text.strip()
+    if not words:
+        return 0
+    try:
+        return int(datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name}: write a day such as 2025-03-01.") from None
 
 
-class BacktestPanel:
-    """Choose candles, run, watch, read the result."""
+class CandleForm:
+    """Which candles to run on: their source, markets, lengths and period."""
 
-    def __init__(self, parent: tkinter.Misc, look: Look, post: Callable[[object], None], clock: Clock) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look) -> None:
         import ttkbootstrap as ttk
-        self._look, self._post, self._clock, self._tempo = look, post, clock, Tempo()
-        self.is_running = False
-        self.frame = ttk.Frame(parent)
-        form = ttk.Labelframe(self.frame, text="Backtest", padding=look.px(12))
-        form.pack(side="left", fill="y", padx=look.px(8), pady=look.px(8))
+        self._look, self._is_open = look, True
+        self.frame = ttk.Labelframe(parent, text="Run on", padding=look.px(10))
         self._inputs: list[ttk.Entry | ttk.Button | ttk.Radiobutton | ttk.Checkbutton] = []
-        self._build_source(form)
-        self._build_choice(form)
-        self._build_progress(form)
-        right = packed(ttk.Frame(self.frame), side="left", fill="both", expand=True)
-        columns = (Column("Measure", "Standard deviation of days"), Column("Value", "-R102,418.55", is_number=True),
-                   Column("Note", "same markets and span", stretches=True))
-        self.result = Table(right, look, "Result", columns, NO_RESULT)
-        self.result.frame.pack(fill="both", expand=True)
-        self.result.count.pack_forget()
-        self._summary = packed(ttk.Label(right, font=look.small, justify="left", padding=look.px(6)), fill="x")
-        right.bind("<Configure>", lambda event: self._summary.configure(wraplength=max(200, event.width - 30)))
+        self._hints: list[ttk.Label] = []
+        self._build_source()
+        self._build_choice()
+        self._build_lengths()
         look.on_change(self.recolour)
 
-    def _build_source(self, form: tkinter.Misc) -> None:
+    def _build_source(self) -> None:
         import ttkbootstrap as ttk
         px = self._look.px
-        self.source = ttk.StringVar(form, value="folder")
-        self.folder = ttk.StringVar(form)
-        for value, text in (("folder", "Folder of candle files"), ("cache", "History fetched from Luno")):
-            button = ttk.Radiobutton(form, text=text, value=value, variable=self.source, command=self._follow_source)
-            self._inputs.append(packed(button, anchor="w", pady=px(3)))
+        self.source, self.folder = ttk.StringVar(self.frame, value="folder"), ttk.StringVar(self.frame)
+        for value, text in (("folder", "Folder of candle files"), ("cache", "Own markets, as fetched from Luno")):
+            button = ttk.Radiobutton(self.frame, text=text, value=value, variable=self.source, command=self._follow)
+            self._inputs.append(packed(button, anchor="w", pady=px(2)))
             if value == "folder":
-                line = packed(ttk.Frame(form), fill="x", padx=(px(22), 0), pady=px(3))
-                entry = ttk.Entry(line, textvariable=self.folder, width=28)
+                line = packed(ttk.Frame(self.frame), fill="x", padx=(px(22), 0), pady=px(2))
+                entry = ttk.Entry(line, textvariable=self.folder, width=22)
                 self._folder_entry = packed(entry, side="left", fill="x", expand=True)
                 browse = ttk.Button(line, text="Browse…", command=self._choose_folder)
                 self._browse = packed(browse, side="left", padx=(px(4), 0))
 
-    def _build_choice(self, form: tkinter.Misc) -> None:
+    def _hint(self, text: str) -> None:
+        import ttkbootstrap as ttk
+        self._hints.append(packed(ttk.Label(self.frame, text=text, font=self._look.small), anchor="w"))
+
+    def _entry(self, parent: tkinter.Misc, label: str, width: int) -> ttk.StringVar:
+        """A labelled field in a line."""
+        import ttkbootstrap as ttk
+        px, variable = self._look.px, ttk.StringVar(self.frame)
+        ttk.Label(parent, text=label).pack(side="left")
+        entry = ttk.Entry(parent, textvariable=variable, width=width)
+        self._inputs.append(packed(entry, side="left", fill="x", expand=True, padx=(px(6), px(6))))
+        return variable
+
+    def _build_choice(self) -> None:
         import ttkbootstrap as ttk
         px = self._look.px
-        ttk.Separator(form).pack(fill="x", pady=px(10))
-        ttk.Label(form, text="Markets").pack(anchor="w")
-        self.pairs = ttk.StringVar(form)
-        self._inputs.append(packed(ttk.Entry(form, textvariable=self.pairs), fill="x", pady=px(3)))
-        hint = ttk.Label(form, text="Empty: all of the folder, or those of the settings", font=self._look.small)
-        self._hint = packed(hint, anchor="w")
-        ttk.Label(form, text="Decision candles").pack(anchor="w", pady=(px(8), px(2)))
-        grid = packed(ttk.Frame(form), anchor="w")
-        self.timeframes = {duration: ttk.BooleanVar(form, value=duration == 3600) for duration in DURATIONS_S}
+        ttk.Separator(self.frame).pack(fill="x", pady=px(6))
+        line = packed(ttk.Frame(self.frame), fill="x", pady=(0, px(2)))
+        self.pairs = self._entry(line, "Markets", 18)
+        self._hint("Such as XBTZAR,ETHZAR; empty: all there are")
+        line = packed(ttk.Frame(self.frame), fill="x", pady=(px(6), px(2)))
+        self.first_day, self.last_day = self._entry(line, "From", 10), self._entry(line, "to", 10)
+        self._hint("UTC days such as 2025-03-01; empty: all there are")
+
+    def _build_lengths(self) -> None:
+        import ttkbootstrap as ttk
+        px = self._look.px
+        ttk.Label(self.frame, text="Decision candles").pack(anchor="w", pady=(px(6), 0))
+        grid = packed(ttk.Frame(self.frame), anchor="w")
+        self.timeframes = {duration: ttk.BooleanVar(self.frame, value=duration == 3600) for duration in DURATIONS_S}
         for index, (duration, variable) in enumerate(self.timeframes.items()):
             box = ttk.Checkbutton(grid, text=duration_word(duration), variable=variable)
-            box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(14)), pady=px(3))
+            box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(12)), pady=px(2))
             self._inputs.append(box)
-        problem = ttk.Label(form, font=self._look.small, justify="left", wraplength=px(300))
-        self.problem = packed(problem, anchor="w", pady=px(4))
-
-    def _build_progress(self, form: tkinter.Misc) -> None:
-        import ttkbootstrap as ttk
-        px = self._look.px
-        line = packed(ttk.Frame(form), fill="x", pady=px(4))
-        run = ttk.Button(line, text="Run backtest", bootstyle="primary", command=self.start)
-        self.run = packed(run, side="left")
-        cancel = ttk.Button(line, text="Cancel", command=self.stop, state="disabled")
-        self.cancel = packed(cancel, side="left", padx=px(6))
-        self._phase = packed(ttk.Label(form, font=self._look.body), anchor="w", pady=(px(10), px(2)))
-        self._progress = packed(ttk.Progressbar(form, maximum=1.0), fill="x")
-        self._eta = packed(ttk.Label(form, font=self._look.small), anchor="w", pady=px(4))
 
     def _choose_folder(self) -> None:
         from tkinter import filedialog
@@ -12039,91 +12316,373 @@ class BacktestPanel:
         if chosen:
             self.folder.set(str(chosen))
 
-    def _follow_source(self) -> None:
+    def _follow(self) -> None:
         """The folder counts only when it is the source."""
         for widget in (self._folder_entry, self._browse):
-            widget.configure(state="normal" if self.source.get() == "folder" and not self.is_running else "disabled")
+            widget.configure(state="normal" if self.source.get() == "folder" and self._is_open else "disabled")
+
+    def set_open(self, is_open: bool) -> None:
+        """Let the fields be changed, or not while a job runs on them."""
+        self._is_open = is_open
+        for widget in self._inputs:
+            widget.configure(state="normal" if is_open else "disabled")
+        self._follow()
+
+    def _chosen_pairs(self) -> tuple[str, ...]:
+        text, spec = self.pairs.get().strip(), next(field for field in FIELDS if field.name == "PAIRS")
+        try:
+            pairs = read_field(spec, text) if text else ()
+        except ValueError as error:
+            raise ValueError(f"Markets: {error}.") from None
+        return tuple(str(pair) for pair in pairs) if isinstance(pairs, tuple) else ()
 
     def request(self) -> BacktestRequest:
         """What the form asks for; ValueError says what is missing."""
         source, folder = self.source.get(), self.folder.get().strip()
         if source == "folder" and not folder:
             raise ValueError("Choose the folder that holds the candle files.")
-        text, spec = self.pairs.get().strip(), next(field for field in FIELDS if field.name == "PAIRS")
-        try:
-            pairs = read_field(spec, text) if text else ()
-        except ValueError as error:
-            raise ValueError(f"Markets: {error}.") from None
+        pairs = self._chosen_pairs()
         timeframes = tuple(duration for duration, variable in self.timeframes.items() if variable.get())
         if not timeframes:
             raise ValueError("Tick at least one length of decision candles.")
-        chosen = tuple(str(pair) for pair in pairs) if isinstance(pairs, tuple) else ()
-        return BacktestRequest(source, folder if source == "folder" else "", chosen, timeframes)
+        first, last = read_day("From", self.first_day.get()), read_day("To", self.last_day.get())
+        if last and first > last:
+            raise ValueError("The period ends before it begins.")
+        until = last + DAY_MS if last else 0
+        return BacktestRequest(source, folder if source == "folder" else "", pairs, timeframes, first, until)
 
-    def start(self) -> None:
-        """Check the form and ask the worker for the run."""
-        try:
-            request = self.request()
-        except ValueError as error:
-            self.problem.configure(text=f"✖ {error}")
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        for label in self._hints:
+            label.configure(foreground=self._look.palette.muted)
+
+
+SPLITS = types.MappingProxyType({"Month": "by_window", "Pair": "by_pair", "Strategy": "by_strategy",
+                                 "Regime": "by_regime"})
+
+
+def _split_columns(word: str) -> tuple[Column, ...]:
+    """The columns of a split; a month has the change of equity, other parts their share of the start."""
+    return (
+        Column(word, "Mean reversion", stretches=True),
+        Column("Return" if word == "Month" else "Of start", "+12.34 %", is_number=True),
+        Column("Realised", "-12,345.67", is_number=True), Column("Trips", "1,234", is_number=True),
+        Column("Won", "100 %", is_number=True, rank=1), Column("Factor", "12.34", is_number=True),
+        Column("Per trip", "-123.45", is_number=True, rank=3), Column("Fees", "12,345.67", is_number=True, rank=2),
+    )
+
+
+class ResultPage:
+    """One run: what it was made on and at which costs, its metrics, and its parts."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._values = ttk.Frame(parent), dict[str, object]()
+        self._title = Prose(self.frame, look, look.bold)
+        self._costs = Prose(self.frame, look, look.small)
+        halves = Halves(self.frame, look, (9, 11))
+        columns = (Column("Measure", "Maximum drawdown"), Column("Value", "-R102,418.55", is_number=True),
+                   Column("Note", "2017-05-25 to 2017-08-02", stretches=True, rank=1))
+        self.metrics = Table(halves.frame, look, "Result", columns, NO_RESULT)
+        self.metrics.count.pack_forget()
+        self.splits = Table(halves.frame, look, "Split by", _split_columns("Month"), NO_SPLIT)
+        self.by = ttk.Combobox(self.splits.head, values=tuple(SPLITS), state="readonly", width=10)
+        self.by.pack(side="left", padx=look.px(6))
+        self.by.current(0)
+        self.by.bind("<<ComboboxSelected>>", lambda event: self._show_split())
+        self._unit = packed(ttk.Label(self.splits.head, font=look.small), side="right")
+        for table in (self.metrics, self.splits):  # both heads as high as the one with the selector
+            table.frame.rowconfigure(0, minsize=self.by.winfo_reqheight() + look.px(4))
+        halves.put(self.metrics, self.splits)
+
+    def show(self, values: Mapping[str, object]) -> None:
+        """Show a report as it was saved."""
+        self._values = dict(values)
+        counter, target = text_in(values, "counter"), number_in(values, "target_daily_return") or 0.0
+        pairs, candles, span = run_parts(values)
+        self._title.say(f"{pairs}  ·  {candles} candles  ·  {span}")
+        self._costs.say(costs_text(values), "muted")
+        self.metrics.set_title(f"Result, {text_in(values, 'parameters')}")
+        self.metrics.show(metrics_rows(group_in(values, "metrics"), counter, target))
+        self._show_split()
+
+    def _show_split(self) -> None:
+        word = str(self.by.get())
+        self._unit.configure(text=f"amounts in {text_in(self._values, 'counter')}" if self._values else "")
+        self.splits.set_empty(NO_TRIPS if self._values else NO_SPLIT)
+        self.splits.set_columns(_split_columns(word))
+        self.splits.show(split_rows(self._values, SPLITS[word]))
+
+
+def _pair_columns(first: str, second: str) -> tuple[Column, ...]:
+    names = (first, second, "Difference")
+    return (Column("Measure", "Maximum drawdown"), *(Column(name, "-R102,418.55", is_number=True) for name in names),
+            Column("Note", "after costs", stretches=True))
+
+
+class RunsPage:
+    """The saved runs; two that are selected stand side by side below."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, zone: Zone, on_open: Callable[[SavedRun], None]) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._zone, self._on_open = ttk.Frame(parent), zone, on_open
+        self._runs: dict[str, SavedRun] = {}
+        columns = (
+            Column("Time", "2025-11-22 14:05"), Column("Kind", "Gates: locked"),
+            Column("Data", "4h  2024-12-31 to 2025-12-31", stretches=True),
+            Column("Return", "+12.34 %", is_number=True),
+            Column("Against holding", "+123.45 %", is_number=True, rank=1),
+            Column("Drawdown", "-12.34 %", is_number=True), Column("Trips", "1,234", is_number=True),
+        )
+        self.runs = Table(self.frame, look, "Saved runs", columns, NO_RUNS)
+        self.runs.frame.pack(fill="both", expand=True)
+        self.runs.on_open = lambda headings, cells: self.open()
+        ttk.Button(self.runs.head, text="Show this run", command=self.open).pack(side="right")
+        self.pair = Table(self.frame, look, "Comparison", _pair_columns("First", "Second"), NO_PAIR)
+        self.pair.count.pack_forget()
+        self.pair.frame.pack(fill="both", expand=True)
+        self.runs.tree.bind("<<TreeviewSelect>>", lambda event: self._compare())
+
+    def show(self, runs: Sequence[SavedRun]) -> None:
+        """List the runs."""
+        self._runs = {str(run.number): run for run in runs}
+        self.runs.show([
+            run_row(key, f"{moment_of(run.time_ms, self._zone):%Y-%m-%d %H:%M}", run.kind, json.loads(run.payload))
+            for key, run in self._runs.items()])
+
+    def open(self) -> None:
+        """Show the selected run in full."""
+        chosen = self.runs.tree.selection()
+        if chosen:
+            self._on_open(self._runs[chosen[0]])
+
+    def _compare(self) -> None:
+        """The earlier of two selected backtests is the first."""
+        keys = sorted((k for k in self.runs.tree.selection() if self._runs[k].kind == "backtest"), key=int)
+        if len(keys) != 2:
+            self.pair.show(())
             return
-        self.problem.configure(text="")
-        self._set_running(True)
-        self._phase.configure(text="Starting")
+        times = [self.runs.tree.set(key, "0").strip() for key in keys]
+        self.pair.set_columns(_pair_columns(*times))
+        first, second = (json.loads(self._runs[key].payload) for key in keys)
+        self.pair.show(compare_rows(first, second))
+
+
+class GatesPage:
+    """The verdict, one line per gate, and the sentence of the selected one in full."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, zone: Zone) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._zone, self._evaluation = ttk.Frame(parent), zone, dict[str, object]()
+        self.verdict = Prose(self.frame, look, look.bold)
+        self.about = Prose(self.frame, look, look.small)
+        self.sentence = Prose(self.frame, look, look.body, lines=2, side="bottom")
+        columns = (
+            Column("Gate", "G0"), Column("Name", "Not one kind of market"), Column("Result", "✖ MISSING"),
+            Column("Needed", "at most 0.005", stretches=True), Column("Actual", "at most 0.005", stretches=True),
+            Column("Margin", "+0.123", is_number=True),
+        )
+        self.gates = Table(self.frame, look, "Gates for LIVE", columns, NO_GATES)
+        self.gates.head.grid_remove()  # the tab says it, and at the smallest size all ten rows are to fit
+        self.gates.frame.pack(fill="both", expand=True)
+        self.gates.tree.configure(selectmode="browse")
+        self.gates.tree.bind("<<TreeviewSelect>>", lambda event: self._tell())
+
+    def show(self, evaluation: Mapping[str, object], time_ms: int, now_ms: int, note: str) -> None:
+        """Show an evaluation and select the first gate that did not pass."""
+        self._evaluation = dict(evaluation)
+        is_stale, is_open = note.startswith("STALE"), evaluation.get("unlocked") is True
+        self.verdict.say(text_in(evaluation, "summary"), "warn" if is_stale else "up" if is_open else "down")
+        when = f"Evaluated {when_text(time_ms, now_ms, self._zone)}" if time_ms else ""
+        parts = (attempt_text(evaluation).rstrip("."), when, note[:1].upper() + note[1:])
+        self.about.say("  ·  ".join(part for part in parts if part), "muted")
+        rows = gate_rows(evaluation)
+        self.gates.show(rows)
+        failed = [row.key for row in rows if "PASS" not in row.cells[2]]
+        first = next((key for key in failed if "WAIT" not in self.gates.tree.set(key, "2")), (*failed, rows[0].key)[0])
+        self.gates.tree.selection_set(first)
+        self.gates.tree.focus(first)
+
+    def _tell(self) -> None:
+        chosen = self.gates.tree.selection()
+        self.sentence.say(gate_sentence(self._evaluation, chosen[0]) if chosen else "")
+
+
+class WindowsPage:
+    """The unseen windows of an evaluation, and the figures that gate nothing."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look) -> None:
+        halves = Halves(parent, look)
+        self.frame = halves.frame
+        columns = (
+            Column("#", "12", is_number=True), Column("Training", "2024-01-01 to 2024-12-31", rank=1),
+            Column("Unseen days", "2024-01-01 to 2024-12-31", stretches=True), Column("Set", "set 12"),
+            Column("Train Sharpe", "+1.23", is_number=True), Column("Result", "+12.34 %", is_number=True),
+            Column("Trips", "123", is_number=True),
+        )
+        self.windows = Table(halves.frame, look, "Unseen windows", columns, NO_WINDOWS)
+        figures = (Column("Figure", "Maximum drawdown"), Column("Value", "+12.34 %", is_number=True),
+                   Column("What it tells", "chance that the true", stretches=True))
+        self.shown = Table(halves.frame, look, "Shown, not gating", figures, NO_SHOWN)
+        self.shown.count.pack_forget()
+        halves.put(self.windows, self.shown)
+
+    def show(self, evaluation: Mapping[str, object]) -> None:
+        """Show the windows and figures of an evaluation."""
+        self.windows.set_title(f"Unseen windows of evaluation {text_in(evaluation, 'payload_hash')[:8]}")
+        self.windows.show(window_rows(evaluation))
+        self.shown.show(shown_rows(evaluation))
+
+
+class BacktestPanel:
+    """Choose candles, run a backtest or evaluate the gates, watch, read, compare."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, post: Callable[[object], None], clock: Clock,
+                 zone: Zone) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._post, self._clock, self._tempo, self._job = look, post, clock, Tempo(), ""
+        self.frame = ttk.Frame(parent)
+        left = packed(ttk.Frame(self.frame), side="left", fill="y", padx=look.px(6), pady=look.px(6))
+        self.form = CandleForm(left, look)
+        self.form.frame.pack(fill="x")
+        self.pages = packed(ttk.Notebook(self.frame), side="left", fill="both", expand=True, pady=look.px(6))
+        self._build_job(left)
+        self.result, self.saved = ResultPage(self.pages, look), RunsPage(self.pages, look, zone, self.open_run)
+        self.gates, self.windows = GatesPage(self.pages, look, zone), WindowsPage(self.pages, look)
+        for frame, name in ((self.result.frame, "Result"), (self.saved.frame, "Saved runs"),
+                            (self.gates.frame, "Gates"), (self.windows.frame, "Windows and figures")):
+            self.pages.add(frame, text=name)
+        look.on_change(self.recolour)
+
+    def _build_job(self, left: tkinter.Misc) -> None:
+        import ttkbootstrap as ttk
+        px = self._look.px
+        line = packed(ttk.Frame(left), fill="x", pady=(px(8), px(4)))
+        run = ttk.Button(line, text="Run backtest", bootstyle="primary", command=partial(self.start, "backtest"))
+        self.run = packed(run, side="left")
+        evaluate = ttk.Button(line, text="Evaluate gates", command=partial(self.start, "gates"))
+        self.evaluate = packed(evaluate, side="left", padx=px(4))
+        cancel = ttk.Button(line, text="Cancel", command=self.stop, state="disabled")
+        self.cancel = packed(cancel, side="right")
+        self._phase = Prose(left, self._look, self._look.body, pad=0)
+        self._progress = packed(ttk.Progressbar(left, maximum=1.0), fill="x", pady=px(2))
+        self._eta = packed(ttk.Label(left, font=self._look.small), anchor="w")
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables whose rows can be shown in full."""
+        return (self.result.metrics, self.result.splits, self.saved.pair, self.gates.gates, self.windows.windows,
+                self.windows.shown)
+
+    @property
+    def is_running(self) -> bool:
+        """True while a job runs."""
+        return bool(self._job)
+
+    def start(self, job: str = "backtest") -> None:
+        """Check the form and ask the worker for the job, "backtest" or "gates"."""
+        try:
+            request = self.form.request()
+        except ValueError as error:
+            self._phase.say(f"✖ {error}", "error")
+            return
+        self._set_job(job)
+        self._phase.say("Starting", "")
+        self._progress.configure(value=0.0)
+        self._eta.configure(text="")
         self._tempo.start(self._clock.mono_s())
-        self._post(RunBacktest(request))
+        self._post(RunBacktest(request) if job == "backtest" else EvaluateGates(request))
 
     def stop(self) -> None:
-        """Ask for the end of the run; the button answers at once."""
-        if self.is_running:
+        """Ask for the end of the job; the button answers at once."""
+        if self._job:
             self.cancel.configure(state="disabled")
-            self._phase.configure(text="Cancelling")
-            self._post(CancelBacktest())
+            self._phase.say("Cancelling")
+            self._post(CancelBacktest() if self._job == "backtest" else CancelGates())
 
-    def _set_running(self, is_running: bool) -> None:
-        self.is_running = is_running
-        self.cancel.configure(state="normal" if is_running else "disabled")
-        for widget in (self.run, *self._inputs):
-            widget.configure(state="disabled" if is_running else "normal")
-        self._follow_source()
+    def _set_job(self, job: str) -> None:
+        self._job = job
+        self.cancel.configure(state="normal" if job else "disabled")
+        for button in (self.run, self.evaluate):
+            button.configure(state="disabled" if job else "normal")
+        self.form.set_open(not job)
 
-    def show_progress(self, progress: BacktestProgress) -> None:
-        """How far the run is, and about how long the rest takes."""
+    def take(self, event: object) -> bool:
+        """Act on an event of the worker; False if it is none of this panel's."""
+        if isinstance(event, BacktestProgress | GatesProgress):
+            self.show_progress(event)
+        elif isinstance(event, BacktestDone):
+            self.show_result(event)
+        elif isinstance(event, GatesDone):
+            self.show_gates(event)
+        elif isinstance(event, RunsListed):
+            self.saved.show(event.runs)
+        else:
+            return False
+        return True
+
+    def show_progress(self, progress: BacktestProgress | GatesProgress) -> None:
+        """How far the job is, and about how long the rest takes."""
+        if not self._job or self.cancel.instate(["disabled"]):
+            return  # what was on its way when the job was cancelled
         now = self._clock.mono_s()
         self._tempo.note(now, progress.done)
         share = progress.done / progress.total if progress.total > 0 else 0.0
-        parts = (f"{progress.done:,} of {progress.total:,}", percent_text(share, 0),
-                 f"elapsed {self._tempo.elapsed_text(now)}", self._tempo.left_text(progress.done, progress.total))
+        parts = (f"{progress.done:,} of {progress.total:,}" if progress.total else "",
+                 percent_text(share, 0) if progress.total else "", f"elapsed {self._tempo.elapsed_text(now)}",
+                 self._tempo.left_text(progress.done, progress.total))
         self._progress.configure(value=share)
-        self._phase.configure(text=progress.phase)
+        self._phase.say(progress.phase)
         self._eta.configure(text=" · ".join(part for part in parts if part))
 
     def show_result(self, done: BacktestDone) -> None:
-        """The metrics of a finished run; one that failed or was cancelled keeps what was shown before."""
-        if not done.rows:
-            was_cancelled = done.summary == "Cancelled"
-            self.end("Cancelled" if was_cancelled else "Ended without a result")
-            self._progress.configure(value=0.0)
-            self.problem.configure(text="" if was_cancelled else f"✖ {done.summary}")
+        """A finished run; one that failed or was cancelled keeps what was shown before."""
+        if done.run is None:
+            self._fail(done.problem)
             return
         self.end("Done")
-        self._progress.configure(value=1.0)
-        self.result.set_title(done.title)
-        self.result.show(done.rows)
-        self._summary.configure(text=done.summary)
+        self.open_run(done.run)
 
-    def end(self, word: str) -> None:
-        """The run has ended, in this word."""
-        if self.is_running:
-            self._set_running(False)
-            self._phase.configure(text=word)
+    def show_gates(self, done: GatesDone) -> None:
+        """A finished evaluation, or the last one on record when the program starts."""
+        if not done.payload:
+            self._fail(done.problem)
+            return
+        was_asked = bool(self._job)
+        self.end("Done")
+        self._show_evaluation(json.loads(done.payload), done.time_ms, done.note)
+        if was_asked:
+            self.pages.select(2)
+
+    def open_run(self, run: SavedRun) -> None:
+        """Show a saved run in full."""
+        if run.kind == "gates":
+            self._show_evaluation(json.loads(run.payload), run.time_ms, "")
+            self.pages.select(2)
+        else:
+            self.result.show(json.loads(run.payload))
+            self.pages.select(0)
+
+    def _show_evaluation(self, evaluation: Mapping[str, object], time_ms: int, note: str) -> None:
+        self.gates.show(evaluation, time_ms, self._clock.now_ms(), note)
+        self.windows.show(evaluation)
+
+    def _fail(self, problem: str) -> None:
+        was_cancelled = problem == CANCELLED
+        self.end(problem if was_cancelled else f"✖ {problem}", "" if was_cancelled else "error")
+        self._progress.configure(value=0.0)
+
+    def end(self, word: str, tone: str = "") -> None:
+        """The job has ended, in this word."""
+        if self._job:
+            self._set_job("")
+            self._phase.say(word, tone)
+            self._progress.configure(value=1.0)
             self._eta.configure(text=f"took {self._tempo.elapsed_text(self._clock.mono_s())}")
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
-        for label in (self._hint, self._eta, self._summary):
-            label.configure(foreground=self._look.palette.muted)
-        self.problem.configure(foreground=self._look.colour("error"))
+        self._eta.configure(foreground=self._look.palette.muted)
 
 
 class LogPanel:
@@ -12189,45 +12748,6 @@ class LogPanel:
         copy_text(self.frame, self.table.selected_text())
 
 
-class Footer:
-    """The status bar: how long ago the worker was heard, its own words, version and folder."""
-
-    def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
-        import ttkbootstrap as ttk
-        self._look, self._tone, self._version, self._folder = look, "muted", version, folder
-        self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
-        self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
-        self._about.pack(side="right", padx=(look.px(8), 0))
-        self._cycle.pack(side="left")
-        self._text.pack(side="left", padx=(look.px(14), 0))
-        add_tip(self._about, f"Data folder: {folder}")
-        self.frame.bind("<Configure>", lambda event: self._fit())
-        look.on_change(self.recolour)
-
-    def _fit(self) -> None:
-        """The folder is named only where there is room for it; the tip has it always."""
-        whole = f"{self._version}  ·  {self._folder}"
-        needed = self._cycle.winfo_reqwidth() + self._text.winfo_reqwidth() + self._look.small.measure(whole)
-        is_wide = needed + self._look.px(60) <= self.frame.winfo_width()
-        self._about.configure(text=whole if is_wide else self._version)
-
-    def show(self, text: str) -> None:
-        """The worker's words."""
-        self._text.configure(text=text)
-        self._fit()
-
-    def show_cycle(self, text: str, tone: str) -> None:
-        """How long ago the last cycle was."""
-        self._tone = tone
-        self._cycle.configure(text=text, foreground=self._look.colour(tone))
-
-    def recolour(self) -> None:
-        """Colours after a switch of the theme."""
-        for label in (self._about, self._text):
-            label.configure(foreground=self._look.palette.muted)
-        self._cycle.configure(foreground=self._look.colour(self._tone))
-
-
 # ==============================================================================
 # DIALOGS | the questions the window asks
 # shell | uses ERRORS SETTINGS ROWS WIDGETS | owns tkinter ttkbootstrap
@@ -12242,8 +12762,9 @@ KEY_HELP = (
 )
 KEYS_HELP = (
     ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
-    ("Ctrl+1, 2, 3", "Dashboard, Backtest, Log"), ("Ctrl+B", "backtest"), ("Ctrl+E", "export to a folder"),
-    ("Ctrl+F", "find in the log"), ("Ctrl+C", "copy the selected rows, ready for a sheet"),
+    ("Ctrl+1, 2, 3", "Dashboard, Backtest & gates, Log"), ("Ctrl+B", "backtest and gates"),
+    ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
+    ("Ctrl+C", "copy the selected rows, ready for a sheet"),
     ("Enter, double click", "show a row in full"), ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
     ("F1", "this list"),
 )
@@ -12443,12 +12964,123 @@ import gc
 
 DRAIN_MS, FIRST_RUN_MS = 100, 200
 EVENTS_PER_DRAIN = 50
+SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
 JOIN_S, NOTES_KEPT = 5.0, 5
 FULL_COLLECTION = 60  # ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
+
+
+@dataclass(frozen=True, slots=True)
+class Doings:
+    """What the buttons of the action bar and of the banners do."""
+
+    start_stop: Callable[[], None]
+    backtest: Callable[[], None]
+    export: Callable[[], None]
+    open_folder: Callable[[], None]
+    set_speed: Callable[[float], None]
+    toggle_theme: Callable[[], None]
+    act_on_banner: Callable[[str], None]
+
+
+class ActionBar:
+    """The row of buttons; the label of each is what it does."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, doings: Doings) -> None:
+        import ttkbootstrap as ttk
+        self._look = look
+        self.frame = ttk.Frame(parent, padding=(look.px(8), 0, look.px(8), look.px(8)))
+        start = ttk.Button(self.frame, text="▶  Start bot", underline=3, width=11, bootstyle="primary")
+        self.start = packed(start, side="left")
+        self.start.configure(command=doings.start_stop)
+        others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
+        for text, command in others.items():
+            packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
+        live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
+        self.live = packed(live, side="left", padx=(look.px(4), 0))
+        self._live_tip = add_tip(self.live, "LIVE is locked.")
+        theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
+        self.theme = packed(theme, side="right")
+        self._build_speed(doings.set_speed)
+        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…3 tabs   F1 help", font=look.small)
+        self.frame.bind("<Configure>", lambda event: self._show_hints())
+        look.on_change(self.recolour)
+
+    def _build_speed(self, set_speed: Callable[[float], None]) -> None:
+        import ttkbootstrap as ttk
+        self._speed_frame = ttk.Frame(self.frame)
+        ttk.Label(self._speed_frame, text="Speed").pack(side="left", padx=(self._look.px(12), self._look.px(6)))
+        texts = [f"{speed:,.0f}x" for speed in SPEEDS]
+        self.speed = packed(ttk.Combobox(self._speed_frame, values=texts, state="readonly", width=7), side="left")
+        self.speed.bind("<<ComboboxSelected>>", lambda event: set_speed(SPEEDS[self.speed.current()]))
+        add_tip(self.speed, "Market seconds per second of yours")
+
+    def _show_hints(self) -> None:
+        """The key hints are the first thing a narrow window does without."""
+        needed = sum(child.winfo_reqwidth() for child in self.frame.winfo_children()) + self._look.px(60)
+        if needed <= self.frame.winfo_width():
+            self._hints.pack(side="right", padx=self._look.px(10))
+        else:
+            self._hints.pack_forget()
+
+    def show(self, status: Status) -> None:
+        """Follow the bot's state: what Start/Stop does, why LIVE is locked, how fast a demo runs."""
+        self.start.configure(text="■  Stop bot" if status.is_running else "▶  Start bot")
+        self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
+        is_there = bool(self._speed_frame.winfo_manager())
+        if status.is_market_time and not is_there:
+            self._speed_frame.pack(side="left", after=self.live)
+        elif is_there and not status.is_market_time:
+            self._speed_frame.pack_forget()
+        if not str(self.speed.tk.call("focus")).startswith(str(self.speed)):  # its open list has the focus as a child
+            self.speed.set(f"{status.speed:,.0f}x" if status.speed > 0 else "fastest")
+
+    def recolour(self) -> None:
+        """Texts and colours after a switch of the theme."""
+        self.theme.configure(text="Light" if self._look.is_dark else "Dark")
+        self._hints.configure(foreground=self._look.palette.muted)
+
+
+class Footer:
+    """The status bar: how long ago the worker was heard, its own words, version and folder."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._tone, self._version, self._folder = look, "muted", version, folder
+        self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
+        self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
+        self._about.pack(side="right", padx=(look.px(8), 0))
+        self._cycle.pack(side="left")
+        self._text.pack(side="left", padx=(look.px(14), 0))
+        add_tip(self._about, f"Data folder: {folder}")
+        self.frame.bind("<Configure>", lambda event: self._fit())
+        look.on_change(self.recolour)
+
+    def _fit(self) -> None:
+        """The folder is named only where there is room for it; the tip has it always."""
+        whole = f"{self._version}  ·  {self._folder}"
+        needed = self._cycle.winfo_reqwidth() + self._text.winfo_reqwidth() + self._look.small.measure(whole)
+        is_wide = needed + self._look.px(60) <= self.frame.winfo_width()
+        self._about.configure(text=whole if is_wide else self._version)
+
+    def show(self, text: str) -> None:
+        """The worker's words."""
+        self._text.configure(text=text)
+        self._fit()
+
+    def show_cycle(self, text: str, tone: str) -> None:
+        """How long ago the last cycle was."""
+        self._tone = tone
+        self._cycle.configure(text=text, foreground=self._look.colour(tone))
+
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        for label in (self._about, self._text):
+            label.configure(foreground=self._look.palette.muted)
+        self._cycle.configure(foreground=self._look.colour(self._tone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -12543,12 +13175,12 @@ class Screen:
             part.frame.pack(side="top", fill="x")
         self.tabs = packed(ttk.Notebook(root), fill="both", expand=True, padx=look.px(8))
         self.desk = DeskPanel(self.tabs, look)
-        self.backtest = BacktestPanel(self.tabs, look, post, self.clock)
+        self.backtest = BacktestPanel(self.tabs, look, post, self.clock, self.zone)
         self.log = LogPanel(self.tabs, look, self.zone)
-        for panel, name in ((self.desk, "Dashboard"), (self.backtest, "Backtest"), (self.log, "Log")):
+        for panel, name in ((self.desk, "Dashboard"), (self.backtest, "Backtest & gates"), (self.log, "Log")):
             self.tabs.add(panel.frame, text=name)
         self.tabs.bind("<<NotebookTabChanged>>", lambda event: self._show_tab())
-        for table in (*self.desk.tables, self.log.table, self.backtest.result):
+        for table in (*self.desk.tables, self.log.table, *self.backtest.tables):
             table.on_open = partial(show_row, look)
         self.strip.show(opening_status(options))
 
@@ -12563,18 +13195,16 @@ class Screen:
 
     def take(self, event: object) -> bool:
         """Act on one event of the worker; True if the log has a new line."""
+        if self.backtest.take(event):
+            return False
         if isinstance(event, LogLine):
             self.log.add(event, self.now_ms())
-        elif isinstance(event, BacktestProgress):
-            self.backtest.show_progress(event)
-        elif isinstance(event, BacktestDone):
-            self.backtest.show_result(event)
         elif isinstance(event, Note):
             self.note(event.level, event.text)
         elif isinstance(event, Failed):
-            self.backtest.end("Ended with an error")
+            self.backtest.end("✖ Ended with an error", "error")
             self.note("error", event.text)
-        return not isinstance(event, BacktestProgress | BacktestDone)
+        return True
 
     def note(self, level: str, text: str, key: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""

@@ -256,3 +256,69 @@ def news(now: lb.Desk | None = None, is_empty: bool = False, **changes: object) 
         () if is_empty else lb.banner_rows(shown, views, settings, state, zone),
         lb.footer_text(state, zone),
     )
+
+
+# ---- an evaluation of the gates and a saved run, worth showing ----
+
+GATES = {
+    "G0": ("Data", "PASS", ">= 8 windows", "12 windows", 4.0, "Data: PASS. 12 unseen windows over 3 pairs."),
+    "G1": ("Money after costs", "PASS", "p <= 0.20", "0.041", 0.159, "Money: PASS. In 720 days the bot had never seen, "
+           "after fees and doubled slippage, the average day was +0.08 %."),
+    "G2": ("Better than luck", "FAIL", "p <= 0.0033", "0.0789", -0.0756, "Luck: FAIL. We shuffled the market 37 times. "
+           "In 2 shuffled markets the same procedure did as well as your result. Needed: at most 1 in 300."),
+    "G3": ("Enough trades", "PASS", ">= 30", "94", 64.0, "Round trips: PASS. 94 of at least 30."),
+    "G4": ("Not one lucky stretch", "FAIL", "> 0", "-3.10 %", -0.031, "One lucky stretch: FAIL. Without the best 4 "
+           "months the result is -3.1 %."),
+    "G5": ("Still works", "PASS", "> 0", "+1.20 %", 0.012, "Still works: PASS. The last third earned +1.2 %."),
+    "G6": ("Not one kind of market", "PASS", "> 0", "+0.40 %", 0.004, "Kinds of market: PASS."),
+    "G7": ("Safe size", "PASS", "size >= 0.10", "0.42", 0.32, "Safe size: PASS. 0.42 of full size."),
+    "G8": ("Paper agrees", "WAIT", "60 days", "12 days", -48.0, "Paper: WAIT. 12 of 60 days are counted."),
+    "G9": ("Self-test", "PASS", "green", "green", None, "Self-test: PASS."),
+}
+GATE_FIELDS = ("name", "result", "needed", "actual", "margin", "text")
+EVALUATION: dict[str, object] = {
+    "unlocked": False,
+    "summary": "LOCKED, 2 of 9 failed. Even a pass is no promise.",
+    "attempt": 3,
+    "gates": {key: dict(zip(GATE_FIELDS, values, strict=True)) for key, values in GATES.items()},
+    "shown": {"min_trl": 412.0, "psr": 0.8831, "pbo": 0.37, "dsr": None, "odd_one": 1.5},
+    "windows": [
+        {"number": 1, "train_from": "2016-09-01T00:00:00Z", "train_to": "2017-08-31T00:00:00Z",
+         "test_from": "2017-09-05T00:00:00Z", "test_to": "2017-11-04T00:00:00Z", "chosen": 4, "train_sharpe": 1.234,
+         "result": -0.0312, "round_trips": 9},
+        {"number": 2, "train_from": 1_477_958_400_000, "train_to": "", "test_from": "2017-11-04",
+         "test_to": "2018-01-03", "chosen": -1, "train_sharpe": None, "result": 0.0, "round_trips": 0},
+    ],
+    "payload_hash": "9f3c21ab77d01e55",
+}  # fmt: skip
+
+
+def parts_json(trades: float, profit: float, factor: float | None) -> dict[str, float | None]:
+    """One part of a split run."""
+    return {"trades": trades, "profit": profit, "win_rate": 0.5, "profit_factor": factor,
+            "expectancy": profit / trades, "fees_paid": trades * 40}  # fmt: skip
+
+
+def run_json(total: float = 0.0123, counter: str = "ZAR") -> dict[str, object]:
+    """A backtest as it is saved."""
+    return {
+        "parameters": "first set of the list, NOT CHOSEN by training", "counter": counter, "timeframes": [3600, 14400],
+        "start_equity": 100_000.0, "target_daily_return": 0.03,
+        "period": {"from": "2025-03-01T00:00:00Z", "to": "2025-06-01T00:00:00Z"},
+        "data": {f"XBT{counter}": {"rows": 10}, f"ETH{counter}": {"rows": 10}},
+        "costs": {"slippage": 0.001, "markets": {
+            "XBT": {"maker": 0.004, "taker": 0.006, "source": "entry tier", "spread": 0.0004},
+            "ETH": {"maker": 0.004, "taker": 0.006, "source": "entry tier", "spread": 0.0031}}},
+        "metrics": {
+            "total_return": total, "buy_and_hold": 0.34, "max_drawdown": {"value": 0.0978, "from": "2025-03-02",
+                                                                          "to": "2025-04-01"},
+            "daily_returns": {"mean": 0.0002, "std": 0.0043, "p05": -0.006, "p50": 0.0, "p95": 0.0071, "best": 0.021,
+                              "worst_day": -0.0184},
+            "profit_factor": 1.31, "trades": 40, "expectancy": 30.75, "fees_paid": 1_600.0, "exposure_time": 0.31,
+        },
+        "by_pair": {f"ETH{counter}": parts_json(10, -270.0, 0.8), f"XBT{counter}": parts_json(30, 1_500.0, 1.9)},
+        "by_strategy": {"momentum breakout": parts_json(40, 1_230.0, 1.31)},
+        "by_regime": {"trending": parts_json(40, 1_230.0, None)},
+        "by_window": [{"name": "2025-03", "return": 0.0, "trades": 0.0},
+                      {"name": "2025-04", "return": -0.02, **parts_json(40, 1_230.0, 1.31)}],
+    }  # fmt: skip

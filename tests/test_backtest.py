@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -329,7 +331,10 @@ def test_the_report_has_the_promised_keys_and_is_json(lively: BacktestReport) ->
         "version", "config_hash", "data", "costs", "metrics", "by_strategy", "by_pair", "by_regime", "by_window",
         "round_trips", "equity_daily",
     }  # fmt: skip
-    beside = {"parameters", "period", "target_daily_return", "decisions", "open_positions"}
+    beside = {
+        "parameters", "period", "target_daily_return", "decisions", "open_positions", "counter", "timeframes",
+        "start_equity",
+    }  # fmt: skip
     assert set(found) == promised | beside
     back = json.loads(json.dumps(found, allow_nan=False))
     assert set(back["metrics"]) == {
@@ -349,6 +354,25 @@ def test_the_report_has_the_promised_keys_and_is_json(lively: BacktestReport) ->
     assert back["period"] == {"from": "2024-03-05T00:00:00Z", "to": "2024-03-31T00:00:00Z"}
     assert "NOT CHOSEN" in back["parameters"]
     assert back["config_hash"] == lunobiz.config_hash(quick_settings(timeframes=(3600, 14400)))
+
+
+def test_the_months_multiply_to_the_whole_and_share_all_round_trips(lively: BacktestReport) -> None:
+    found = report_json(lively, quick_settings())
+    months = cast("list[dict[str, Any]]", found["by_window"])
+    assert [m["name"] for m in months] == sorted({day[:7] for day, _ in cast("list[list[str]]", found["equity_daily"])})
+    grown = math.prod(1 + m["return"] for m in months)
+    assert grown == pytest.approx(1 + lively.metrics.total_return, rel=1e-12)
+    assert sum(m["trades"] for m in months) == len(lively.round_trips) > 0
+    assert sum(m.get("profit", 0.0) for m in months) == pytest.approx(sum(t.profit for t in lively.round_trips))
+
+
+def test_a_run_that_starts_at_midnight_has_no_month_before_it(lively: BacktestReport) -> None:
+    # day 20,240 after 1970 is 2025-06-01, 20,269 the last of June and 20,270 the first of July
+    days = ((20_239, 100.0), (20_240, 101.0), (20_269, 99.0), (20_270, 108.9))
+    early = replace(lively, job_start_ms=DAY_MS * 20_240, equity_daily=days, round_trips=())
+    june, july = lunobiz.month_groups(early, 100.0)
+    assert june == {"name": "2025-06", "return": pytest.approx(-0.01), "trades": 0.0}
+    assert july == {"name": "2025-07", "return": pytest.approx(0.1), "trades": 0.0}
 
 
 def test_a_run_without_a_trade_is_json_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -178,16 +179,20 @@ def test_notes_stay_until_dismissed_and_stand_in_the_log(bench: Bench) -> None:
 
 def test_backtest_events_reach_the_form(bench: Bench) -> None:
     bench.press("<Control-b>")
-    form = bench.screen.backtest
-    form.folder.set("/data")
-    form.run.invoke()
+    panel = bench.screen.backtest
+    panel.form.folder.set("/data")
+    panel.run.invoke()
     assert [type(c) for c in bench.worker.commands] == [lb.RunBacktest]
-    bench.tell(lb.BacktestProgress(10, 100, "running"))
-    assert str(form._eta.cget("text")).startswith("10 of 100 · 10 %")
+    bench.tell(lb.BacktestProgress(10, 100, "Running"))
+    assert str(panel._eta.cget("text")).startswith("10 of 100 · 10 %")
     bench.press("<Escape>")
     assert bench.worker.commands[1:] == [lb.CancelBacktest()]
-    bench.tell(lb.BacktestDone((lb.Row("a", ("Total return", "+1.00 %", "after costs")),), "XBTZAR", "done"))
-    assert form.result.keys == ("a",)
+    run = lb.SavedRun(1, sc.NOON, "backtest", json.dumps(sc.run_json()))
+    bench.tell(lb.BacktestDone(run), lb.RunsListed((run,)))
+    assert len(panel.result.metrics.keys) == len(lb.MEASURES)
+    assert panel.saved.runs.keys == ("1",)
+    bench.tell(lb.GatesDone(json.dumps(sc.EVALUATION), "", sc.NOON))
+    assert len(panel.gates.gates.keys) == 10
 
 
 def test_before_the_first_news_there_is_a_mode_and_no_figure(bench: Bench) -> None:

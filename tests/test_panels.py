@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -237,88 +238,245 @@ def clock() -> StepClock:
 
 @pytest.fixture
 def backtest(look: lb.Look, done: list[object], clock: StepClock) -> lb.BacktestPanel:
-    made = lb.BacktestPanel(look.root, look, done.append, clock)
+    made = lb.BacktestPanel(look.root, look, done.append, clock, sc.SAST)
     made.frame.pack(fill="both", expand=True)
     sc.settle(look.root, 0.05)
     return made
 
 
+def phase(backtest: lb.BacktestPanel) -> str:
+    return str(backtest._phase.label.cget("text"))
+
+
 def test_the_form_asks_for_what_was_chosen(backtest: lb.BacktestPanel) -> None:
-    backtest.folder.set(" /data/candles ")
-    backtest.pairs.set("xbtzar, ETHZAR")
-    backtest.timeframes[14_400].set(True)
-    assert backtest.request() == lb.BacktestRequest("folder", "/data/candles", ("XBTZAR", "ETHZAR"), (3_600, 14_400))
-    backtest.source.set("cache")
-    backtest.pairs.set("")
-    assert backtest.request() == lb.BacktestRequest("cache", "", (), (3_600, 14_400))
+    form = backtest.form
+    form.folder.set(" /data/candles ")
+    form.pairs.set("xbtzar, ETHZAR")
+    form.timeframes[14_400].set(True)
+    form.first_day.set("2025-06-01")
+    form.last_day.set(" 2025-06-30 ")
+    day = 86_400_000  # 2025-06-01 is day 20,240; the last day counts whole
+    assert form.request() == lb.BacktestRequest(
+        "folder", "/data/candles", ("XBTZAR", "ETHZAR"), (3_600, 14_400), 20_240 * day, 20_270 * day
+    )
+    form.source.set("cache")
+    for field in (form.pairs, form.first_day, form.last_day):
+        field.set("")
+    assert form.request() == lb.BacktestRequest("cache", "", (), (3_600, 14_400), 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("folder", "pairs", "hour", "problem"),
+    ("changes", "problem"),
     [
-        ("", "", True, "✖ Choose the folder that holds the candle files."),
-        ("/data", "XBT ZAR", True, "✖ Markets: write a comma list of markets such as XBTZAR."),
-        ("/data", "XBTZAR,XBTZAR", True, "✖ Markets: a market is named twice."),
-        ("/data", "", False, "✖ Tick at least one length of decision candles."),
+        ({"folder": ""}, "✖ Choose the folder that holds the candle files."),
+        ({"pairs": "XBT ZAR"}, "✖ Markets: write a comma list of markets such as XBTZAR."),
+        ({"pairs": "XBTZAR,XBTZAR"}, "✖ Markets: a market is named twice."),
+        ({"first_day": "1 March"}, "✖ From: write a day such as 2025-03-01."),
+        ({"last_day": "2025-02-30"}, "✖ To: write a day such as 2025-03-01."),
+        ({"first_day": "2025-03-02", "last_day": "2025-03-01"}, "✖ The period ends before it begins."),
     ],
 )
+@pytest.mark.parametrize("button", ["run", "evaluate"])
 def test_a_wrong_form_says_what_is_wrong(
-    backtest: lb.BacktestPanel, done: list[object], folder: str, pairs: str, hour: bool, problem: str
+    backtest: lb.BacktestPanel, done: list[object], changes: dict[str, str], problem: str, button: str
 ) -> None:
-    backtest.folder.set(folder)
-    backtest.pairs.set(pairs)
-    backtest.timeframes[3_600].set(hour)
-    backtest.run.invoke()
-    assert backtest.problem.cget("text") == problem
+    backtest.form.folder.set("/data")
+    for name, text in changes.items():
+        getattr(backtest.form, name).set(text)
+    getattr(backtest, button).invoke()
+    assert phase(backtest) == problem
     assert done == []
     assert not backtest.is_running
 
 
-def begin(backtest: lb.BacktestPanel) -> None:
-    backtest.folder.set("/data")
+def test_no_length_of_candles_is_no_run(backtest: lb.BacktestPanel, done: list[object]) -> None:
+    backtest.form.folder.set("/data")
+    backtest.form.timeframes[3_600].set(False)
     backtest.run.invoke()
+    assert (phase(backtest), done) == ("✖ Tick at least one length of decision candles.", [])
 
 
-def test_a_run_locks_the_form_and_can_be_cancelled(backtest: lb.BacktestPanel, done: list[object]) -> None:
-    begin(backtest)
-    assert done == [lb.RunBacktest(lb.BacktestRequest("folder", "/data", (), (3_600,)))]
-    assert backtest.run.instate(["disabled"]) and backtest.cancel.instate(["!disabled"])
-    assert backtest._folder_entry.instate(["disabled"])
+def begin(backtest: lb.BacktestPanel, job: str = "backtest") -> None:
+    backtest.form.folder.set("/data")
+    (backtest.run if job == "backtest" else backtest.evaluate).invoke()
+
+
+ASKED = lb.BacktestRequest("folder", "/data", (), (3_600,))
+
+
+@pytest.mark.parametrize(
+    ("job", "order", "end", "answer"),
+    [
+        ("backtest", lb.RunBacktest(ASKED), lb.CancelBacktest(), lb.BacktestDone(None, "Cancelled")),
+        ("gates", lb.EvaluateGates(ASKED), lb.CancelGates(), lb.GatesDone("", "Cancelled")),
+    ],
+)
+def test_a_job_locks_the_form_and_can_be_cancelled(
+    backtest: lb.BacktestPanel, done: list[object], job: str, order: object, end: object, answer: object
+) -> None:
+    begin(backtest, job)
+    assert done == [order]
+    assert backtest.run.instate(["disabled"]) and backtest.evaluate.instate(["disabled"])
+    assert backtest.cancel.instate(["!disabled"]) and backtest.form._folder_entry.instate(["disabled"])
     backtest.cancel.invoke()
-    assert done[1:] == [lb.CancelBacktest()]
+    assert done[1:] == [end]
     assert backtest.cancel.instate(["disabled"])
+    assert phase(backtest) == "Cancelling"
+    backtest.take(lb.BacktestProgress(5, 10, "Running"))  # what was on its way
+    assert phase(backtest) == "Cancelling"
     backtest.stop()
-    backtest.show_result(lb.BacktestDone((), "Backtest", "Cancelled"))
-    assert backtest._phase.cget("text") == "Cancelled"
-    assert backtest.run.instate(["!disabled"])
-    assert backtest.problem.cget("text") == ""
+    assert backtest.take(answer)
+    assert phase(backtest) == "Cancelled"
+    assert backtest.run.instate(["!disabled"]) and backtest.evaluate.instate(["!disabled"])
+    assert not backtest.is_running
 
 
 def test_progress_tells_the_rest_after_five_percent(backtest: lb.BacktestPanel, clock: StepClock) -> None:
     begin(backtest)
-    backtest.show_progress(lb.BacktestProgress(0, 1_000, "running"))
+    backtest.take(lb.BacktestProgress(0, 1_000, "Running"))
     clock.seconds += 4
-    backtest.show_progress(lb.BacktestProgress(40, 1_000, "running"))
+    backtest.take(lb.BacktestProgress(40, 1_000, "Running"))
     assert backtest._eta.cget("text") == "40 of 1,000 · 4 % · elapsed 00:04"
     clock.seconds += 6
-    backtest.show_progress(lb.BacktestProgress(100, 1_000, "running"))  # 10 a second, 900 to go
+    backtest.take(lb.GatesProgress(100, 1_000, "Luck: 12 of 299"))  # 10 a second, 900 to go
     assert backtest._eta.cget("text") == "100 of 1,000 · 10 % · elapsed 00:10 · about 01:30 left"
-    backtest.show_progress(lb.BacktestProgress(0, 0, "reading candles"))
-    assert backtest._phase.cget("text") == "reading candles"
+    assert phase(backtest) == "Luck: 12 of 299"
+    backtest.take(lb.BacktestProgress(0, 0, "Reading candles"))
+    assert (phase(backtest), backtest._eta.cget("text")) == ("Reading candles", "elapsed 00:10")
+
+
+def saved(number: int, kind: str = "backtest", **changes: object) -> lb.SavedRun:
+    values = sc.EVALUATION if kind == "gates" else {**sc.run_json(), **changes}
+    return lb.SavedRun(number, sc.NOON + number * 60_000, kind, json.dumps(values))
+
+
+def labels(page: lb.ResultPage | lb.GatesPage) -> list[str]:
+    found = [child for frame in page.frame.winfo_children() for child in frame.winfo_children()]
+    return [str(cast("tkinter.Label", c).cget("text")) for c in found if c.winfo_class() == "TLabel"]
+
+
+def cells(table: lb.Table, column: int) -> list[str]:
+    return [str(table.tree.set(key, str(column))).strip() for key in table.keys]
 
 
 def test_a_result_is_kept_when_the_next_run_fails(backtest: lb.BacktestPanel, clock: StepClock) -> None:
     begin(backtest)
     clock.seconds += 65
-    row = lb.Row("a", ("Total return", "-4.21 %", "after costs"), "down")
-    backtest.show_result(lb.BacktestDone((row,), "XBTZAR", "1 trip."))
-    assert backtest._eta.cget("text") == "took 01:05"
-    assert backtest.result._title.cget("text") == "XBTZAR"
-    assert backtest._summary.cget("text") == "1 trip."
+    backtest.take(lb.BacktestDone(saved(1)))
+    assert (phase(backtest), backtest._eta.cget("text")) == ("Done", "took 01:05")
+    assert labels(backtest.result) == [
+        "XBT/ZAR, ETH/ZAR  ·  1h and 4h candles  ·  2025-03-01 to 2025-05-31",
+        "Costs: fees maker 0.40 %, taker 0.60 % at entry tier; slippage 0.10 %; spread 0.04 to 0.31 %",
+    ]
+    assert cells(backtest.result.metrics, 1)[:3] == ["+1.23 %", "+34.00 %", "-32.77 %"]
     begin(backtest)
-    backtest.show_result(lb.BacktestDone((), "Backtest", "the folder holds no candles"))
-    assert backtest.problem.cget("text") == "✖ the folder holds no candles"
-    assert backtest.result.keys == ("a",)
+    backtest.take(lb.BacktestDone(None, "the folder holds no candles"))
+    assert phase(backtest) == "✖ the folder holds no candles"
+    assert cells(backtest.result.metrics, 1)[0] == "+1.23 %"
+
+
+def test_one_selector_for_all_splits(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    page = backtest.result
+    assert page.splits._empty.cget("text") == lb.NO_SPLIT
+    backtest.open_run(saved(1))
+    seen = {}
+    for index, word in enumerate(("Month", "Pair", "Strategy", "Regime")):
+        page.by.current(index)
+        page.by.event_generate("<<ComboboxSelected>>")
+        look.root.update()
+        seen[word] = cells(page.splits, 0)
+        assert str(page.splits.tree.heading("0", "text")) == word
+    assert seen == {"Month": ["2025-03", "2025-04"], "Pair": ["XBT/ZAR", "ETH/ZAR"], "Strategy": ["Breakout"],
+                    "Regime": ["Trending"]}
+    backtest.open_run(saved(2, by_regime={}))
+    assert page.splits._empty.cget("text") == lb.NO_TRIPS
+
+
+def test_saved_runs_are_listed_opened_and_compared(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    page = backtest.saved
+    second = saved(2, metrics={"total_return": -0.01, "buy_and_hold": 0.34})
+    backtest.take(lb.RunsListed((saved(9, "gates"), second, saved(1))))
+    assert cells(page.runs, 0) == ["2025-11-22 14:09", "2025-11-22 14:02", "2025-11-22 14:01"]
+    page.runs.tree.selection_set("2", "1")
+    look.root.update()
+    assert cells(page.pair, 1)[0] == "+1.23 %" and cells(page.pair, 2)[0] == "-1.00 %"  # the earlier one is the first
+    assert str(page.pair.tree.heading("1", "text")) == "2025-11-22 14:01"
+    page.runs.tree.selection_set("2", "1", "9")  # an evaluation of the gates has no metrics to compare
+    look.root.update()
+    assert cells(page.pair, 3)[0] == "-2.23 %"
+    page.runs.tree.selection_set("9")
+    look.root.update()
+    assert page.pair.keys == ()
+    page.open()
+    assert backtest.pages.index("current") == 2 and len(backtest.gates.gates.keys) == 10
+    page.runs.tree.selection_set("2")
+    page.open()
+    assert backtest.pages.index("current") == 0 and cells(backtest.result.metrics, 1)[0] == "-1.00 %"
+
+
+def test_the_gates_show_their_verdict_and_the_first_failure_in_full(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    page = backtest.gates
+    assert page.gates._empty.cget("text") == lb.NO_GATES
+    begin(backtest, "gates")
+    backtest.take(lb.GatesDone(json.dumps(sc.EVALUATION), "", sc.NOON - 3_600_000, "valid until 22 Dec"))
+    look.root.update()
+    assert backtest.pages.index("current") == 2
+    assert page.verdict.label.cget("text") == "LOCKED, 2 of 9 failed. Even a pass is no promise."
+    assert str(page.verdict.label.cget("foreground")) == look.colour("down")
+    assert page.about.label.cget("text") == (
+        "Attempt 3 on this data: the bar is 3x higher  ·  Evaluated 13:00 SAST  ·  Valid until 22 Dec"
+    )
+    assert page.gates.tree.selection() == ("G2",)
+    assert str(page.sentence.label.cget("text")).startswith("G2  Luck: FAIL. We shuffled")
+    page.gates.tree.selection_set("G8")
+    look.root.update()
+    assert page.sentence.label.cget("text") == "G8  Paper: WAIT. 12 of 60 days are counted."
+    assert cells(backtest.windows.windows, 3) == ["set 5", "cash"]
+    assert backtest.windows.shown.keys == ("pbo", "dsr", "psr", "min_trl", "odd_one")
+
+
+def test_an_evaluation_on_record_is_shown_without_being_asked_for(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    passed = {key: {**dict(zip(sc.GATE_FIELDS, v, strict=True)), "result": "PASS"} for key, v in sc.GATES.items()}
+    values = {**sc.EVALUATION, "unlocked": True, "summary": "UNLOCKED.", "gates": passed}
+    backtest.take(lb.GatesDone(json.dumps(values), "", sc.NOON, ""))
+    look.root.update()
+    assert backtest.pages.index("current") == 0
+    assert phase(backtest) == ""
+    assert str(backtest.gates.verdict.label.cget("foreground")) == look.colour("up")
+    assert backtest.gates.gates.tree.selection() == ("G0",)
+    backtest.take(lb.GatesDone(json.dumps(values), "", sc.NOON, "STALE: settings have changed"))
+    assert str(backtest.gates.verdict.label.cget("foreground")) == look.colour("warn")
+
+
+def test_everything_fits_the_smallest_window(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    look.root.geometry(f"{look.px(1008)}x{look.px(520)}")  # what strip, buttons, tabs and footer leave of 1024x700
+    summary = ("LOCKED, 2 of 9 failed. Even a pass is no promise: of strategies as good as the best we tested, 1 in 3 "
+               "lost money in the next two months; expect about three quarters of the tested profit.")
+    begin(backtest)
+    backtest.take(lb.GatesDone(json.dumps({**sc.EVALUATION, "summary": summary}), "", sc.NOON, "valid until 22 Dec"))
+    backtest.open_run(saved(1))
+    for number in range(4):
+        backtest.pages.select(number)
+        sc.settle(look.root, 0.2)
+        for table in backtest.tables:
+            if table.tree.winfo_ismapped():
+                assert table._horizontal.winfo_manager() == "", table._title.cget("text")  # nothing is cut off
+                assert table.tree.winfo_height() > look.px(80)
+    backtest.pages.select(2)
+    sc.settle(look.root, 0.2)
+    assert backtest.gates.gates._vertical.winfo_manager() == ""  # all ten gates at once
+    bottom = look.root.winfo_rooty() + look.root.winfo_height()
+    for widget in (backtest._eta, backtest.gates.sentence.label):
+        assert widget.winfo_rooty() + widget.winfo_height() <= bottom
+
+
+def test_two_tables_stand_side_by_side_only_where_there_is_room(backtest: lb.BacktestPanel, look: lb.Look) -> None:
+    for width, is_wide in ((1420, True), (1008, False)):
+        look.root.geometry(f"{look.px(width)}x{look.px(600)}")
+        sc.settle(look.root, 0.3)
+        first, second = backtest.result.metrics.frame, backtest.result.splits.frame
+        assert (first.winfo_y() == second.winfo_y()) is is_wide
+        assert (first.winfo_x() == second.winfo_x()) is not is_wide
 
 
 def test_the_pace_forgets_what_is_long_past() -> None:

@@ -564,6 +564,128 @@ def test_metrics_that_cannot_be_told() -> None:
     assert odd["trades"].cells[1] == odd["total_return"].cells[1] == "—"
 
 
+def test_against_holding_is_the_difference() -> None:
+    told = {r.key: r for r in lb.metrics_rows(METRICS, "ZAR", 0.03)}
+    assert told["against_holding"].cells[1] == "-38.21 %"  # -4.21 less 34.00
+    assert told["against_holding"].tone == "down"
+    alone = {r.key: r for r in lb.metrics_rows({"total_return": 0.1}, "ZAR", 0.03)}
+    assert alone["against_holding"].cells[1] == "—"
+
+
+# ---- a saved run: heading, costs, parts, comparison -------------------------
+
+
+def test_the_heading_of_a_run() -> None:
+    assert lb.run_parts(sc.run_json()) == ("XBT/ZAR, ETH/ZAR", "1h and 4h", "2025-03-01 to 2025-05-31")
+    assert lb.run_parts({}) == ("—", "—", "—")
+    assert lb.run_parts({"period": {"from": "2025-03-01", "to": "soon"}})[2] == "2025-03-01 to —"
+
+
+def test_the_costs_name_a_range_where_markets_differ() -> None:
+    assert lb.costs_text(sc.run_json()) == (
+        "Costs: fees maker 0.40 %, taker 0.60 % at entry tier; slippage 0.10 %; spread 0.04 to 0.31 %"
+    )
+    assert lb.costs_text({}) == "Costs: fees maker —, taker —; slippage —; spread —"
+
+
+def test_a_split_by_pair_puts_the_best_first_and_measures_against_the_start() -> None:
+    best, worst = lb.split_rows(sc.run_json(), "by_pair")
+    assert best.cells == ("XBT/ZAR", "+1.50 %", "+1,500.00", "30", "50 %", "1.90", "+50.00", "1,200.00")
+    assert worst.cells == ("ETH/ZAR", "-0.27 %", "-270.00", "10", "50 %", "0.80", "-27.00", "400.00")
+    assert (best.tone, worst.tone) == ("up", "down")
+
+
+def test_a_split_by_month_keeps_the_order_and_shows_the_change_of_equity() -> None:
+    march, april = lb.split_rows(sc.run_json(), "by_window")
+    assert march.cells == ("2025-03", "0.00 %", "—", "0", "—", "—", "—", "—")
+    assert april.cells[:4] == ("2025-04", "-2.00 %", "+1,230.00", "40")  # equity fell although what closed had gained
+    assert april.tone == "down"
+
+
+def test_strategies_and_regimes_have_their_words() -> None:
+    assert lb.split_rows(sc.run_json(), "by_strategy")[0].cells[0] == "Breakout"
+    trend = lb.split_rows(sc.run_json(), "by_regime")[0]
+    assert (trend.cells[0], trend.cells[5]) == ("Trending", "—")
+    assert lb.split_rows({}, "by_pair") == lb.split_rows({"by_pair": 3}, "by_pair") == ()
+
+
+def test_two_runs_side_by_side() -> None:
+    first, second = sc.run_json(0.0123), sc.run_json(-0.01)
+    second["metrics"] = {**lb.group_in(second, "metrics"), "trades": 35, "fees_paid": 1_700.5, "profit_factor": None}
+    told = {r.key: r for r in lb.compare_rows(first, second)}
+    assert told["total_return"].cells[:4] == ("Total return", "+1.23 %", "-1.00 %", "-2.23 %")
+    assert told["total_return"].tone == "down"
+    assert told["trades"].cells[1:4] == ("40", "35", "-5")
+    assert told["fees_paid"].cells[1:4] == ("R1,600.00", "R1,700.50", "+R100.50")
+    assert told["profit_factor"].cells[1:4] == ("1.31", "—", "—")
+    assert told["max_drawdown"].cells[1:4] == ("-9.78 %", "-9.78 %", "0.00 %")
+
+
+def test_amounts_of_two_currencies_have_no_difference() -> None:
+    told = {r.key: r for r in lb.compare_rows(sc.run_json(), sc.run_json(counter="USDT"))}
+    assert told["fees_paid"].cells[1:4] == ("R1,600.00", "1,600.00 USDT", "—")
+    assert told["total_return"].cells[3] == "0.00 %"
+
+
+def test_saved_runs_in_a_line() -> None:
+    row = lb.run_row("7", "2025-11-22 14:05", "backtest", sc.run_json())
+    data = "1h and 4h  2025-03-01 to 2025-05-31  XBT/ZAR, ETH/ZAR"
+    assert row == lb.Row("7", ("2025-11-22 14:05", "Backtest", data, "+1.23 %", "-32.77 %", "-9.78 %", "40"), "up")
+    gates = lb.run_row("8", "2025-11-22 14:06", "gates", sc.EVALUATION)
+    assert gates.cells[1:4] == ("Gates: locked", "LOCKED, 2 of 9 failed. Even a pass is no promise.", "—")
+    assert lb.run_row("9", "", "gates", {"unlocked": 1}).cells[1] == "Gates: locked"  # only true unlocks
+    assert lb.run_row("9", "", "gates", {"unlocked": True}).cells[1] == "Gates: unlocked"
+
+
+# ---- the gates --------------------------------------------------------------
+
+
+def test_one_row_per_gate() -> None:
+    rows = lb.gate_rows(sc.EVALUATION)
+    assert [r.key for r in rows] == [f"G{n}" for n in range(10)]
+    assert rows[2] == lb.Row("G2", ("G2", "Better than luck", "✖ FAIL", "p <= 0.0033", "0.0789", "-0.076"), "down")
+    assert rows[1].cells[2:] == ("✔ PASS", "p <= 0.20", "0.041", "+0.159")
+    assert rows[8].cells[2:] == ("… WAIT", "60 days", "12 days", "-48")
+    assert (rows[1].tone, rows[8].tone, rows[9].cells[5]) == ("up", "muted", "—")
+
+
+@pytest.mark.parametrize("gates", [{}, {"G3": {}}, {"G3": {"result": "pass"}}, {"G3": {"result": True}}, {"G3": 1}])
+def test_a_gate_that_says_nothing_clear_has_not_passed(gates: dict[str, object]) -> None:
+    rows = lb.gate_rows({"unlocked": True, "gates": gates})
+    assert {r.cells[2] for r in rows} == {"✖ MISSING"}
+    assert {r.tone for r in rows} == {"error"}
+
+
+@pytest.mark.parametrize(("margin", "text"), [
+    (None, "—"), (float("nan"), "—"), (64.0, "+64"), (0.0, "0"), (-0.0756, "-0.076"), (2.345, "+2.35"),
+    (1_234.5, "+1,234"), (-0.0001, "0.000"),
+])
+def test_margins_have_three_digits(margin: float | None, text: str) -> None:
+    assert lb.margin_text(margin) == text
+
+
+def test_attempts_and_sentences() -> None:
+    assert lb.attempt_text(sc.EVALUATION) == "Attempt 3 on this data: the bar is 3x higher."
+    assert lb.attempt_text({"attempt": 1}) == "Attempt 1: the first look at these unseen days."
+    assert lb.attempt_text({}) == ""
+    assert lb.gate_sentence(sc.EVALUATION, "G3") == "G3  Round trips: PASS. 94 of at least 30."
+    assert lb.gate_sentence({}, "G3") == "G3  —"
+
+
+def test_windows_and_figures() -> None:
+    first, second = lb.window_rows(sc.EVALUATION)
+    assert first.cells == (
+        "1", "2016-09-01 to 2017-08-31", "2017-09-05 to 2017-11-04", "set 5", "+1.23", "-3.12 %", "9",
+    )  # fmt: skip
+    assert first.tone == "down"
+    assert second.cells == ("2", "2016-11-01 to —", "2017-11-04 to 2018-01-03", "cash", "—", "0.00 %", "0")
+    told = lb.shown_rows(sc.EVALUATION)
+    assert [(r.cells[0], r.cells[1]) for r in told] == [
+        ("PBO", "37.00 %"), ("DSR", "—"), ("PSR", "88.31 %"), ("MinTRL", "412"), ("Odd one", "1.50"),
+    ]
+    assert lb.window_rows({}) == lb.shown_rows({}) == ()
+
+
 @pytest.mark.parametrize(("has_network", "last_ok_ms", "says"), [
     (True, NOW, "● Connected"), (True, None, "○ No answer yet"), (False, NOW, "✖ No network"),
 ])

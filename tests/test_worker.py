@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 import lunobiz
 from lunobiz import (
     BacktestDone,
+    BacktestJob,
     BacktestProgress,
     BacktestRequest,
     CancelBacktest,
@@ -28,6 +32,7 @@ from lunobiz import (
     Rearm,
     ResolveHalt,
     RunBacktest,
+    RunsListed,
     SaveKey,
     Session,
     SetSpeed,
@@ -37,7 +42,7 @@ from lunobiz import (
     Worker,
     open_engine,
 )
-from recordings import Shape, market_rows, write_folder
+from recordings import DAY_MS, START_MS, Shape, market_rows, write_folder
 
 PATIENCE_S = 60.0
 Predicate = Callable[[object], bool]
@@ -154,35 +159,119 @@ def test_half_a_key_is_refused_with_the_cure(session: Session) -> None:
     assert not (session.home / ".env").exists()
 
 
-def test_a_backtest_of_a_folder_runs_in_a_process_with_progress(listener: Listener, tmp_path: Path) -> None:
-    folder = recorded(tmp_path / "data")
-    listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder))))
+def finished(listener: Listener) -> BacktestDone:
     done = listener.wait(lambda e: isinstance(e, BacktestDone))
     assert isinstance(done, BacktestDone)
-    assert any(row.key == "total_return" or "return" in row.cells[0].lower() for row in done.rows)
-    assert "NOT CHOSEN" in done.summary
+    return done
+
+
+def test_a_backtest_of_a_folder_runs_in_a_process_and_is_saved(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")
+    assert listener.wait(lambda e: isinstance(e, RunsListed)) == RunsListed(())
+    listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder))))
+    done = finished(listener)
+    assert done.run is not None and done.run.kind == "backtest"
+    values = json.loads(done.run.payload)
+    assert "NOT CHOSEN" in values["parameters"]
+    assert set(values["data"]) == {"XBTUSDT", "ETHUSDT"}
+    assert not {"round_trips", "equity_daily", "decisions"} & set(values)
     assert any(isinstance(e, BacktestProgress) for e in listener.seen)
+    assert listener.wait(lambda e: isinstance(e, RunsListed)) == RunsListed((done.run,))
 
 
-def test_a_cancelled_backtest_ends_at_once_and_says_so(listener: Listener, tmp_path: Path) -> None:
+def test_the_period_bounds_the_run(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")  # 90 days; decisions from day 70 on
+    start = START_MS + 80 * DAY_MS
+    listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder), (), (), start, start + 2 * DAY_MS)))
+    done = finished(listener)
+    assert done.run is not None
+    period = json.loads(done.run.payload)["period"]
+    found = [datetime.fromisoformat(period[name]).timestamp() * 1000 for name in ("from", "to")]
+    assert found == [start, start + 2 * DAY_MS]
+
+
+def test_a_period_without_candles_says_which_there_are(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")
+    listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder), (), (), START_MS + 400 * DAY_MS)))
+    done = finished(listener)
+    assert done.run is None and done.problem.startswith("no candles in this period: decisions can be made from 20")
+
+
+def test_the_period_keeps_the_history_before_it() -> None:
+    job = BacktestJob((), lunobiz.Settings(), 100, 200)
+    asked = BacktestRequest("folder")
+    assert lunobiz.within(job, asked) == job
+    assert lunobiz.within(job, replace(asked, from_ms=50, to_ms=500)) == job  # never before the memory is filled
+    inside = lunobiz.within(job, replace(asked, from_ms=150, to_ms=160))
+    assert (inside.start_ms, inside.end_ms) == (150, 160)
+    for bounds in ((200, 0), (0, 100), (150, 150)):
+        with pytest.raises(lunobiz.DataError):
+            lunobiz.within(job, replace(asked, from_ms=bounds[0], to_ms=bounds[1]))
+
+
+def test_a_cancelled_backtest_answers_within_a_fifth_of_a_second(listener: Listener, tmp_path: Path) -> None:
     folder = recorded(tmp_path / "data")
     listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder))))
-    listener.wait(lambda e: isinstance(e, BacktestProgress) and e.total > 0)
+    listener.wait(lambda e: isinstance(e, BacktestProgress))
+    started = time.monotonic()
     listener.worker.send(CancelBacktest())
-    done = listener.wait(lambda e: isinstance(e, BacktestDone))
-    assert isinstance(done, BacktestDone) and not done.rows and done.summary
+    assert finished(listener) == BacktestDone(None, "Cancelled")
+    assert time.monotonic() - started < 0.2
+    listener.worker.send(CancelBacktest())  # nothing to cancel is no trouble
+
+
+def test_a_backtest_is_ended_while_the_worker_waits_for_the_exchange(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener.worker.send(RunBacktest(BacktestRequest("folder", str(recorded(tmp_path / "data")))))
+    listener.wait(lambda e: isinstance(e, BacktestProgress))
+    child, is_waiting = listener.worker._backtest, threading.Event()
+    assert child is not None
+
+    def wait_long(engine: object) -> None:
+        is_waiting.set()
+        time.sleep(1.5)
+
+    monkeypatch.setattr(listener.worker, "_step", wait_long)
+    assert is_waiting.wait(PATIENCE_S)
+    started = time.monotonic()
+    listener.worker.send(CancelBacktest())
+    child._process.join(PATIENCE_S)
+    assert time.monotonic() - started < 0.2
+    monkeypatch.undo()
+
+
+def test_the_next_backtest_is_not_taken_for_cancelled(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")
+    order = RunBacktest(BacktestRequest("folder", str(folder)))
+    listener.worker.send(order)
+    listener.wait(lambda e: isinstance(e, BacktestProgress))
+    listener.worker.send(CancelBacktest())
+    assert finished(listener).problem == "Cancelled"
+    listener.worker.send(order)
+    assert finished(listener).run is not None
 
 
 def test_a_backtest_of_a_missing_folder_names_it(listener: Listener, tmp_path: Path) -> None:
     listener.worker.send(RunBacktest(BacktestRequest("folder", str(tmp_path / "nowhere"))))
-    done = listener.wait(lambda e: isinstance(e, BacktestDone))
-    assert isinstance(done, BacktestDone) and "nowhere" in done.summary
+    assert "nowhere" in finished(listener).problem
 
 
 def test_an_empty_cache_says_what_fills_it(listener: Listener) -> None:
     listener.worker.send(RunBacktest(BacktestRequest("cache")))
-    done = listener.wait(lambda e: isinstance(e, BacktestDone))
-    assert isinstance(done, BacktestDone) and "no cached candles" in done.summary
+    assert "no cached candles" in finished(listener).problem
+
+
+def test_saved_runs_come_newest_first_and_only_runs(tmp_path: Path) -> None:
+    store = lunobiz.Store(tmp_path / "a.db", lunobiz.Redactor())
+    for number, name in enumerate(("backtest", "day", "gates", "backtest")):
+        store.record_metrics(1_000 + number, name, {"n": number})
+    listed = lunobiz.saved_runs(store).runs
+    assert [(r.kind, r.time_ms, json.loads(r.payload)["n"]) for r in listed] == [
+        ("backtest", 1_003, 3), ("gates", 1_002, 2), ("backtest", 1_000, 0),
+    ]  # fmt: skip
+    assert [row[0] for row in store.results("backtest", 1)] == [listed[0].number]
+    store.close()
 
 
 def test_an_export_writes_the_audit(listener: Listener, tmp_path: Path) -> None:
