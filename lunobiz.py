@@ -21,6 +21,7 @@ Map:
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
     LANES      many parameter sets and many markets at once, by the rules of the cycle
+    GATES      has a strategy earned the right to be tried with money
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -4271,6 +4272,115 @@ def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = alwa
         last = end + 1
     days = (table.times[ends] - 1) // DAY_MS
     return LaneResult(days, settings.schedule.paper_cash, equity, turnover, trips, weights)
+
+
+# ==============================================================================
+# GATES | has a strategy earned the right to be tried with money
+# pure | uses TYPES SETTINGS CANDLES BACKTEST
+# ==============================================================================
+
+PARAMETER_SETS: tuple[StrategyParams, ...] = ()
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Mapper(Protocol):
+    """Applies a picklable function to picklable items and gives the results in their order."""
+
+    def __call__(self, work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """The results, as they are asked for."""
+
+
+def serial(work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+    """One after the other, here."""
+    return map(work, items)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRecord:
+    """What PAPER has shown of one configuration."""
+
+    days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One gate's answer: `result` is PASS, FAIL or WAIT."""
+
+    id: str
+    name: str
+    result: str
+    needed: str
+    actual: str
+    margin: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateJob:
+    """What to evaluate; it can be sent to a process."""
+
+    candles: tuple[tuple[Market, Series], ...]
+    settings: Settings
+    as_of_ms: int
+    attempts: int
+    hashes: tuple[tuple[str, str], ...] = ()
+    source: str = "recorded"
+    is_self_tested: bool = False
+    self_test_id: str = ""
+    paper: PaperRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    gates: tuple[Gate, ...]
+    shown: tuple[tuple[str, float | None], ...]
+    windows: tuple[object, ...]
+    summary: str
+    attempt: int
+    size: float
+    unseen_from_ms: int
+    unseen_to_ms: int
+    payload: str
+
+    @property
+    def is_unlocked(self) -> bool:
+        """True when every gate passes."""
+        return bool(self.gates) and all(g.result == "PASS" for g in self.gates)
+
+    @property
+    def payload_hash(self) -> str:
+        """SHA-256 of the payload."""
+        return hashlib.sha256(self.payload.encode()).hexdigest()
+
+
+def unseen_span(job: GateJob) -> tuple[int, int]:
+    """First and last moment of the unseen days that an evaluation would look at; (0, 0) if there are too few."""
+    first, last = span_of(s for _, s in job.candles)
+    end, days = last // DAY_MS, last // DAY_MS + first // -DAY_MS
+    windows = min(12, (days - 60 - 365 - 5) // 60)
+    return ((end - windows * 60) * DAY_MS, end * DAY_MS) if windows >= 8 else (0, 0)
+
+
+def evaluate(job: GateJob, on_progress: Progress = always, mapper: Mapper = serial) -> Evaluation | None:
+    """Stands in for the evaluation: it looks at nothing and passes nothing."""
+    for number in mapper(abs, range(8)):
+        if not on_progress(number + 1, 8):
+            return None
+    span = unseen_span(job)
+    gates = tuple(Gate(f"G{n}", "Not evaluated", "FAIL", "", "", None, "Not evaluated.") for n in range(10))
+    return Evaluation(gates, (), (), "LOCKED, 10 of 10 failed.", job.attempts, 0.0, *span, "{}")
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
+    """The evaluation as plain values for a JSON file."""
+    gates = {g.id: {k: v for k, v in asdict(g).items() if k != "id"} for g in evaluation.gates}
+    return {
+        "unlocked": evaluation.is_unlocked, "summary": evaluation.summary, "attempt": evaluation.attempt,
+        "gates": gates, "shown": dict(evaluation.shown), "windows": [], "payload_hash": evaluation.payload_hash,
+    }
 
 
 # ==============================================================================
