@@ -22,6 +22,7 @@ Map:
     BACKTEST   the same line over recorded candles
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     GATES      has a strategy earned the right to be tried with money
+    LEDGER     is an old pass still worth anything
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -62,6 +63,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import hmac
 import json
 import math
 import re
@@ -4381,6 +4383,442 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
         "unlocked": evaluation.is_unlocked, "summary": evaluation.summary, "attempt": evaluation.attempt,
         "gates": gates, "shown": dict(evaluation.shown), "windows": [], "payload_hash": evaluation.payload_hash,
     }
+
+
+# ==============================================================================
+# LEDGER | is an old pass still worth anything
+# pure | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO GATES
+# ==============================================================================
+
+VALID_DAYS, NEWEST_DAYS = 30, 35  # of the evaluation itself, and of the last unseen candle
+LEAST_OVERLAP = 0.5  # an earlier look at less than half of the unseen days is a look at other data
+LEAST_SIZE = 0.10
+GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+FROM_LUNO = "luno"
+SOURCE_WORDS = types.MappingProxyType({"demo": "the demo market", "test exchange": "the test exchange"})
+TIGHTER: Mapping[str, int] = types.MappingProxyType({  # which way a limit is tighter; one not named may not change
+    "limits.risk_per_trade": -1, "limits.daily_loss_cap": -1, "limits.weekly_loss_cap": -1,
+    "limits.cooldown_hours": 1, "limits.max_positions": -1, "limits.max_exposure": -1,
+    "limits.max_asset_exposure": -1, "limits.max_group_exposure": -1, "limits.max_spread": -1,
+    "limits.min_volume_24h": 1, "limits.min_confidence": 1, "limits.min_edge": 1, "limits.orders_per_minute": -1,
+    "limits.orders_per_day": -1, "limits.round_trips_per_day": -1, "limits.price_collar": -1,
+    "limits.daily_cap_action": 1, "gates.max_drawdown": -1, "gates.worst_day": -1, "gates.min_round_trips": 1,
+})  # fmt: skip
+ACTION_RANKS: Mapping[str, float] = types.MappingProxyType({"hold": 0.0, "close": 1.0})
+CUT_AT = "\n# SYSTEM | "
+NO_ROW = "The gates have not been evaluated yet."
+UNREADABLE = "The stored evaluation cannot be read. Evaluate again."
+NO_KEY = "The signing key of this installation is missing or cannot be read."
+FORGED = "The stored evaluation was edited, or another installation signed it. Evaluate again."
+BROKEN = "The chain of evaluations and attempts is broken: the database is damaged or was edited."
+CUT_OFF = "The ledger of attempts lacks the look that this evaluation took."
+CLOCK_BACK = "The computer's clock is earlier than the stored evaluation. Set the clock."
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Link(NamedTuple):
+    """A stored row of a chain; `hash` covers the row and the hash of the row before it, "" before the first."""
+
+    time_ms: int
+    payload: str
+    prev_hash: str
+    hash: str
+
+
+def linked(prev_hash: str, time_ms: int, payload: str) -> Link:
+    """The row that follows the one with this hash."""
+    return Link(time_ms, payload, prev_hash, _digest(f"{prev_hash}\n{time_ms}\n{payload}"))
+
+
+def is_chain_whole(links: Iterable[Link]) -> bool:
+    """True if every row, oldest first, is as it was written and follows the one before it."""
+    before = ""
+    for link in links:
+        if link != linked(before, link.time_ms, link.payload):
+            return False
+        before = link.hash
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One look at unseen days: what was tried, on which data, over which days, and when."""
+
+    config_hash: str
+    data_hash: str
+    unseen_from_ms: int
+    unseen_to_ms: int
+    time_ms: int
+
+
+def _as_int(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number is missing")
+    return value
+
+
+def _as_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("a number is missing")
+    return value
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is missing")
+    return value
+
+
+def read_attempts(links: Iterable[Link]) -> tuple[AttemptRow, ...]:
+    """The looks of a chain; DataError if one cannot be read, for a look that is lost would lower the bar."""
+    rows = []
+    for link in links:
+        try:
+            row = json.loads(link.payload)
+            tried, data = _as_text(row["config_hash"]), _as_text(row["data_hash"])
+            span = _as_int(row["unseen_from_ms"]), _as_int(row["unseen_to_ms"])
+            rows.append(AttemptRow(tried, data, *span, link.time_ms))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DataError("the ledger of attempts is damaged: put back a backup of the database") from None
+    return tuple(rows)
+
+
+def seen_share(spans: Iterable[tuple[int, int]], from_ms: int, to_ms: int) -> float:
+    """The share of a time that at least one of the spans covers, 0 to 1."""
+    seen, reached = 0, from_ms
+    for start, end in sorted(spans):
+        start, end = max(start, reached), min(end, to_ms)
+        if end > start:
+            seen, reached = seen + end - start, end
+    return seen / (to_ms - from_ms) if to_ms > from_ms else 0.0
+
+
+def attempt_number(rows: Iterable[AttemptRow], config_hash: str, unseen_from_ms: int, unseen_to_ms: int) -> int:
+    """How many configurations have looked at these unseen days, this one included; each counts by its share of them.
+
+    A configuration that saw less than half of them does not count; at half, it counts half.
+    """
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        spans.setdefault(row.config_hash, []).append((row.unseen_from_ms, row.unseen_to_ms))
+    shares = {name: seen_share(held, unseen_from_ms, unseen_to_ms) for name, held in spans.items()}
+    counted = {name: share for name, share in shares.items() if share >= LEAST_OVERLAP}
+    total = sum(sorted(counted.values())) + (config_hash not in counted)
+    return max(1, math.ceil(total - 1e-9))
+
+
+def is_known_look(rows: Iterable[AttemptRow], look: AttemptRow) -> bool:
+    """True if the ledger has this look already, whenever it was."""
+    return any(replace(row, time_ms=look.time_ms) == look for row in rows)
+
+
+def pure_source(program: str) -> str:
+    """The text of the pure sections of the program's source, lines ended alike; "" if they cannot be told."""
+    text = program.replace("\r\n", "\n")
+    return text.partition(CUT_AT)[0] if text.count(CUT_AT) == 1 else ""
+
+
+def code_hash(program: str) -> str:
+    """SHA-256 of the pure sections, which decide what is traded; "" if they cannot be told, which locks."""
+    text = pure_source(program)
+    return _digest(text) if text else ""
+
+
+def strategies_hash(sets: Iterable[StrategyParams]) -> str:
+    """SHA-256 of the fixed list of parameter sets."""
+    return _digest(canonical([asdict(params) for params in sets]))
+
+
+def configuration_hash(settings: Settings, code: str, strategies: str) -> str:
+    """One hash for all that decides a trade: settings, list of sets and code; what an attempt tries."""
+    return _digest("\n".join((config_hash(settings), strategies, code)))
+
+
+def series_hash(series: Series) -> str:
+    """SHA-256 of candles, whatever file they came from."""
+    whole = hashlib.sha256(f"{series.seconds}".encode() + series.opened.astype("<i8").tobytes())
+    for column in (series.open, series.high, series.low, series.close, series.volume):
+        whole.update(column.astype("<f8").tobytes())
+    return whole.hexdigest()
+
+
+def with_hashes(job: GateJob) -> GateJob:
+    """The job with a hash for each market's data; one that came with the files stays."""
+    known = dict(job.hashes)
+    return replace(job, hashes=tuple((m.pair, known.get(m.pair) or series_hash(s)) for m, s in job.candles))
+
+
+def look_of(job: GateJob, code: str, span: tuple[int, int], now_ms: int) -> AttemptRow:
+    """The look at the unseen days `span` that an evaluation of this job takes."""
+    tried = configuration_hash(job.settings, code, strategies_hash(PARAMETER_SETS))
+    return AttemptRow(tried, _digest(canonical(with_hashes(job).hashes)), *span, now_ms)
+
+
+def limit_values(settings: Settings) -> dict[str, float | str]:
+    """The owner's limits and thresholds one by one, under `group.name`."""
+    groups = (("limits", asdict(settings.limits)), ("gates", asdict(settings.gates)))
+    return {f"{group}.{name}": value for group, values in groups for name, value in values.items()}
+
+
+def rest_hash(settings: Settings) -> str:
+    """SHA-256 of what decides a trade beyond the limits and the list of markets."""
+    schedule = replace(settings.schedule, pairs=())
+    return config_hash(replace(settings, limits=RiskLimits(), gates=GateLimits(), schedule=schedule))
+
+
+@dataclass(frozen=True, slots=True)
+class GatePass:
+    """What one evaluation found, and all that it was found for; an answer, whether it passed or not."""
+
+    gates: tuple[Gate, ...]
+    code_hash: str
+    config_hash: str
+    strategies_hash: str
+    rest_hash: str
+    evaluation_hash: str
+    limits: tuple[tuple[str, float | str], ...]
+    data: tuple[tuple[str, str, int, int], ...]  # pair, SHA-256, first opening and last closing in ms
+    fees: tuple[tuple[str, float, float], ...]  # pair, maker, taker
+    unseen_from_ms: int
+    unseen_to_ms: int
+    attempt: int
+    seed: int
+    self_test_id: str
+    size: float
+    source: str
+
+
+def _data_rows(job: GateJob) -> tuple[tuple[str, str, int, int], ...]:
+    hashes = dict(with_hashes(job).hashes)
+    return tuple((m.pair, hashes[m.pair], int(s.opened[0]), int(s.closed[-1])) for m, s in job.candles if len(s))
+
+
+def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
+    """The row to keep of an evaluation of this job by this code."""
+    limits = limit_values(job.settings)
+    return GatePass(
+        gates=evaluation.gates, code_hash=code, config_hash=config_hash(job.settings),
+        strategies_hash=strategies_hash(PARAMETER_SETS), rest_hash=rest_hash(job.settings),
+        evaluation_hash=evaluation.payload_hash, limits=tuple(sorted(limits.items())), data=_data_rows(job),
+        fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
+        unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
+        seed=int(limits.get("gates.seed", 0)), self_test_id=job.self_test_id, size=float(evaluation.size),
+        source=job.source,
+    )
+
+
+def _read_gate(row: Mapping[str, object]) -> Gate:
+    margin = None if row["margin"] is None else _as_number(row["margin"])
+    texts = {name: _as_text(row[name]) for name in ("id", "name", "result", "needed", "actual", "text")}
+    return Gate(**texts, margin=margin)
+
+
+def _limit_value(value: object) -> float | str:
+    return value if isinstance(value, str) else _as_number(value)
+
+
+def _read_fields(row: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The plain fields of a pass by their kind."""
+    hashes = ("code_hash", "config_hash", "strategies_hash", "rest_hash", "evaluation_hash")
+    for name in (*hashes, "self_test_id", "source"):
+        yield name, _as_text(row[name])
+    for name in ("unseen_from_ms", "unseen_to_ms", "attempt", "seed"):
+        yield name, _as_int(row[name])
+    yield "size", _as_number(row["size"])
+
+
+def read_pass(payload: str) -> GatePass | None:
+    """The pass that a payload tells; None if anything in it is missing, of the wrong kind or too much."""
+    try:
+        row = json.loads(payload)
+        held = GatePass(
+            gates=tuple(map(_read_gate, row["gates"])),
+            limits=tuple((_as_text(name), _limit_value(value)) for name, value in row["limits"]),
+            data=tuple((_as_text(p), _as_text(h), _as_int(a), _as_int(b)) for p, h, a, b in row["data"]),
+            fees=tuple((_as_text(p), _as_number(m), _as_number(t)) for p, m, t in row["fees"]),
+            **dict(_read_fields(row)),  # type: ignore[arg-type]
+        )
+        return held if canonical(held) == payload else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def sign(payload: str, key: Credentials) -> str:
+    """The HMAC-SHA-256 of a text under the key of this installation, as hex."""
+    return hmac.new(key.secret.encode(), payload.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+class Seal(NamedTuple):
+    """A pass as it is stored: its canonical text, the newest attempt when it was made, the HMAC over all of it."""
+
+    payload: str
+    attempts_hash: str
+    hmac: str
+
+
+def _signature(seal: Seal, link: Link, key: Credentials) -> str:
+    return sign(canonical([link.prev_hash, link.time_ms, seal.attempts_hash, seal.payload]), key)
+
+
+def sealed(payload: str, prev_hash: str, time_ms: int, attempts_hash: str, key: Credentials) -> str:
+    """The text to store for a pass that follows the row with `prev_hash`."""
+    seal = Seal(payload, attempts_hash, "")
+    signature = _signature(seal, Link(time_ms, "", prev_hash, ""), key)
+    return canonical(seal._replace(hmac=signature)._asdict())
+
+
+def read_seal(link: Link) -> Seal | None:
+    """The stored pass with its signature, unchecked; None if the row does not tell one."""
+    try:
+        row = json.loads(link.payload)
+        return Seal(*(_as_text(row[name]) for name in Seal._fields))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def is_signed(link: Link, key: Credentials) -> bool:
+    """True if this installation has signed the row for this place in its chain, as it is."""
+    seal = read_seal(link)
+    return seal is not None and bool(key) and hmac.compare_digest(seal.hmac, _signature(seal, link, key))
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFacts:
+    """What holds now, for comparison with a stored pass; whatever is not known here locks."""
+
+    settings: Settings
+    mode: Mode
+    now_ms: int
+    key: Credentials
+    code_hash: str = ""
+    fees: tuple[tuple[str, float, float], ...] = ()  # pair, maker, taker as the account has them
+    is_chain_whole: bool = False
+    attempt_hashes: frozenset[str] = frozenset()
+
+
+def _place_reasons(now: LiveFacts) -> Iterator[str]:
+    if now.mode not in (Mode.PAPER, Mode.LIVE):
+        yield f"This is {now.mode.value.upper()}: only PAPER on Luno itself can lead to LIVE."
+    if now.settings.is_test_exchange:
+        yield "This is a TEST EXCHANGE: only Luno itself can lead to LIVE."
+
+
+def _seal_reasons(link: Link, seal: Seal, now: LiveFacts) -> Iterator[str]:
+    if not now.key:
+        yield NO_KEY
+    elif not is_signed(link, now.key):
+        yield FORGED
+    if not now.is_chain_whole:
+        yield BROKEN
+    elif seal.attempts_hash not in now.attempt_hashes:
+        yield CUT_OFF
+    if now.now_ms < link.time_ms:
+        yield CLOCK_BACK
+
+
+def _gate_reasons(held: GatePass) -> Iterator[str]:
+    passed = {g.id for g in held.gates if g.result == "PASS"} - {g.id for g in held.gates if g.result != "PASS"}
+    names = {g.id: f"{g.id} {g.name}" for g in held.gates}
+    missed = [names.get(name, f"{name} (missing)") for name in sorted({*GATE_IDS, *names} - passed)]
+    if missed:
+        yield f"{len(missed)} of {len(GATE_IDS)} gates did not pass: {', '.join(missed)}."
+    if not LEAST_SIZE <= held.size <= 1 or held.attempt < 1 or not held.self_test_id:
+        yield "The stored evaluation has no safe size, no attempt number or no self-test of the gates."
+    if held.source != FROM_LUNO:
+        yield f"It was evaluated on {SOURCE_WORDS.get(held.source, 'recorded or imported candles')}, not on Luno's own."
+
+
+def _age_reasons(time_ms: int, held: GatePass, now: LiveFacts) -> Iterator[str]:
+    age, unseen = ((now.now_ms - t) / DAY_MS for t in (time_ms, held.unseen_to_ms))
+    if age > VALID_DAYS:
+        yield f"The evaluation is {math.floor(age)} days old; it holds for {VALID_DAYS}. Evaluate again."
+    if unseen > NEWEST_DAYS:
+        yield f"The last unseen candle is {math.floor(unseen)} days old; allowed is {NEWEST_DAYS}. Evaluate again."
+    if not 0 < held.unseen_from_ms < held.unseen_to_ms <= now.now_ms:
+        yield "The stored evaluation has no unseen days that lie in the past."
+
+
+def _level(value: float | str | None) -> float:
+    """A limit as a number that can be compared; NaN if it cannot."""
+    return ACTION_RANKS.get(value, math.nan) if isinstance(value, str) else math.nan if value is None else value
+
+
+def is_tightened(name: str, then: float | str | None, now: float | str | None) -> bool:
+    """True if a limit is as it was or tighter; False for one that is missing or has no known direction."""
+    if then is None or now is None or name not in TIGHTER:
+        return then is not None and then == now
+    if isinstance(then, str) is not isinstance(now, str):
+        return False
+    return (_level(now) - _level(then)) * TIGHTER[name] >= 0
+
+
+def _limit_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    """A sentence for each limit that is not what it was, or tighter."""
+    then, today = dict(held.limits), limit_values(now.settings)
+    names = {spec.target: PREFIX + spec.name for spec in FIELDS}
+    for name in sorted({*then, *today}):
+        if not is_tightened(name, then.get(name), today.get(name)):
+            yield f"{names.get(name, name)} is {today.get(name, 'gone')}; evaluated was {then.get(name, 'nothing')}."
+
+
+def _change_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    if not now.code_hash or held.code_hash != now.code_hash:
+        yield "The code that decides has changed since the evaluation."
+    if held.strategies_hash != strategies_hash(PARAMETER_SETS):
+        yield "The list of strategies has changed since the evaluation."
+    pairs, evaluated = sorted(now.settings.schedule.pairs), sorted(pair for pair, *_ in held.data)
+    if not pairs or pairs != evaluated or pairs != sorted(pair for pair, *_ in held.fees):
+        yield "The markets have changed since the evaluation."
+    if held.rest_hash != rest_hash(now.settings):
+        yield "Timeframes, costs or other settings have changed since the evaluation."
+    yield from _limit_reasons(held, now)
+
+
+def _fee_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    today = {pair: fees for pair, *fees in now.fees}
+    unknown = sorted({p for p, *_ in held.fees} - set(today))
+    if unknown or not held.fees:
+        yield f"The account's fees are not known for {', '.join(unknown) or 'any market'}."
+    for pair, *then in held.fees:
+        if not all(new <= old + 1e-12 for new, old in zip(today.get(pair, then), then, strict=True)):
+            yield f"The fees of {pair} are higher than those evaluated."
+
+
+def lock_reasons(row: Link | None, now: LiveFacts) -> tuple[str, ...]:
+    """Every reason why LIVE is locked, the nearest first; empty only if a stored pass holds for all that is now."""
+    place = tuple(_place_reasons(now))
+    if row is None:
+        return (*place, NO_ROW)
+    seal = read_seal(row)
+    held = read_pass(seal.payload) if seal is not None else None
+    if seal is None or held is None:
+        return (*place, UNREADABLE)
+    return (
+        *place, *_seal_reasons(row, seal, now), *_gate_reasons(held), *_age_reasons(row.time_ms, held, now),
+        *_change_reasons(held, now), *_fee_reasons(held, now),
+    )
+
+
+def _is_a_study(link: Link, key: Credentials) -> bool:
+    """True if we signed this row and it says itself that it is not about Luno's own candles."""
+    seal = read_seal(link)
+    held = read_pass(seal.payload) if seal is not None and is_signed(link, key) else None
+    return held is not None and held.source != FROM_LUNO
+
+
+def row_that_counts(links: Sequence[Link], key: Credentials) -> Link | None:
+    """The newest row; studies of other candles give way, and count only where there is nothing else."""
+    return next((link for link in reversed(links) if not _is_a_study(link, key)), links[-1] if links else None)
+
+
+def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFacts) -> tuple[str, ...]:
+    """Every reason why LIVE is locked, from the two chains as they are stored."""
+    is_whole = is_chain_whole(gate_rows) and is_chain_whole(attempts)
+    facts = replace(now, is_chain_whole=is_whole, attempt_hashes=frozenset(link.hash for link in attempts))
+    return lock_reasons(row_that_counts(gate_rows, now.key), facts)
 
 
 # ==============================================================================
