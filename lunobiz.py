@@ -31,10 +31,12 @@ Map:
     DEMO       a small exchange inside the program, for the first look and for tests
     FEED       closed candles and fresh quotes, with their faults named
     NOTIFY     tell the owner
+    KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
     ENGINE     one trading session
-    WORKER     the thread that trades, and the processes that backtest
+    JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
+    WORKER     the thread that trades
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
@@ -4408,7 +4410,7 @@ ACTION_RANKS: Mapping[str, float] = types.MappingProxyType({"hold": 0.0, "close"
 CUT_AT = "\n# SYSTEM | "
 NO_ROW = "The gates have not been evaluated yet."
 UNREADABLE = "The stored evaluation cannot be read. Evaluate again."
-NO_KEY = "The signing key of this installation is missing or cannot be read."
+NO_KEY = "The signing key of this installation, install.key, is missing or damaged."
 FORGED = "The stored evaluation was edited, or another installation signed it. Evaluate again."
 BROKEN = "The chain of evaluations and attempts is broken: the database is damaged or was edited."
 CUT_OFF = "The ledger of attempts lacks the look that this evaluation took."
@@ -4909,6 +4911,7 @@ class Health:
     version: str = ""
     folder: str = ""
     lock_reason: str = ""
+    lock_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -4943,6 +4946,7 @@ class Status:
     is_running: bool = False
     is_killed: bool = False
     is_market_time: bool = False
+    lock_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -5202,6 +5206,7 @@ def status_row(desk: Desk, report: CycleReport | None, settings: Settings, healt
         day=_day_reading(desk, worth, settings), cap=cap, api=_api_reading(health), cap_used=used, counter=counter,
         lock_reason=health.lock_reason, speed=health.speed, is_running=health.is_running,
         is_killed=desk.state is TradingState.KILLED, is_market_time=health.mode in SIMULATED_MARKETS,
+        lock_reasons=health.lock_reasons,
     )
 
 
@@ -5569,6 +5574,14 @@ def local_zone_parts() -> tuple[int, str]:
 def program_folder() -> Path:
     """The folder of the exe, or of the script; never the exe's unpacked bundle."""
     return Path(sys.executable if getattr(sys, "frozen", False) else __file__).resolve().parent
+
+
+def program_source() -> str:
+    """The text of this program's own file, which the exe carries along; "" if it cannot be read."""
+    try:
+        return Path(__file__).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def is_writable(folder: Path) -> bool:
@@ -5969,7 +5982,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES PORTFOLIO CYCLE SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES PORTFOLIO CYCLE LEDGER SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -6195,6 +6208,13 @@ class _Clerk(NamedTuple):
         return r.now_ms, self.mode, *money, r.desk.state.name, self.clean_json(desk_json(r.desk))
 
 
+def _link_of(row: Sequence[object]) -> Link:
+    """A stored row of a chain; what cannot have been written by us fits no chain."""
+    time_ms, *texts = row
+    payload, prev_hash, own_hash = (text if isinstance(text, str) else "" for text in texts)
+    return Link(time_ms if isinstance(time_ms, int) else -1, payload, prev_hash, own_hash)
+
+
 def _block_checksum(row: Sequence[object], packed: bytes) -> int:
     return zlib.crc32(repr(tuple(row)).encode() + packed)
 
@@ -6333,8 +6353,29 @@ class Store:
         with _named_trouble(self._path):
             _inspect(self._db, self._path)
             self._check_seals(2**62)
+            for table in CHAINED:
+                if not is_chain_whole(self.links(table)):
+                    raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
             for row in self._db.execute(_page_query("candles"), (0, -1)):
                 _unpack(row, self._path)
+
+    def links(self, table: str) -> tuple[Link, ...]:
+        """All rows of "gate_rows" or "attempts" as they are stored, oldest first; nothing is checked."""
+        if table not in CHAINED:
+            raise ValueError(f"{table[:40]!r} is not chained")
+        return tuple(_link_of(row[1:]) for row in self._fetch(_page_query(table), (0, -1)))
+
+    def add_link(self, table: str, time_ms: int, payload_after: Callable[[str], str]) -> Link:
+        """Adds a row, made from the hash of the row before it; DataError if the chain is not whole."""
+        with self._writing():
+            held = self.links(table)
+            if not is_chain_whole(held):
+                raise DataError(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+            before = held[-1].hash if held else ""
+            link = linked(before, time_ms, payload_after(before))
+            query = f"INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?)"  # noqa: S608 - a name of ours
+            self._db.execute(query, link)
+        return link
 
     def size_bytes(self) -> int:
         """Size on disk, the part not yet merged included."""
@@ -8289,6 +8330,44 @@ class Notifier:
 
 
 # ==============================================================================
+# KEYS | what only this installation knows
+# shell | uses SETTINGS LEDGER SYSTEM
+# ==============================================================================
+
+import secrets
+
+KEY_FILE = "install.key"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """What a pass is bound to: the signing key of this installation, and the hash of the code that runs."""
+
+    key: Credentials
+    code_hash: str
+
+
+def signing_key(home: Path) -> Credentials:
+    """The key that signs gate rows, made on first use and never again; an empty one, which locks, if it is damaged."""
+    path = home / KEY_FILE
+    try:
+        if not path.exists() and not path.is_symlink():
+            write_safely(path, secrets.token_bytes(KEY_BYTES))
+        raw = b"" if path.is_symlink() else path.read_bytes()
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            private_file(path)
+    except OSError:
+        return Credentials()
+    return Credentials("key", raw.hex()) if len(raw) == KEY_BYTES else Credentials()
+
+
+def read_install(home: Path) -> Install:
+    """The signing key in this folder and the hash of this program; whatever cannot be told locks."""
+    return Install(signing_key(home), code_hash(program_source()))
+
+
+# ==============================================================================
 # FILES | recorded candles in, reports and exports out
 # shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO SYSTEM
 # ==============================================================================
@@ -8718,7 +8797,7 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ..
 
 # ==============================================================================
 # DOCTOR | is everything in place, and what would mend it
-# shell | uses ERRORS SETTINGS SYSTEM NOTIFY
+# shell | uses ERRORS SETTINGS SYSTEM NOTIFY KEYS
 # ==============================================================================
 
 import importlib.metadata
@@ -8909,10 +8988,11 @@ def _is_open_to_others(path: Path) -> bool:
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
     is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
-    loose = [str(path) for path in (*facts.env_files, facts.home / "lunobiz.db") if _is_open_to_others(path)]
+    private = (*facts.env_files, facts.home / "lunobiz.db", facts.home / KEY_FILE)
+    loose = [str(path) for path in private if _is_open_to_others(path)]
     cure = "run: chmod 600 on each; LIVE refuses them as they are"
     yield _judge(
-        "File rights", "only you can read .env and the database",
+        "File rights", "only you can read .env, the database and the signing key",
         (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
         (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
     )  # fmt: skip
@@ -8996,7 +9076,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST SYSTEM STORE LUNO FEED NOTIFY
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -9113,7 +9193,12 @@ class EngineParts:
     log: JsonLog
     notifier: Notifier
     listen: Callable[[Event], None]
-    lock_reason: str
+    install: Install
+
+
+LOCKS_EVERY_MS = 60_000
+NO_LIVE_YET = "This version sends no real orders, whatever the gates say."
+ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
 class AuditRecorder:
@@ -9140,6 +9225,7 @@ class Engine:
         self.moment: Moment | None = None
         self.failures = 0
         self._was_killed = self._has_loaded = False
+        self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
         self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
         self._executor = SimulatedExecutor(settings.costs, parts.is_killed, self.desk.orders)
@@ -9252,6 +9338,23 @@ class Engine:
         self.parts.notifier.tell(event)
         self.parts.listen(event)
 
+    def lock_reasons(self, now_ms: int, is_fresh: bool = False) -> tuple[str, ...]:
+        """Why LIVE is locked at this wall time, the nearest reason first; looked up once a minute, or afresh."""
+        minute = now_ms // LOCKS_EVERY_MS
+        if is_fresh or minute != self._locks[0]:
+            before, self._locks = self._locks[1], (minute, self._read_locks(now_ms))
+            for reason in (r for r in self._locks[1] if r in ALARMS and r not in before):
+                self.tell(Event(now_ms, "gates", "error", f"LIVE is locked: {reason}"))
+        return self._locks[1]
+
+    def _read_locks(self, now_ms: int) -> tuple[str, ...]:
+        parts = self.parts
+        known = tuple((m.pair, m.maker_fee, m.taker_fee) for m in parts.feed.markets.values()
+                      if m.fee_source == "account")
+        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash, known)
+        locks = live_locks(parts.store.links("gate_rows"), parts.store.links("attempts"), facts)
+        return locks or (NO_LIVE_YET,)
+
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
         if self.parts.is_killed():
@@ -9278,21 +9381,19 @@ class Engine:
 
 
 # ==============================================================================
-# WORKER | the thread that trades, and the processes that backtest
-# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
+# JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO BACKTEST GATES LEDGER ROWS SYSTEM STORE LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
-import queue
-import threading
+import signal
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_pipes
 
 NEWS_EVERY_S = 0.2
-STEP_BUDGET_S = 0.05
-NOTICE_EVERY_S = 0.5
 CHILD_PATIENCE_S = 3.0
-HISTORY_ROWS = 400
-EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
+MOST_HELPERS = 8
+CANCELLED = "Cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -9350,6 +9451,18 @@ class CancelBacktest:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateGates:
+    """Evaluate the gates on these candles, in processes of their own."""
+
+    request: BacktestRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CancelGates:
+    """End the running evaluation; once it may have looked at the unseen days it stays an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Export:
     """Write the audit to a new folder inside this one."""
 
@@ -9385,6 +9498,25 @@ class BacktestDone:
     rows: tuple[Row, ...]
     title: str
     summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatesProgress:
+    """How far an evaluation of the gates has come, and with what it is busy."""
+
+    done: int
+    total: int
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class GatesDone:
+    """The evaluation as JSON and what became of it since ("valid until ...", "STALE: ..."), or "" with the reason."""
+
+    payload: str
+    problem: str = ""
+    time_ms: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -9523,6 +9655,15 @@ class Child:
         """How the process ended."""
         return self._process.exitcode
 
+    def send(self, value: object) -> None:
+        """Tell the process something; nothing happens if it has ended."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(value)
+
+    def kill(self) -> None:
+        """End the process at once and do not wait for it; any thread may do that."""
+        self._process.kill()
+
     def cancel(self) -> None:
         """Ask the process to stop; it is ended if it has not within a few seconds."""
         if math.isinf(self._ends_s):
@@ -9534,6 +9675,249 @@ class Child:
         """End the process at once."""
         self._process.terminate()
         self._process.join(CHILD_PATIENCE_S)
+
+
+Evaluate = Callable[[GateJob, Progress, Mapper], Evaluation | None]
+HELPER_LOST = "A process that helped to evaluate ended early: the computer may be short of memory. Evaluate again."
+
+
+class GateTask(NamedTuple):
+    """What to evaluate: candles at hand or a folder of them, and the work itself; `as_of_ms` 0 is the last candle.
+
+    `fees` are maker and taker of a study.
+    """
+
+    source: GateJob | BacktestRequest
+    settings: Settings
+    code_hash: str
+    now_ms: int
+    as_of_ms: int = 0
+    fees: tuple[float, float] | None = None
+    work: Evaluate = evaluate
+
+    def job(self) -> GateJob:
+        """The candles, read if need be, with their hashes."""
+        if isinstance(self.source, GateJob):
+            return with_hashes(self.source)
+        folder = read_folder(Path(self.source.folder), self.source.pairs)
+        settings = folder_settings(self.settings, folder, self.source.timeframes)
+        job = folder_job(settings, folder, self.fees)
+        return GateJob(job.candles, settings, self.as_of_ms, 1, job.hashes, "recorded")
+
+
+def _helper_child(pipe: Connection) -> None:
+    """Runs in a process of its own: takes (turn, number, function or None for the last one, item) and answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    known: deque[Callable[[object], object]] = deque(maxlen=1)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            turn, number, work, item = pipe.recv()
+            known.extend([work] if work is not None else [])
+            try:
+                answer = known[0](item)
+            except LunobizError as error:
+                answer = Failed(str(error))
+            pipe.send((turn, number, answer))
+
+
+class Crew:
+    """Maps work over helper processes: in order, a few items ahead, the function sent once to each."""
+
+    def __init__(self, pipes: Sequence[Connection]) -> None:
+        self._idle, self._ahead = deque(pipes), 2 * len(pipes)
+        self._busy: list[Connection] = []
+        self._knows: dict[Connection, int] = {}
+        self._answers: dict[tuple[int, int], object] = {}
+        self._turns = itertools.count()
+
+    def map(self, work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """As `map` does; what nobody asks for any more is thrown away. LunobizError if a process ends early."""
+        turn, left = next(self._turns), enumerate(items)
+        sent = due = 0
+        while True:
+            sent += self._hand_out(turn, work, left, self._ahead - (sent - due))
+            if (turn, due) in self._answers:
+                answer = self._answers.pop((turn, due))
+                due += 1
+                if isinstance(answer, Failed):
+                    raise LunobizError(answer.text)
+                yield answer  # type: ignore[misc]
+            elif due == sent and self._idle:
+                return
+            else:
+                self._collect()
+
+    def _hand_out(self, turn: int, work: Callable[[A], B], left: Iterator[tuple[int, A]], room: int) -> int:
+        """Give items to idle processes; returns how many."""
+        count = 0
+        while self._idle and count < room and (job := next(left, None)) is not None:
+            pipe = self._idle.popleft()
+            try:
+                pipe.send((turn, job[0], None if self._knows.get(pipe) == turn else work, job[1]))
+            except OSError:
+                raise LunobizError(HELPER_LOST) from None
+            self._knows[pipe] = turn
+            self._busy.append(pipe)
+            count += 1
+        return count
+
+    def _collect(self) -> None:
+        """Wait for answers and keep them."""
+        for pipe in [p for p in self._busy if p in wait_for_pipes(self._busy)]:
+            try:
+                turn, number, answer = pipe.recv()
+            except (EOFError, OSError):
+                raise LunobizError(HELPER_LOST) from None
+            self._answers[turn, number] = answer
+            self._busy.remove(pipe)
+            self._idle.append(pipe)
+
+
+def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connection) -> None:
+    """Runs in a process of its own: tell which unseen days it will look at, wait for their number, then evaluate."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clock, told = SystemClock(), deque([0.0], maxlen=1)
+
+    def on_progress(done: int, total: int) -> bool:
+        if done >= total or clock.mono_s() - told[0] >= NEWS_EVERY_S:
+            told.append(clock.mono_s())
+            pipe.send(GatesProgress(done, total, "Evaluating"))
+        return True
+
+    with contextlib.suppress(EOFError, OSError):  # nobody listens any more
+        try:
+            pipe.send(GatesProgress(0, 0, "Reading candles"))
+            job = task.job()
+            pipe.send(look_of(job, task.code_hash, unseen_span(job), task.now_ms))
+            job = replace(job, attempts=pipe.recv())
+            evaluation = task.work(job, on_progress, Crew(helpers).map)
+            pipe.send(Failed(CANCELLED) if evaluation is None else (
+                gate_pass(job, evaluation, task.code_hash), evaluation_json(evaluation)))
+        except LunobizError as error:
+            pipe.send(Failed(str(error)))
+
+
+def helper_count() -> int:
+    """How many processes share the work: one for each core, at most MOST_HELPERS."""
+    return min(MOST_HELPERS, os.cpu_count() or 1)
+
+
+class GateRun:
+    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done."""
+
+    def __init__(self, task: GateTask, store: Store, install: Install) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(helper_count())]
+        self._helpers = [context.Process(target=_helper_child, args=(end,), daemon=True) for _, end in pipes]
+        for helper in self._helpers:
+            helper.start()
+        self._child = Child(_gates_child, task, tuple(end for end, _ in pipes))
+        for end in itertools.chain(*pipes):
+            end.close()
+        self._store, self._install = store, install
+        self._look: AttemptRow | None = None
+        self._is_cancelled = self.is_done = False
+
+    def poll(self) -> Iterator[GatesProgress | GatesDone]:
+        """What there is to tell; after GatesDone there is nothing more."""
+        if self._is_cancelled:
+            yield self._finish(GatesDone("", CANCELLED))
+            return
+        for message in self._child.poll():
+            answer = self._hear(message)
+            if answer is not None:
+                yield answer
+        if self._child.is_done and not self.is_done and not self._is_cancelled:
+            yield self._finish(GatesDone("", f"The evaluation ended early (code {self._child.exit_code})."))
+
+    def cancel(self) -> None:
+        """End all processes at once; any thread may do that, the next poll tells it."""
+        self._is_cancelled = True
+        self._child.kill()
+        for helper in self._helpers:
+            helper.kill()
+
+    def end(self) -> None:
+        """End all processes and wait until they have ended."""
+        self.is_done = True
+        self._child.end()
+        for helper in self._helpers:
+            helper.kill()
+            helper.join(CHILD_PATIENCE_S)
+
+    def _hear(self, message: object) -> GatesProgress | GatesDone | None:
+        try:
+            if isinstance(message, GatesProgress):
+                return message
+            if isinstance(message, AttemptRow):
+                self._child.send(self._count(message))
+            elif isinstance(message, Failed):
+                return self._finish(GatesDone("", message.text))
+            elif isinstance(message, tuple):
+                return self._finish(self._keep(*message))
+        except DataError as error:
+            return self._finish(GatesDone("", str(error)))
+        return None
+
+    def _finish(self, done: GatesDone) -> GatesDone:
+        self.end()
+        note = "The unseen days were opened: this stays an attempt." if self._look and not done.payload else ""
+        return replace(done, note=done.note or note)
+
+    def _count(self, look: AttemptRow) -> int:
+        """Write the look into the ledger, unless it has it; returns the number of the attempt."""
+        rows = read_attempts(self._store.links("attempts"))
+        if look.unseen_to_ms > look.unseen_from_ms:
+            self._look = look
+            if not is_known_look(rows, look):
+                self._store.add_link("attempts", look.time_ms, lambda _: canonical(look))
+        return attempt_number(rows, look.config_hash, look.unseen_from_ms, look.unseen_to_ms)
+
+    def _keep(self, held: GatePass, values: dict[str, object]) -> GatesDone:
+        """Sign and store an evaluation; a span that is not the one announced is one more look."""
+        now_ms = SystemClock().now_ms()
+        if self._look is not None:
+            self._count(replace(self._look, unseen_from_ms=held.unseen_from_ms, unseen_to_ms=held.unseen_to_ms))
+        newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
+        self._store.add_link("gate_rows", now_ms, lambda before: sealed(
+            canonical(held), before, now_ms, newest, self._install.key))
+        self._store.record_metrics(now_ms, "gates", values)
+        return GatesDone(canonical(values), time_ms=now_ms)
+
+
+def data_source(mode: Mode, settings: Settings) -> str:
+    """Where the candles of this session's cache came from; only Luno's own can ever lead to LIVE."""
+    if settings.is_test_exchange:
+        return "test exchange"
+    return {Mode.PAPER: FROM_LUNO, Mode.LIVE: FROM_LUNO, Mode.DEMO: "demo"}.get(mode, "recorded")
+
+
+def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask:
+    """What the window asks for: a folder as it is, or the cache under the session's settings."""
+    settings, parts = engine.settings, engine.parts
+    if request.source == "folder":
+        return GateTask(request, settings, parts.install.code_hash, now_ms)
+    schedule = replace(settings.schedule, timeframes=request.timeframes or settings.schedule.timeframes,
+                       pairs=request.pairs or settings.schedule.pairs)
+    settings = replace(settings, schedule=schedule)
+    cached = cached_job(parts.store, parts.feed.markets, settings)
+    as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
+    job = GateJob(cached.candles, settings, as_of_ms, 1, source=data_source(parts.mode, settings))
+    return GateTask(job, settings, parts.install.code_hash, now_ms)
+
+
+# ==============================================================================
+# WORKER | the thread that trades
+# shell | uses ERRORS TYPES SETTINGS CYCLE BACKTEST ROWS SYSTEM NOTIFY ENGINE JOBS | owns queue threading
+# ==============================================================================
+
+import queue
+import threading
+
+STEP_BUDGET_S = 0.05
+NOTICE_EVERY_S = 0.5
+HISTORY_ROWS = 400
+EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
 def local_zone() -> Zone:
@@ -9581,6 +9965,7 @@ class Newsroom:
         engine, client = self._engine, self._engine.parts.client
         report, options = engine.report, self._options
         now = report.now_ms if report is not None else options.clock.now_ms()
+        locks = engine.lock_reasons(SystemClock().now_ms())
         return Health(
             now_ms=now, mode=engine.parts.mode, label="Parameters: first set, NOT CHOSEN", is_running=is_running,
             has_network=engine.failures == 0, is_test_exchange=engine.settings.is_test_exchange,
@@ -9588,7 +9973,7 @@ class Newsroom:
             failures=engine.failures, skew_ms=client.skew_ms, last_candle_ms=self._last_candle(),
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
-            folder=options.folder.name, lock_reason=engine.parts.lock_reason,
+            folder=options.folder.name, lock_reason=locks[0], lock_reasons=locks,
         )
 
     def _last_candle(self) -> int | None:
@@ -9630,6 +10015,7 @@ class Worker:
         self._next_s = self._news_s = 0.0
         self._backtest: Child | None = None
         self._export: Child | None = None
+        self._gates: GateRun | None = None
         self._has_answered = False
 
     def start(self) -> None:
@@ -9637,7 +10023,9 @@ class Worker:
         self._thread.start()
 
     def send(self, command: object) -> None:
-        """Queue a command."""
+        """Queue a command; an evaluation is cancelled at once, even while the thread waits for the exchange."""
+        if isinstance(command, CancelGates) and self._gates is not None:
+            self._gates.cancel()
         self._commands.put(command)
 
     def take_event(self) -> object | None:
@@ -9675,7 +10063,7 @@ class Worker:
             raise
         finally:
             self._closing.set()
-            for child in (self._backtest, self._export):
+            for child in (self._backtest, self._export, self._gates):
                 if child is not None and not child.is_done:
                     child.end()
             self._events.put(Closed())
@@ -9768,9 +10156,27 @@ class Worker:
             self._start_backtest(engine, command.request)
         elif isinstance(command, CancelBacktest) and self._backtest is not None:
             self._backtest.cancel()
+        elif isinstance(command, EvaluateGates) and self._gates is None:
+            self._start_gates(engine, command.request)
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
+
+    def _start_gates(self, engine: Engine, request: BacktestRequest) -> None:
+        try:
+            task = gate_task(engine, request, self._wall.now_ms())
+            self._gates = GateRun(task, engine.parts.store, engine.parts.install)
+        except LunobizError as error:
+            self._events.put(GatesDone("", str(error)))
+
+    def _hear_gates(self, engine: Engine, run: GateRun) -> None:
+        """Pass on what an evaluation says; when it is done, with what now locks LIVE."""
+        for message in run.poll():
+            if isinstance(message, GatesDone):
+                self._gates = None
+                locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
+                message = replace(message, note=message.note or locks[0])
+            self._events.put(message)
 
     def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
         schedule, settings = engine.settings.schedule, engine.settings
@@ -9792,6 +10198,8 @@ class Worker:
             for message in self._export.poll():
                 self._events.put(message)
             self._export = None if self._export.is_done else self._export
+        if self._gates is not None:
+            self._hear_gates(engine, self._gates)
         if self._backtest is not None:
             child = self._backtest
             for message in child.poll():
@@ -10417,7 +10825,7 @@ class StatusStrip:
 
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
-# shell | uses TYPES SETTINGS ROWS SYSTEM WORKER WIDGETS | owns tkinter ttkbootstrap
+# shell | uses TYPES SETTINGS ROWS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from functools import partial
@@ -11177,7 +11585,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -11616,15 +12024,14 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO CYCLE BACKTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY FILES DOCTOR ENGINE WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO CYCLE BACKTEST LEDGER SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
-import signal
 import traceback
 
+POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
-LOCKED = "LIVE is locked: no gate evaluation has passed for this configuration"
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
 DEMO_SEED = 6  # a market that gets going in its first hours
@@ -11645,9 +12052,9 @@ class Session:
 
     @property
     def database(self) -> Path:
-        """PAPER has the audit that counts; demo and replay have files of their own."""
+        """PAPER on Luno has the audit that counts; demo, replay and a test exchange have files of their own."""
         names = {Mode.DEMO: "demo.db", Mode.REPLAY: "replay.db"}
-        return self.home / names.get(self.mode, "lunobiz.db")
+        return self.home / names.get(self.mode, "test.db" if self.settings.is_test_exchange else "lunobiz.db")
 
     @property
     def kill_folders(self) -> tuple[Path, ...]:
@@ -11742,7 +12149,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     feed = Feed(client, store, ways.settings, ways.bar_s)
     parts = EngineParts(
         session.mode, client, feed, store, ways.pace, ways.trade, lambda: is_killed(session.kill_folders), log,
-        _notifier(session, wall), listen, LOCKED,
+        _notifier(session, wall), listen, read_install(session.home),
     )
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
@@ -11751,6 +12158,9 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     engine = Engine(parts, ways.settings)
     for sentence in unknown_names(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
+    locks = engine.lock_reasons(wall.now_ms())
+    if session.settings.wants_live and sys.stderr is not None:
+        sys.stderr.write(f"LIVE is locked: {locks[0]} Going on in PAPER.\n")
     return engine, options
 
 
@@ -11841,6 +12251,71 @@ def run_file_backtest(session: Session, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def gates_text(values: Mapping[str, object]) -> str:
+    """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
+    gates = values["gates"] if isinstance(values["gates"], dict) else {}
+    lines = [f"{'':4}{'Gate':28}{'Result':8}{'Needed':24}Actual"]
+    for name, gate in sorted(gates.items()):
+        lines.append(f"{name:4}{gate['name']:28}{gate['result']:8}{gate['needed']:24}{gate['actual']}".rstrip())
+        lines.append(f"    {gate['text']}")
+    word = "UNLOCKED" if values["unlocked"] is True else "LOCKED"
+    return "\n".join((*lines, "", f"{word}. Attempt {values['attempt']} on this data. {values['summary']}", ""))
+
+
+def _show_gates_progress(progress: GatesProgress, spent_s: float) -> None:
+    """One line on stderr that writes over itself; on a terminal only."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return
+    left = f", about {spent_s * (progress.total / progress.done - 1):.0f} s left" if progress.done else ""
+    share = f"{progress.done / progress.total:4.0%}" if progress.total else ""
+    sys.stderr.write(f"\r{progress.phase} {share}, {spent_s:.0f} s{left}   ")
+    sys.stderr.flush()
+
+
+def _await_gates(task: GateTask, store: Store, install: Install) -> GatesDone:
+    """Evaluate and wait; Ctrl-C ends all processes and counts as cancelled."""
+    wall = SystemClock()
+    started = wall.mono_s()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the children inherit it: Ctrl-C is ours
+    run = GateRun(task, store, install)
+    try:
+        signal.signal(signal.SIGINT, before)
+        while True:
+            for message in run.poll():
+                if isinstance(message, GatesDone):
+                    return message
+                _show_gates_progress(message, wall.mono_s() - started)
+            wall.sleep(POLL_S)
+    except KeyboardInterrupt:
+        run.cancel()
+        return next(m for m in run.poll() if isinstance(m, GatesDone))
+    finally:
+        run.end()
+
+
+def run_gates(session: Session, a: argparse.Namespace) -> int:
+    """All gates on a folder of candles; LOCKED or not, the answer is the result. 1 if there is none."""
+    store = Store(session.database, session.redactor, session.synchronous)
+    install = read_install(session.home)
+    request = BacktestRequest("folder", a.data, a.pairs, a.timeframe)
+    task = GateTask(request, session.settings, install.code_hash, SystemClock().now_ms(), a.as_of or 0, a.fees)
+    try:
+        done = _await_gates(task, store, install)
+    finally:
+        store.close()
+    if not done.payload:
+        if done.problem != CANCELLED:
+            raise DataError(f"{done.problem} {done.note}".strip())
+        if sys.stderr is not None:
+            sys.stderr.write(f"\nCancelled. {done.note}".rstrip() + "\n")
+        return EXIT_NO
+    values = json.loads(done.payload)
+    if a.json:
+        write_json(Path(a.json), values)
+    sys.stdout.write(f"{gates_text(values)}Recorded candles never unlock LIVE.\n")
+    return EXIT_OK
+
+
 def _probe(session: Session) -> LunoClient:
     """A client for the doctor's questions."""
     clock = SystemClock()
@@ -11858,6 +12333,19 @@ def _skew_of(client: LunoClient) -> float:
     return client.skew_ms if client.last_ok_ms else math.nan
 
 
+def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
+    locks: tuple[str, ...] = ()
+    with contextlib.suppress(LunobizError):
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        if session.database.exists():
+            store, install = Store(session.database, session.redactor), read_install(home)
+            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
+            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
+            store.close()
+    return locks
+
+
 def run_doctor(home: Path, env: Mapping[str, str]) -> int:
     """The self-check, a row per check; 1 if any failed."""
     facts = DoctorFacts(
@@ -11873,7 +12361,7 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
             facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
             read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
         )
-    checks = run_checks(facts)
+    checks = run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
     sys.stdout.write(format_checks(checks) + "\n")
     return EXIT_NO if has_failed(checks) else EXIT_OK
 
@@ -11953,6 +12441,17 @@ def _fees(text: str) -> tuple[float, float]:
     return maker, taker
 
 
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("write a whole number, 0 or more")
@@ -11979,6 +12478,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
     what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
     what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
@@ -11990,11 +12490,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
     words = f"seed of everything random (default {DEMO_SEED})"
     p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="with --backtest: folder of recorded candles")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest: only these markets")
+    p.add_argument("--data", metavar="DIR", help="with --backtest, --gates: folder of candles")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
     p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="with --backtest: maker and taker fee as fractions")
-    p.add_argument("--json", metavar="OUT", help="with --backtest: file for the report")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="with --backtest, --gates: a study's fees")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="with --backtest, --gates: file for the report")
     return p
 
 
@@ -12002,11 +12503,15 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     """Combinations that mean nothing are refused, not ignored."""
     if a.backtest and not (a.data and a.json):
         p.error("--backtest needs --data DIR and --json OUT")
-    if not a.backtest and (a.data or a.json or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    if not (a.backtest or a.gates) and (a.data or a.json or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest and --gates")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
-    if (a.demo or a.replay) and (a.backtest or a.doctor):
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor):
         p.error("--demo and --replay belong to the dashboard, --headless and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
@@ -12020,8 +12525,6 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
-    if settings.wants_live and sys.stderr is not None:
-        sys.stderr.write(f"{LOCKED}. Going on in PAPER.\n")
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
 
 
@@ -12042,6 +12545,8 @@ def run(argv: Sequence[str]) -> int:
         return run_export(session, a.export)
     if a.backtest:
         return run_file_backtest(session, a)
+    if a.gates:
+        return run_gates(session, a)
     lock = InstanceLock(home / "instance.lock")
     if not lock.acquire():
         raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")

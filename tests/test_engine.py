@@ -136,7 +136,8 @@ class Paper:
             Mode.PAPER, client, Feed(client, self.store, self.settings), self.store,
             RealPace(self.clock, self.settings.schedule.timeframes), self.watcher,
             lambda: is_killed((self.home,)), JsonLog(self.home / "logs", redactor, self.clock),
-            Notifier((), self.clock, redactor.clean), self.told.append, "locked",
+            Notifier((), self.clock, redactor.clean), self.told.append,
+            lunobiz.read_install(self.home),
         )  # fmt: skip
         self.engine = Engine(parts, self.settings)
         while self.engine.load(self.clock.now_ms()) is not None:

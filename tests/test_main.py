@@ -50,8 +50,13 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--backtest"], "needs --data DIR and --json OUT"),
         (["--backtest", "--data", "x"], "needs --data DIR and --json OUT"),
-        (["--json", "x"], "belong to --backtest"),
-        (["--fees", "0.004,0.006"], "belong to --backtest"),
+        (["--json", "x"], "belong to --backtest and --gates"),
+        (["--fees", "0.004,0.006"], "belong to --backtest and --gates"),
+        (["--gates"], "--gates needs --data DIR"),
+        (["--gates", "--backtest"], "not allowed with"),
+        (["--gates", "--data", "x", "--demo"], "belong to the dashboard, --headless and --export"),
+        (["--as-of", "2020-01-01"], "--as-of belongs to --gates"),
+        (["--gates", "--data", "x", "--as-of", "tomorrow"], "write a UTC time"),
         (["--cycles", "5"], "belongs to --headless"),
         (["--demo", "--replay", "x"], "not allowed with"),
         (["--demo", "--doctor"], "belong to the dashboard, --headless and --export"),
@@ -191,7 +196,7 @@ def test_the_readmes_options_are_the_programs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("## Command line") : text.index("Exit codes:")]
     known = {word for action in lunobiz.parser()._actions for word in action.option_strings if word.startswith("--")}
-    assert set(re.findall(r"--[a-z]+", table)) | {"--help"} == known
+    assert set(re.findall(r"--[a-z][a-z-]*", table)) | {"--help"} == known
 
 
 def test_the_readmes_commands_are_one_line_each() -> None:

@@ -37,11 +37,11 @@ PURE = words(
     BACKTEST LANES WALK GATES LEDGER SELFTEST ROWS"""
 )
 SHELL = words(
-    """SYSTEM STORE HTTP LUNO DEMO FEED EXECUTION NOTIFY KEYS FILES DOCTOR ENGINE WORKER
+    """SYSTEM STORE HTTP LUNO DEMO FEED EXECUTION NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER
     WIDGETS PANELS DIALOGS DASHBOARD MAIN"""
 )
 ORDER = PURE + SHELL
-MAY_BE_ABSENT = frozenset(words("LANES WALK GATES LEDGER SELFTEST EXECUTION KEYS"))  # planned, not all written yet
+MAY_BE_ABSENT = frozenset(words("LANES WALK GATES LEDGER SELFTEST EXECUTION KEYS JOBS"))  # planned, not all written yet
 WINDOW = frozenset({"WIDGETS", "PANELS", "DIALOGS", "DASHBOARD"})
 NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "ENGINE"})
 
@@ -52,8 +52,8 @@ OWNERS = {
     "urllib3": frozenset({"HTTP"}),
     "threading": frozenset({"WORKER"}),
     "queue": frozenset({"WORKER"}),
-    "concurrent": frozenset({"WORKER"}),
-    "multiprocessing": frozenset({"WORKER"}),
+    "concurrent": frozenset({"JOBS"}),
+    "multiprocessing": frozenset({"JOBS"}),
     "tkinter": WINDOW,
     "ttkbootstrap": WINDOW,
     "plyer": frozenset({"NOTIFY"}),
@@ -837,12 +837,8 @@ class Door(NamedTuple):
 DOORS = (
     Door("place(", frozenset({"place"}), "CYCLE", is_single=True),
     Door("connect(", frozenset({"connect"}), "STORE", is_single=False),
-    Door(
-        "Thread(",
-        frozenset({"Thread", "Timer", "Process", "Pool", "ThreadPoolExecutor", "ProcessPoolExecutor"}),
-        "WORKER",
-        is_single=False,
-    ),
+    Door("Thread(", frozenset({"Thread", "Timer", "ThreadPoolExecutor"}), "WORKER", is_single=False),
+    Door("Process(", frozenset({"Process", "Pool", "ProcessPoolExecutor"}), "JOBS", is_single=False),
     Door("mainloop(", frozenset({"mainloop"}), "DASHBOARD", is_single=True),
 )
 
