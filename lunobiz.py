@@ -9820,8 +9820,9 @@ class GateRun:
 
     def poll(self) -> Iterator[GatesProgress | GatesDone]:
         """What there is to tell; after GatesDone there is nothing more."""
-        if self._is_cancelled:
+        if self._is_cancelled and not self.is_done:
             yield self._finish(GatesDone("", CANCELLED))
+        if self.is_done:
             return
         for message in self._child.poll():
             answer = self._hear(message)
