@@ -23,6 +23,7 @@ Map:
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     WALK       which parameter set would have been chosen, and what it earned unseen
     GATES      may this configuration ever trade for real, and why not
+    LEDGER     is an old pass still worth anything
     SELFTEST   how often are the gates themselves wrong
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
@@ -32,10 +33,12 @@ Map:
     DEMO       a small exchange inside the program, for the first look and for tests
     FEED       closed candles and fresh quotes, with their faults named
     NOTIFY     tell the owner
+    KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
     ENGINE     one trading session
-    WORKER     the thread that trades, and the processes that backtest
+    JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
+    WORKER     the thread that trades
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
@@ -64,6 +67,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import hmac
 import itertools
 import json
 import math
@@ -4275,7 +4279,8 @@ class LaneBuilder:
         lanes, whole = (1, 1, len(job.sets), 1), (len(self.times), 1, len(job.sets), 1)
         return LaneTable(
             self.times, self.seconds * 1000, self.columns["open"], self.columns["high"], self.columns["low"],
-            self.columns["close"], self.columns["bid"], self.columns["half"], self.columns["volume"], self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
+            self.columns["close"], self.columns["bid"], self.columns["half"], self.columns["volume"], self.atr,
+            self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
             friends, terms_of([m for m, _ in job.runs[0]]),
             np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
             np.broadcast_to(np.array([-(-p.max_holding * 3600 // self.seconds) for p in job.sets],
@@ -4461,7 +4466,7 @@ class Lanes:
         self.kind.reshape(-1)[fresh] = self.entry_kind.reshape(-1)[fresh]
         self.best.reshape(-1)[fresh] = self.limit.reshape(-1)[fresh]
         self.opened.reshape(-1)[fresh] = row
-        return cells
+        return np.asarray(cells, dtype=np.intp)
 
     def _sweep(self, cells: Cells) -> None:
         """Close positions that are too small to sell and have no order to change that."""
@@ -4666,7 +4671,7 @@ def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) ->
         weights[day] = lanes.weights / (end + 1 - last)
         for total in (lanes.turnover, lanes.trips, lanes.weights):
             total[...] = 0
-        last = end + 1
+        last = int(end) + 1
     days = (table.times[ends] - 1) // DAY_MS
     return LaneResult(days, lanes.settings.schedule.paper_cash, equity, turnover, trips, weights)
 
@@ -4767,7 +4772,7 @@ def choose(returns: Floats, round_trips: Ints, least: int) -> tuple[Ints, Floats
     """
     ratio = sharpes(np.moveaxis(returns, 0, -1))
     ratio[round_trips.sum(axis=0) < least] = 0.0
-    best = ratio.argmax(axis=1)
+    best = np.asarray(ratio.argmax(axis=1), dtype=np.int64)
     top = ratio[np.arange(len(best)), best]
     return np.where(top > 0, best, CASH), np.asarray(top * math.sqrt(365))
 
@@ -4810,6 +4815,20 @@ class Walk(NamedTuple):
     unseen: LaneResult
     late: Floats  # [runs]
     gaps: Floats | None = None
+
+
+WORST_EXITS = 0.05
+
+
+def _bad_exits(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> Floats:
+    """By day, what the worst exits of a single run would cost at the low of their candle."""
+    gaps, exits = np.zeros(len(days)), []
+    for row, pair, name, price, volume in fills:
+        if name != "entry":
+            exits.append(((price - float(table.low[row, 0, 0, pair])) / price, row, price * volume))
+    for fall, row, value in sorted(exits, reverse=True)[: math.ceil(WORST_EXITS * len(exits))]:
+        gaps[np.searchsorted(days, (table.times[row] - 1) // DAY_MS)] += max(0.0, fall) * value
+    return gaps
 
 
 MIN_TRAINING_TRIPS = 10
@@ -4879,20 +4898,6 @@ def walk(
         return None
     gaps = None if lanes.fills is None else _bad_exits(table, lanes.fills, unseen.days)
     return Walk(windows, np.array(chosen), np.array(ratios), trials, unseen, lanes.late[:, 0], gaps)
-
-
-WORST_EXITS = 0.05
-
-
-def _bad_exits(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> Floats:
-    """By day, what the worst exits of a single run would cost at the low of their candle."""
-    gaps, exits = np.zeros(len(days)), []
-    for row, pair, name, price, volume in fills:
-        if name != "entry":
-            exits.append(((price - float(table.low[row, 0, 0, pair])) / price, row, price * volume))
-    for fall, row, value in sorted(exits, reverse=True)[: math.ceil(WORST_EXITS * len(exits))]:
-        gaps[np.searchsorted(days, (table.times[row] - 1) // DAY_MS)] += max(0.0, fall) * value
-    return gaps
 
 
 def unseen_sharpes(result: LaneResult) -> Floats:
@@ -5035,12 +5040,18 @@ REGIME_DAYS, TREND_Z = 30, 0.5
 CELLS_PER_CHUNK = 3_000_000  # rows x pairs x runs; about 300 MB
 A = TypeVar("A")
 B = TypeVar("B")
-Mapper = Callable[[Callable[[A], B], Iterable[A]], Iterator[B]]
 
 
-def serial(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
-    """One chunk after the other, in this process."""
-    return map(work, chunks)
+class Mapper(Protocol):
+    """Applies a picklable function to picklable items and gives the results in their order."""
+
+    def __call__(self, work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """The results, as they are asked for."""
+
+
+def serial(work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+    """One after the other, in this process."""
+    return map(work, items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -5122,6 +5133,18 @@ def waiting(gate: str, why: str) -> Gate:
     return Gate(gate, GATE_NAMES[gate], WAIT, "-", "-", None, f"{GATE_NAMES[gate]}: not judged. {why}")
 
 
+def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[str]:
+    """Markets with a hole of more than a day inside the unseen days."""
+    found = []
+    for market, series in candles:
+        holes = np.flatnonzero(np.diff(series.opened) > DAY_MS + series.seconds * 1000)
+        inside = [h for h in holes if windows and series.opened[h + 1] > windows[0].test_from_ms]
+        if inside:
+            found.append(f"{market.pair} has {len(inside)} gap(s) of more than a day in the unseen days, the first"
+                         f" after {_iso(int(series.opened[inside[0]]))}")
+    return found
+
+
 def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]) -> Gate:
     """G0: enough whole history of enough markets, and fresh."""
     limits, troubles = job.settings.gates, []
@@ -5129,14 +5152,15 @@ def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]
     days = (last_ms - first_ms) // DAY_MS
     before = limits.warm_up_days + limits.train_days + limits.embargo_days
     least, whole = before + limits.min_windows * limits.test_days, before + limits.windows * limits.test_days
-    needed = f"{limits.min_windows} windows ({least} days), {limits.min_pairs} markets, {limits.max_missing:.1%} missing"
+    needed = (f"{limits.min_windows} windows ({least} days), {limits.min_pairs} markets,"
+              f" {limits.max_missing:.1%} missing")
     if len(job.settings.schedule.timeframes) > 1:
         troubles.append("the gates judge one decision timeframe; set LUNOBIZ_TIMEFRAME_S to one")
     if job.settings.schedule.takes_after_timeout:
         troubles.append("the gates judge post-only entries; set LUNOBIZ_ENTRY_TAKER_AFTER_TIMEOUT to no")
     if len(windows) < limits.min_windows:
-        troubles.append(f"not enough history: {days} days give {len(windows)} windows, {limits.min_windows} need {least}"
-                        f" days and all {limits.windows} need {whole}")
+        troubles.append(f"not enough history: {days} days give {len(windows)} windows, {limits.min_windows} need"
+                        f" {least} days and all {limits.windows} need {whole}")
     missing = {m.pair: shape_of(s).missing_share for m, s in candles}
     troubles += [f"{pair} misses {share:.2%} of its candles" for pair, share in missing.items()
                  if share > limits.max_missing]
@@ -5152,18 +5176,6 @@ def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]
     text = "; ".join(troubles) if troubles else "whole and fresh"
     return _gate("G0", not troubles, needed, actual, float(len(windows) - limits.min_windows),
                  f"{text}. {', '.join(listed)}.")
-
-
-def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[str]:
-    """Markets with a hole of more than a day inside the unseen days."""
-    found = []
-    for market, series in candles:
-        holes = np.flatnonzero(np.diff(series.opened) > DAY_MS + series.seconds * 1000)
-        inside = [h for h in holes if windows and series.opened[h + 1] > windows[0].test_from_ms]
-        if inside:
-            found.append(f"{market.pair} has {len(inside)} gap(s) of more than a day in the unseen days, the first after"
-                         f" {_iso(int(series.opened[inside[0]]))}")
-    return found
 
 
 def stressed(unseen: Unseen, markets: Sequence[Market], costs: Costs) -> Floats:
@@ -5272,8 +5284,8 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
     passes = paper.total >= floor and paper.is_within_costs
     cost = "within" if paper.is_within_costs else "above"
     return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,
-                 f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days earned"
-                 f" more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
+                 f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days"
+                 f" earned more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
 
 
 def gate_self_test(job: GateJob) -> Gate:
@@ -5343,7 +5355,7 @@ def luck_chunks(job: LuckJob, planned: int, workers: int) -> Iterator[LuckJob]:
 class Crew(NamedTuple):
     """Who does the shuffling: a way to map it, and how many work at the same time."""
 
-    mapper: Mapper[LuckJob, tuple[float, ...]] = serial
+    mapper: Mapper = serial
     workers: int = 1
 
 
@@ -5402,7 +5414,8 @@ def _alarm(unseen: Unseen) -> str:
     mean, ratio = float(unseen.returns.mean()), annual_sharpe(unseen.returns)
     if mean <= ALARM_MEAN and ratio <= ALARM_SHARPE:
         return ""
-    return f"ALARM: {mean:+.2%} a day at a Sharpe ratio of {ratio:.1f} is too good, probably a fault in data or program. "
+    return (f"ALARM: {mean:+.2%} a day at a Sharpe ratio of {ratio:.1f} is too good, probably a fault in data or"
+            " program. ")
 
 
 def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
@@ -5440,6 +5453,13 @@ def _evaluation(job: GateJob, gates: tuple[Gate, ...], windows: tuple[Window, ..
     span = (windows[0].test_from_ms, windows[-1].test_to_ms) if windows else (0, 0)
     return Evaluation(gates, shown, windows, summary_of(gates, job.source, alarm), job.attempts, size, *span,
                       _payload(job, gates, shown, windows, size), job.source)
+
+
+def unseen_span(job: GateJob) -> tuple[int, int]:
+    """First and last moment of the unseen days that an evaluation would look at; (0, 0) if there are too few."""
+    windows = windows_of(decision_candles(job.candles, job.settings), job.settings.gates)
+    is_enough = len(windows) >= job.settings.gates.min_windows
+    return (windows[0].test_from_ms, windows[-1].test_to_ms) if is_enough else (0, 0)
 
 
 def _part(on_progress: Progress, start: float, end: float) -> Progress:
@@ -5518,6 +5538,442 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
         "gates": gates, "shown": dict(evaluation.shown), "windows": [_window_json(w) for w in evaluation.windows],
         "size": evaluation.size, "source": evaluation.source, "payload_hash": evaluation.payload_hash,
     }
+
+
+# ==============================================================================
+# LEDGER | is an old pass still worth anything
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO GATES
+# ==============================================================================
+
+VALID_DAYS, NEWEST_DAYS = 30, 35  # of the evaluation itself, and of the last unseen candle
+LEAST_OVERLAP = 0.5  # an earlier look at less than half of the unseen days is a look at other data
+LEAST_SIZE = 0.10
+GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+FROM_LUNO = "luno"
+SOURCE_WORDS = types.MappingProxyType({"demo": "the demo market", "test exchange": "the test exchange"})
+TIGHTER: Mapping[str, int] = types.MappingProxyType({  # which way a limit is tighter; one not named may not change
+    "limits.risk_per_trade": -1, "limits.daily_loss_cap": -1, "limits.weekly_loss_cap": -1,
+    "limits.cooldown_hours": 1, "limits.max_positions": -1, "limits.max_exposure": -1,
+    "limits.max_asset_exposure": -1, "limits.max_group_exposure": -1, "limits.max_spread": -1,
+    "limits.min_volume_24h": 1, "limits.min_confidence": 1, "limits.min_edge": 1, "limits.orders_per_minute": -1,
+    "limits.orders_per_day": -1, "limits.round_trips_per_day": -1, "limits.price_collar": -1,
+    "limits.daily_cap_action": 1, "gates.max_drawdown": -1, "gates.worst_day": -1, "gates.min_round_trips": 1,
+})  # fmt: skip
+ACTION_RANKS: Mapping[str, float] = types.MappingProxyType({"hold": 0.0, "close": 1.0})
+CUT_AT = "\n# SYSTEM | "
+NO_ROW = "The gates have not been evaluated yet."
+UNREADABLE = "The stored evaluation cannot be read. Evaluate again."
+NO_KEY = "The signing key of this installation, install.key, is missing or damaged."
+FORGED = "The stored evaluation was edited, or another installation signed it. Evaluate again."
+BROKEN = "The chain of evaluations and attempts is broken: the database is damaged or was edited."
+CUT_OFF = "The ledger of attempts lacks the look that this evaluation took."
+CLOCK_BACK = "The computer's clock is earlier than the stored evaluation. Set the clock."
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Link(NamedTuple):
+    """A stored row of a chain; `hash` covers the row and the hash of the row before it, "" before the first."""
+
+    time_ms: int
+    payload: str
+    prev_hash: str
+    hash: str
+
+
+def linked(prev_hash: str, time_ms: int, payload: str) -> Link:
+    """The row that follows the one with this hash."""
+    return Link(time_ms, payload, prev_hash, _digest(f"{prev_hash}\n{time_ms}\n{payload}"))
+
+
+def is_chain_whole(links: Iterable[Link]) -> bool:
+    """True if every row, oldest first, is as it was written and follows the one before it."""
+    before = ""
+    for link in links:
+        if link != linked(before, link.time_ms, link.payload):
+            return False
+        before = link.hash
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One look at unseen days: what was tried, on which data, over which days, and when."""
+
+    config_hash: str
+    data_hash: str
+    unseen_from_ms: int
+    unseen_to_ms: int
+    time_ms: int
+
+
+def _as_int(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number is missing")
+    return value
+
+
+def _as_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("a number is missing")
+    return value
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is missing")
+    return value
+
+
+def read_attempts(links: Iterable[Link]) -> tuple[AttemptRow, ...]:
+    """The looks of a chain; DataError if one cannot be read, for a look that is lost would lower the bar."""
+    rows = []
+    for link in links:
+        try:
+            row = json.loads(link.payload)
+            tried, data = _as_text(row["config_hash"]), _as_text(row["data_hash"])
+            span = _as_int(row["unseen_from_ms"]), _as_int(row["unseen_to_ms"])
+            rows.append(AttemptRow(tried, data, *span, link.time_ms))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DataError("the ledger of attempts is damaged: put back a backup of the database") from None
+    return tuple(rows)
+
+
+def seen_share(spans: Iterable[tuple[int, int]], from_ms: int, to_ms: int) -> float:
+    """The share of a time that at least one of the spans covers, 0 to 1."""
+    seen, reached = 0, from_ms
+    for start, end in sorted(spans):
+        start, end = max(start, reached), min(end, to_ms)
+        if end > start:
+            seen, reached = seen + end - start, end
+    return seen / (to_ms - from_ms) if to_ms > from_ms else 0.0
+
+
+def attempt_number(rows: Iterable[AttemptRow], config_hash: str, unseen_from_ms: int, unseen_to_ms: int) -> int:
+    """How many configurations have looked at these unseen days, this one included; each counts by its share of them.
+
+    A configuration that saw less than half of them does not count; at half, it counts half.
+    """
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        spans.setdefault(row.config_hash, []).append((row.unseen_from_ms, row.unseen_to_ms))
+    shares = {name: seen_share(held, unseen_from_ms, unseen_to_ms) for name, held in spans.items()}
+    counted = {name: share for name, share in shares.items() if share >= LEAST_OVERLAP}
+    total = sum(sorted(counted.values())) + (config_hash not in counted)
+    return max(1, math.ceil(total - 1e-9))
+
+
+def is_known_look(rows: Iterable[AttemptRow], look: AttemptRow) -> bool:
+    """True if the ledger has this look already, whenever it was."""
+    return any(replace(row, time_ms=look.time_ms) == look for row in rows)
+
+
+def pure_source(program: str) -> str:
+    """The text of the pure sections of the program's source, lines ended alike; "" if they cannot be told."""
+    text = program.replace("\r\n", "\n")
+    return text.partition(CUT_AT)[0] if text.count(CUT_AT) == 1 else ""
+
+
+def code_hash(program: str) -> str:
+    """SHA-256 of the pure sections, which decide what is traded; "" if they cannot be told, which locks."""
+    text = pure_source(program)
+    return _digest(text) if text else ""
+
+
+def strategies_hash(sets: Iterable[StrategyParams]) -> str:
+    """SHA-256 of the fixed list of parameter sets."""
+    return _digest(canonical([asdict(params) for params in sets]))
+
+
+def configuration_hash(settings: Settings, code: str, strategies: str) -> str:
+    """One hash for all that decides a trade: settings, list of sets and code; what an attempt tries."""
+    return _digest("\n".join((config_hash(settings), strategies, code)))
+
+
+def series_hash(series: Series) -> str:
+    """SHA-256 of candles, whatever file they came from."""
+    whole = hashlib.sha256(f"{series.seconds}".encode() + series.opened.astype("<i8").tobytes())
+    for column in (series.open, series.high, series.low, series.close, series.volume):
+        whole.update(column.astype("<f8").tobytes())
+    return whole.hexdigest()
+
+
+def with_hashes(job: GateJob) -> GateJob:
+    """The job with a hash for each market's data; one that came with the files stays."""
+    known = dict(job.hashes)
+    return replace(job, hashes=tuple((m.pair, known.get(m.pair) or series_hash(s)) for m, s in job.candles))
+
+
+def look_of(job: GateJob, code: str, span: tuple[int, int], now_ms: int) -> AttemptRow:
+    """The look at the unseen days `span` that an evaluation of this job takes."""
+    tried = configuration_hash(job.settings, code, strategies_hash(PARAMETER_SETS))
+    return AttemptRow(tried, _digest(canonical(with_hashes(job).hashes)), *span, now_ms)
+
+
+def limit_values(settings: Settings) -> dict[str, float | str]:
+    """The owner's limits and thresholds one by one, under `group.name`."""
+    groups = (("limits", asdict(settings.limits)), ("gates", asdict(settings.gates)))
+    return {f"{group}.{name}": value for group, values in groups for name, value in values.items()}
+
+
+def rest_hash(settings: Settings) -> str:
+    """SHA-256 of what decides a trade beyond the limits and the list of markets."""
+    schedule = replace(settings.schedule, pairs=())
+    return config_hash(replace(settings, limits=RiskLimits(), gates=GateLimits(), schedule=schedule))
+
+
+@dataclass(frozen=True, slots=True)
+class GatePass:
+    """What one evaluation found, and all that it was found for; an answer, whether it passed or not."""
+
+    gates: tuple[Gate, ...]
+    code_hash: str
+    config_hash: str
+    strategies_hash: str
+    rest_hash: str
+    evaluation_hash: str
+    limits: tuple[tuple[str, float | str], ...]
+    data: tuple[tuple[str, str, int, int], ...]  # pair, SHA-256, first opening and last closing in ms
+    fees: tuple[tuple[str, float, float], ...]  # pair, maker, taker
+    unseen_from_ms: int
+    unseen_to_ms: int
+    attempt: int
+    seed: int
+    self_test_id: str
+    size: float
+    source: str
+
+
+def _data_rows(job: GateJob) -> tuple[tuple[str, str, int, int], ...]:
+    hashes = dict(with_hashes(job).hashes)
+    return tuple((m.pair, hashes[m.pair], int(s.opened[0]), int(s.closed[-1])) for m, s in job.candles if len(s))
+
+
+def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
+    """The row to keep of an evaluation of this job by this code."""
+    limits = limit_values(job.settings)
+    return GatePass(
+        gates=evaluation.gates, code_hash=code, config_hash=config_hash(job.settings),
+        strategies_hash=strategies_hash(PARAMETER_SETS), rest_hash=rest_hash(job.settings),
+        evaluation_hash=evaluation.payload_hash, limits=tuple(sorted(limits.items())), data=_data_rows(job),
+        fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
+        unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
+        seed=int(limits.get("gates.seed", 0)), self_test_id=job.self_test_id, size=float(evaluation.size),
+        source=job.source,
+    )
+
+
+def _read_gate(row: Mapping[str, object]) -> Gate:
+    margin = None if row["margin"] is None else _as_number(row["margin"])
+    texts = {name: _as_text(row[name]) for name in ("id", "name", "result", "needed", "actual", "text")}
+    return Gate(**texts, margin=margin)
+
+
+def _limit_value(value: object) -> float | str:
+    return value if isinstance(value, str) else _as_number(value)
+
+
+def _read_fields(row: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The plain fields of a pass by their kind."""
+    hashes = ("code_hash", "config_hash", "strategies_hash", "rest_hash", "evaluation_hash")
+    for name in (*hashes, "self_test_id", "source"):
+        yield name, _as_text(row[name])
+    for name in ("unseen_from_ms", "unseen_to_ms", "attempt", "seed"):
+        yield name, _as_int(row[name])
+    yield "size", _as_number(row["size"])
+
+
+def read_pass(payload: str) -> GatePass | None:
+    """The pass that a payload tells; None if anything in it is missing, of the wrong kind or too much."""
+    try:
+        row = json.loads(payload)
+        held = GatePass(
+            gates=tuple(map(_read_gate, row["gates"])),
+            limits=tuple((_as_text(name), _limit_value(value)) for name, value in row["limits"]),
+            data=tuple((_as_text(p), _as_text(h), _as_int(a), _as_int(b)) for p, h, a, b in row["data"]),
+            fees=tuple((_as_text(p), _as_number(m), _as_number(t)) for p, m, t in row["fees"]),
+            **dict(_read_fields(row)),  # type: ignore[arg-type]
+        )
+        return held if canonical(held) == payload else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def sign(payload: str, key: Credentials) -> str:
+    """The HMAC-SHA-256 of a text under the key of this installation, as hex."""
+    return hmac.new(key.secret.encode(), payload.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+class Seal(NamedTuple):
+    """A pass as it is stored: its canonical text, the newest attempt when it was made, the HMAC over all of it."""
+
+    payload: str
+    attempts_hash: str
+    hmac: str
+
+
+def _signature(seal: Seal, link: Link, key: Credentials) -> str:
+    return sign(canonical([link.prev_hash, link.time_ms, seal.attempts_hash, seal.payload]), key)
+
+
+def sealed(payload: str, prev_hash: str, time_ms: int, attempts_hash: str, key: Credentials) -> str:
+    """The text to store for a pass that follows the row with `prev_hash`."""
+    seal = Seal(payload, attempts_hash, "")
+    signature = _signature(seal, Link(time_ms, "", prev_hash, ""), key)
+    return canonical(seal._replace(hmac=signature)._asdict())
+
+
+def read_seal(link: Link) -> Seal | None:
+    """The stored pass with its signature, unchecked; None if the row does not tell one."""
+    try:
+        row = json.loads(link.payload)
+        return Seal(*(_as_text(row[name]) for name in Seal._fields))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def is_signed(link: Link, key: Credentials) -> bool:
+    """True if this installation has signed the row for this place in its chain, as it is."""
+    seal = read_seal(link)
+    return seal is not None and bool(key) and hmac.compare_digest(seal.hmac, _signature(seal, link, key))
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFacts:
+    """What holds now, for comparison with a stored pass; whatever is not known here locks."""
+
+    settings: Settings
+    mode: Mode
+    now_ms: int
+    key: Credentials
+    code_hash: str = ""
+    fees: tuple[tuple[str, float, float], ...] = ()  # pair, maker, taker as the account has them
+    is_chain_whole: bool = False
+    attempt_hashes: frozenset[str] = frozenset()
+
+
+def _place_reasons(now: LiveFacts) -> Iterator[str]:
+    if now.mode not in (Mode.PAPER, Mode.LIVE):
+        yield f"This is {now.mode.value.upper()}: only PAPER on Luno itself can lead to LIVE."
+    if now.settings.is_test_exchange:
+        yield "This is a TEST EXCHANGE: only Luno itself can lead to LIVE."
+
+
+def _seal_reasons(link: Link, seal: Seal, now: LiveFacts) -> Iterator[str]:
+    if not now.key:
+        yield NO_KEY
+    elif not is_signed(link, now.key):
+        yield FORGED
+    if not now.is_chain_whole:
+        yield BROKEN
+    elif seal.attempts_hash not in now.attempt_hashes:
+        yield CUT_OFF
+    if now.now_ms < link.time_ms:
+        yield CLOCK_BACK
+
+
+def _gate_reasons(held: GatePass) -> Iterator[str]:
+    passed = {g.id for g in held.gates if g.result == "PASS"} - {g.id for g in held.gates if g.result != "PASS"}
+    names = {g.id: f"{g.id} {g.name}" for g in held.gates}
+    missed = [names.get(name, f"{name} (missing)") for name in sorted({*GATE_IDS, *names} - passed)]
+    if missed:
+        yield f"{len(missed)} of {len(GATE_IDS)} gates did not pass: {', '.join(missed)}."
+    if not LEAST_SIZE <= held.size <= 1 or held.attempt < 1 or not held.self_test_id:
+        yield "The stored evaluation has no safe size, no attempt number or no self-test of the gates."
+    if held.source != FROM_LUNO:
+        yield f"It was evaluated on {SOURCE_WORDS.get(held.source, 'recorded or imported candles')}, not on Luno's own."
+
+
+def _age_reasons(time_ms: int, held: GatePass, now: LiveFacts) -> Iterator[str]:
+    age, unseen = ((now.now_ms - t) / DAY_MS for t in (time_ms, held.unseen_to_ms))
+    if age > VALID_DAYS:
+        yield f"The evaluation is {math.floor(age)} days old; it holds for {VALID_DAYS}. Evaluate again."
+    if unseen > NEWEST_DAYS:
+        yield f"The last unseen candle is {math.floor(unseen)} days old; allowed is {NEWEST_DAYS}. Evaluate again."
+    if not 0 < held.unseen_from_ms < held.unseen_to_ms <= now.now_ms:
+        yield "The stored evaluation has no unseen days that lie in the past."
+
+
+def _level(value: float | str | None) -> float:
+    """A limit as a number that can be compared; NaN if it cannot."""
+    return ACTION_RANKS.get(value, math.nan) if isinstance(value, str) else math.nan if value is None else value
+
+
+def is_tightened(name: str, then: float | str | None, now: float | str | None) -> bool:
+    """True if a limit is as it was or tighter; False for one that is missing or has no known direction."""
+    if then is None or now is None or name not in TIGHTER:
+        return then is not None and then == now
+    if isinstance(then, str) is not isinstance(now, str):
+        return False
+    return (_level(now) - _level(then)) * TIGHTER[name] >= 0
+
+
+def _limit_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    """A sentence for each limit that is not what it was, or tighter."""
+    then, today = dict(held.limits), limit_values(now.settings)
+    names = {spec.target: PREFIX + spec.name for spec in FIELDS}
+    for name in sorted({*then, *today}):
+        if not is_tightened(name, then.get(name), today.get(name)):
+            yield f"{names.get(name, name)} is {today.get(name, 'gone')}; evaluated was {then.get(name, 'nothing')}."
+
+
+def _change_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    if not now.code_hash or held.code_hash != now.code_hash:
+        yield "The code that decides has changed since the evaluation."
+    if held.strategies_hash != strategies_hash(PARAMETER_SETS):
+        yield "The list of strategies has changed since the evaluation."
+    pairs, evaluated = sorted(now.settings.schedule.pairs), sorted(pair for pair, *_ in held.data)
+    if not pairs or pairs != evaluated or pairs != sorted(pair for pair, *_ in held.fees):
+        yield "The markets have changed since the evaluation."
+    if held.rest_hash != rest_hash(now.settings):
+        yield "Timeframes, costs or other settings have changed since the evaluation."
+    yield from _limit_reasons(held, now)
+
+
+def _fee_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
+    today = {pair: fees for pair, *fees in now.fees}
+    unknown = sorted({p for p, *_ in held.fees} - set(today))
+    if unknown or not held.fees:
+        yield f"The account's fees are not known for {', '.join(unknown) or 'any market'}."
+    for pair, *then in held.fees:
+        if not all(new <= old + 1e-12 for new, old in zip(today.get(pair, then), then, strict=True)):
+            yield f"The fees of {pair} are higher than those evaluated."
+
+
+def lock_reasons(row: Link | None, now: LiveFacts) -> tuple[str, ...]:
+    """Every reason why LIVE is locked, the nearest first; empty only if a stored pass holds for all that is now."""
+    place = tuple(_place_reasons(now))
+    if row is None:
+        return (*place, NO_ROW)
+    seal = read_seal(row)
+    held = read_pass(seal.payload) if seal is not None else None
+    if seal is None or held is None:
+        return (*place, UNREADABLE)
+    return (
+        *place, *_seal_reasons(row, seal, now), *_gate_reasons(held), *_age_reasons(row.time_ms, held, now),
+        *_change_reasons(held, now), *_fee_reasons(held, now),
+    )
+
+
+def _is_a_study(link: Link, key: Credentials) -> bool:
+    """True if we signed this row and it says itself that it is not about Luno's own candles."""
+    seal = read_seal(link)
+    held = read_pass(seal.payload) if seal is not None and is_signed(link, key) else None
+    return held is not None and held.source != FROM_LUNO
+
+
+def row_that_counts(links: Sequence[Link], key: Credentials) -> Link | None:
+    """The newest row; studies of other candles give way, and count only where there is nothing else."""
+    return next((link for link in reversed(links) if not _is_a_study(link, key)), links[-1] if links else None)
+
+
+def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFacts) -> tuple[str, ...]:
+    """Every reason why LIVE is locked, from the two chains as they are stored."""
+    is_whole = is_chain_whole(gate_rows) and is_chain_whole(attempts)
+    facts = replace(now, is_chain_whole=is_whole, attempt_hashes=frozenset(link.hash for link in attempts))
+    return lock_reasons(row_that_counts(gate_rows, now.key), facts)
 
 
 # ==============================================================================
@@ -6143,7 +6599,7 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS LEDGER
 # ==============================================================================
 
 DECISIONS_SHOWN = 200
@@ -6245,6 +6701,7 @@ class Health:
     version: str = ""
     folder: str = ""
     lock_reason: str = ""
+    lock_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -6279,6 +6736,7 @@ class Status:
     is_running: bool = False
     is_killed: bool = False
     is_market_time: bool = False
+    lock_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -6479,6 +6937,7 @@ def status_row(desk: Desk, report: CycleReport | None, settings: Settings, healt
         day=_day_reading(desk, worth, settings), cap=cap, api=_api_reading(health), cap_used=used, counter=counter,
         lock_reason=health.lock_reason, speed=health.speed, is_running=health.is_running,
         is_killed=desk.state is TradingState.KILLED, is_market_time=health.mode in SIMULATED_MARKETS,
+        lock_reasons=health.lock_reasons,
     )
 
 
@@ -6959,6 +7418,14 @@ def program_folder() -> Path:
     return Path(sys.executable if getattr(sys, "frozen", False) else __file__).resolve().parent
 
 
+def program_source() -> str:
+    """The text of this program's own file, which the exe carries along; "" if it cannot be read."""
+    try:
+        return Path(__file__).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def is_writable(folder: Path) -> bool:
     """True if a file can be made here; asking the permissions would not tell on Windows."""
     probe = folder / f".write-{os.getpid()}"
@@ -7357,7 +7824,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES PORTFOLIO CYCLE SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES PORTFOLIO CYCLE LEDGER SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -7583,6 +8050,13 @@ class _Clerk(NamedTuple):
         return r.now_ms, self.mode, *money, r.desk.state.name, self.clean_json(desk_json(r.desk))
 
 
+def _link_of(row: Sequence[object]) -> Link:
+    """A stored row of a chain; what cannot have been written by us fits no chain."""
+    time_ms, *texts = row
+    payload, prev_hash, own_hash = (text if isinstance(text, str) else "" for text in texts)
+    return Link(time_ms if isinstance(time_ms, int) else -1, payload, prev_hash, own_hash)
+
+
 def _block_checksum(row: Sequence[object], packed: bytes) -> int:
     return zlib.crc32(repr(tuple(row)).encode() + packed)
 
@@ -7726,8 +8200,29 @@ class Store:
         with _named_trouble(self._path):
             _inspect(self._db, self._path)
             self._check_seals(2**62)
+            for table in CHAINED:
+                if not is_chain_whole(self.links(table)):
+                    raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
             for row in self._db.execute(_page_query("candles"), (0, -1)):
                 _unpack(row, self._path)
+
+    def links(self, table: str) -> tuple[Link, ...]:
+        """All rows of "gate_rows" or "attempts" as they are stored, oldest first; nothing is checked."""
+        if table not in CHAINED:
+            raise ValueError(f"{table[:40]!r} is not chained")
+        return tuple(_link_of(row[1:]) for row in self._fetch(_page_query(table), (0, -1)))
+
+    def add_link(self, table: str, time_ms: int, payload_after: Callable[[str], str]) -> Link:
+        """Adds a row, made from the hash of the row before it; DataError if the chain is not whole."""
+        with self._writing():
+            held = self.links(table)
+            if not is_chain_whole(held):
+                raise DataError(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+            before = held[-1].hash if held else ""
+            link = linked(before, time_ms, payload_after(before))
+            query = f"INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?)"  # noqa: S608 - a name of ours
+            self._db.execute(query, link)
+        return link
 
     def size_bytes(self) -> int:
         """Size on disk, the part not yet merged included."""
@@ -9682,6 +10177,44 @@ class Notifier:
 
 
 # ==============================================================================
+# KEYS | what only this installation knows
+# shell | uses SETTINGS LEDGER SYSTEM
+# ==============================================================================
+
+import secrets
+
+KEY_FILE = "install.key"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """What a pass is bound to: the signing key of this installation, and the hash of the code that runs."""
+
+    key: Credentials
+    code_hash: str
+
+
+def signing_key(home: Path) -> Credentials:
+    """The key that signs gate rows, made on first use and never again; an empty one, which locks, if it is damaged."""
+    path = home / KEY_FILE
+    try:
+        if not path.exists() and not path.is_symlink():
+            write_safely(path, secrets.token_bytes(KEY_BYTES))
+        raw = b"" if path.is_symlink() else path.read_bytes()
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            private_file(path)
+    except OSError:
+        return Credentials()
+    return Credentials("key", raw.hex()) if len(raw) == KEY_BYTES else Credentials()
+
+
+def read_install(home: Path) -> Install:
+    """The signing key in this folder and the hash of this program; whatever cannot be told locks."""
+    return Install(signing_key(home), code_hash(program_source()))
+
+
+# ==============================================================================
 # FILES | recorded candles in, reports and exports out
 # shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO SYSTEM
 # ==============================================================================
@@ -10144,7 +10677,7 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ..
 
 # ==============================================================================
 # DOCTOR | is everything in place, and what would mend it
-# shell | uses ERRORS SETTINGS SYSTEM NOTIFY
+# shell | uses ERRORS SETTINGS SYSTEM NOTIFY KEYS
 # ==============================================================================
 
 import importlib.metadata
@@ -10335,10 +10868,11 @@ def _is_open_to_others(path: Path) -> bool:
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
     is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
-    loose = [str(path) for path in (*facts.env_files, facts.home / "lunobiz.db") if _is_open_to_others(path)]
+    private = (*facts.env_files, facts.home / "lunobiz.db", facts.home / KEY_FILE)
+    loose = [str(path) for path in private if _is_open_to_others(path)]
     cure = "run: chmod 600 on each; LIVE refuses them as they are"
     yield _judge(
-        "File rights", "only you can read .env and the database",
+        "File rights", "only you can read .env, the database and the signing key",
         (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
         (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
     )  # fmt: skip
@@ -10422,7 +10956,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST SYSTEM STORE LUNO FEED NOTIFY
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -10539,7 +11073,12 @@ class EngineParts:
     log: JsonLog
     notifier: Notifier
     listen: Callable[[Event], None]
-    lock_reason: str
+    install: Install
+
+
+LOCKS_EVERY_MS = 60_000
+NO_LIVE_YET = "This version sends no real orders, whatever the gates say."
+ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
 class AuditRecorder:
@@ -10566,6 +11105,7 @@ class Engine:
         self.moment: Moment | None = None
         self.failures = 0
         self._was_killed = self._has_loaded = False
+        self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
         self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
         self._executor = SimulatedExecutor(settings.costs, parts.is_killed, self.desk.orders)
@@ -10678,6 +11218,23 @@ class Engine:
         self.parts.notifier.tell(event)
         self.parts.listen(event)
 
+    def lock_reasons(self, now_ms: int, is_fresh: bool = False) -> tuple[str, ...]:
+        """Why LIVE is locked at this wall time, the nearest reason first; looked up once a minute, or afresh."""
+        minute = now_ms // LOCKS_EVERY_MS
+        if is_fresh or minute != self._locks[0]:
+            before, self._locks = self._locks[1], (minute, self._read_locks(now_ms))
+            for reason in (r for r in self._locks[1] if r in ALARMS and r not in before):
+                self.tell(Event(now_ms, "gates", "error", f"LIVE is locked: {reason}"))
+        return self._locks[1]
+
+    def _read_locks(self, now_ms: int) -> tuple[str, ...]:
+        parts = self.parts
+        known = tuple((m.pair, m.maker_fee, m.taker_fee) for m in parts.feed.markets.values()
+                      if m.fee_source == "account")
+        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash, known)
+        locks = live_locks(parts.store.links("gate_rows"), parts.store.links("attempts"), facts)
+        return locks or (NO_LIVE_YET,)
+
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
         if self.parts.is_killed():
@@ -10704,25 +11261,21 @@ class Engine:
 
 
 # ==============================================================================
-# WORKER | the thread that trades, and the processes that backtest
-# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST SELFTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
+# JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
-import queue
 import signal
-import threading
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_pipes
 
 NEWS_EVERY_S = 0.2
-STEP_BUDGET_S = 0.05
-NOTICE_EVERY_S = 0.5
 CHILD_PATIENCE_S = 3.0
-HISTORY_ROWS = 400
+MOST_HELPERS = 8
 RUNS_LISTED = 100
 CANCELLED = "Cancelled"
 NOT_KEPT = frozenset(("round_trips", "equity_daily", "decisions"))  # long lists: the command line writes them
-EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -10790,7 +11343,7 @@ class EvaluateGates:
 
 @dataclass(frozen=True, slots=True)
 class CancelGates:
-    """End the running evaluation; it is no attempt if no unseen figure was computed."""
+    """End the running evaluation; once it may have looked at the unseen days it stays an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11027,6 +11580,15 @@ class Child:
         """How the process ended."""
         return self._process.exitcode
 
+    def send(self, value: object) -> None:
+        """Tell the process something; nothing happens if it has ended."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(value)
+
+    def kill(self) -> None:
+        """End the process at once and do not wait for it; any thread may do that."""
+        self._process.kill()
+
     def cancel(self) -> None:
         """Ask the process to stop; it is ended if it has not within a few seconds."""
         if math.isinf(self._ends_s):
@@ -11062,6 +11624,255 @@ def rows_of_self_test(jobs: Sequence[SelfTestJob]) -> Iterator[dict[str, object]
     finally:
         for child in children:
             child.end()
+
+
+Evaluate = Callable[[GateJob, Progress, Crew], Evaluation | None]
+HELPER_LOST = "A process that helped to evaluate ended early: the computer may be short of memory. Evaluate again."
+
+
+class GateTask(NamedTuple):
+    """What to evaluate: candles at hand or a folder of them, and the work itself; `as_of_ms` 0 is the last candle.
+
+    `fees` are maker and taker of a study.
+    """
+
+    source: GateJob | BacktestRequest
+    settings: Settings
+    code_hash: str
+    now_ms: int
+    as_of_ms: int = 0
+    fees: tuple[float, float] | None = None
+    work: Evaluate = evaluate
+
+    def job(self) -> GateJob:
+        """The candles, read if need be, with their hashes."""
+        if isinstance(self.source, GateJob):
+            return with_hashes(self.source)
+        folder = read_folder(Path(self.source.folder), self.source.pairs)
+        settings = folder_settings(self.settings, folder, self.source.timeframes)
+        job = folder_job(settings, folder, self.fees)
+        return GateJob(job.candles, settings, self.as_of_ms, 1, job.hashes, "recorded")
+
+
+def _helper_child(pipe: Connection) -> None:
+    """Runs in a process of its own: takes (turn, number, function or None for the last one, item) and answers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    known: deque[Callable[[object], object]] = deque(maxlen=1)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            turn, number, work, item = pipe.recv()
+            known.extend([work] if work is not None else [])
+            try:
+                answer = known[0](item)
+            except LunobizError as error:
+                answer = Failed(str(error))
+            pipe.send((turn, number, answer))
+
+
+class HelperPool:
+    """Maps work over helper processes: in order, a few items ahead, the function sent once to each."""
+
+    def __init__(self, pipes: Sequence[Connection]) -> None:
+        self._idle, self._ahead = deque(pipes), 2 * len(pipes)
+        self._busy: list[Connection] = []
+        self._knows: dict[Connection, int] = {}
+        self._answers: dict[tuple[int, int], object] = {}
+        self._turns = itertools.count()
+
+    def map(self, work: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+        """As `map` does; what nobody asks for any more is thrown away. LunobizError if a process ends early."""
+        turn, left = next(self._turns), enumerate(items)
+        sent = due = 0
+        while True:
+            sent += self._hand_out(turn, work, left, self._ahead - (sent - due))
+            if (turn, due) in self._answers:
+                answer = self._answers.pop((turn, due))
+                due += 1
+                if isinstance(answer, Failed):
+                    raise LunobizError(answer.text)
+                yield answer  # type: ignore[misc]
+            elif due == sent and self._idle:
+                return
+            else:
+                self._collect()
+
+    def _hand_out(self, turn: int, work: Callable[[A], B], left: Iterator[tuple[int, A]], room: int) -> int:
+        """Give items to idle processes; returns how many."""
+        count = 0
+        while self._idle and count < room and (job := next(left, None)) is not None:
+            pipe = self._idle.popleft()
+            try:
+                pipe.send((turn, job[0], None if self._knows.get(pipe) == turn else work, job[1]))
+            except OSError:
+                raise LunobizError(HELPER_LOST) from None
+            self._knows[pipe] = turn
+            self._busy.append(pipe)
+            count += 1
+        return count
+
+    def _collect(self) -> None:
+        """Wait for answers and keep them."""
+        for pipe in [p for p in self._busy if p in wait_for_pipes(self._busy)]:
+            try:
+                turn, number, answer = pipe.recv()
+            except (EOFError, OSError):
+                raise LunobizError(HELPER_LOST) from None
+            self._answers[turn, number] = answer
+            self._busy.remove(pipe)
+            self._idle.append(pipe)
+
+
+def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connection) -> None:
+    """Runs in a process of its own: tell which unseen days it will look at, wait for their number, then evaluate."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clock, told = SystemClock(), deque([0.0], maxlen=1)
+
+    def on_progress(done: int, total: int) -> bool:
+        if done >= total or clock.mono_s() - told[0] >= NEWS_EVERY_S:
+            told.append(clock.mono_s())
+            pipe.send(GatesProgress(done, total, "Evaluating"))
+        return True
+
+    with contextlib.suppress(EOFError, OSError):  # nobody listens any more
+        try:
+            pipe.send(GatesProgress(0, 0, "Reading candles"))
+            job = task.job()
+            pipe.send(look_of(job, task.code_hash, unseen_span(job), task.now_ms))
+            job = replace(job, attempts=pipe.recv())
+            evaluation = task.work(job, on_progress, Crew(HelperPool(helpers).map, len(helpers)))
+            pipe.send(Failed(CANCELLED) if evaluation is None else (
+                gate_pass(job, evaluation, task.code_hash), evaluation_json(evaluation)))
+        except LunobizError as error:
+            pipe.send(Failed(str(error)))
+
+
+def helper_count() -> int:
+    """How many processes share the work: one for each core, at most MOST_HELPERS."""
+    return min(MOST_HELPERS, os.cpu_count() or 1)
+
+
+class GateRun:
+    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done."""
+
+    def __init__(self, task: GateTask, store: Store, install: Install) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(helper_count())]
+        self._helpers = [context.Process(target=_helper_child, args=(end,), daemon=True) for _, end in pipes]
+        for helper in self._helpers:
+            helper.start()
+        self._child = Child(_gates_child, task, tuple(end for end, _ in pipes))
+        for end in itertools.chain(*pipes):
+            end.close()
+        self._store, self._install = store, install
+        self._look: AttemptRow | None = None
+        self._is_cancelled = self._is_done = False
+
+    @property
+    def is_done(self) -> bool:
+        """True once GatesDone was told or the run was ended."""
+        return self._is_done
+
+    def poll(self) -> Iterator[GatesProgress | GatesDone]:
+        """What there is to tell; after GatesDone there is nothing more."""
+        if self._is_cancelled and not self.is_done:
+            yield self._finish(GatesDone("", CANCELLED))
+        if self.is_done:
+            return
+        for message in self._child.poll():
+            answer = self._hear(message)
+            if answer is not None:
+                yield answer
+        if self._child.is_done and not self.is_done and not self._is_cancelled:
+            yield self._finish(GatesDone("", f"The evaluation ended early (code {self._child.exit_code})."))
+
+    def cancel(self) -> None:
+        """End all processes at once; any thread may do that, the next poll tells it."""
+        self._is_cancelled = True
+        self._child.kill()
+        for helper in self._helpers:
+            helper.kill()
+
+    def end(self) -> None:
+        """End all processes and wait until they have ended."""
+        self._is_done = True
+        self._child.end()
+        for helper in self._helpers:
+            helper.kill()
+            helper.join(CHILD_PATIENCE_S)
+
+    def _hear(self, message: object) -> GatesProgress | GatesDone | None:
+        try:
+            if isinstance(message, GatesProgress):
+                return message
+            if isinstance(message, AttemptRow):
+                self._child.send(self._count(message))
+            elif isinstance(message, Failed):
+                return self._finish(GatesDone("", message.text))
+            elif isinstance(message, tuple):
+                return self._finish(self._keep(*message))
+        except DataError as error:
+            return self._finish(GatesDone("", str(error)))
+        return None
+
+    def _finish(self, done: GatesDone) -> GatesDone:
+        self.end()
+        note = "The unseen days were opened: this stays an attempt." if self._look and not done.payload else ""
+        return replace(done, note=done.note or note)
+
+    def _count(self, look: AttemptRow) -> int:
+        """Write the look into the ledger, unless it has it; returns the number of the attempt."""
+        rows = read_attempts(self._store.links("attempts"))
+        if look.unseen_to_ms > look.unseen_from_ms:
+            self._look = look
+            if not is_known_look(rows, look):
+                self._store.add_link("attempts", look.time_ms, lambda _: canonical(look))
+        return attempt_number(rows, look.config_hash, look.unseen_from_ms, look.unseen_to_ms)
+
+    def _keep(self, held: GatePass, values: dict[str, object]) -> GatesDone:
+        """Sign and store an evaluation; a span that is not the one announced is one more look."""
+        now_ms = SystemClock().now_ms()
+        if self._look is not None:
+            self._count(replace(self._look, unseen_from_ms=held.unseen_from_ms, unseen_to_ms=held.unseen_to_ms))
+        newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
+        self._store.add_link("gate_rows", now_ms, lambda before: sealed(
+            canonical(held), before, now_ms, newest, self._install.key))
+        self._store.record_metrics(now_ms, "gates", values)
+        return GatesDone(canonical(values), time_ms=now_ms)
+
+
+def data_source(mode: Mode, settings: Settings) -> str:
+    """Where the candles of this session's cache came from; only Luno's own can ever lead to LIVE."""
+    if settings.is_test_exchange:
+        return "test exchange"
+    return {Mode.PAPER: FROM_LUNO, Mode.LIVE: FROM_LUNO, Mode.DEMO: "demo"}.get(mode, "recorded")
+
+
+def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask:
+    """What the window asks for: a folder as it is, or the cache under the session's settings."""
+    settings, parts = engine.settings, engine.parts
+    if request.source == "folder":
+        return GateTask(request, settings, parts.install.code_hash, now_ms)
+    schedule = replace(settings.schedule, timeframes=request.timeframes or settings.schedule.timeframes,
+                       pairs=request.pairs or settings.schedule.pairs)
+    settings = replace(settings, schedule=schedule)
+    cached = cached_job(parts.store, parts.feed.markets, settings)
+    as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
+    job = GateJob(cached.candles, settings, as_of_ms, 1, source=data_source(parts.mode, settings))
+    return GateTask(job, settings, parts.install.code_hash, now_ms)
+
+
+# ==============================================================================
+# WORKER | the thread that trades
+# shell | uses ERRORS TYPES CYCLE ROWS SYSTEM STORE NOTIFY ENGINE JOBS | owns queue threading
+# ==============================================================================
+
+import queue
+import threading
+
+STEP_BUDGET_S = 0.05
+NOTICE_EVERY_S = 0.5
+HISTORY_ROWS = 400
+EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
 def local_zone() -> Zone:
@@ -11109,6 +11920,7 @@ class Newsroom:
         engine, client = self._engine, self._engine.parts.client
         report, options = engine.report, self._options
         now = report.now_ms if report is not None else options.clock.now_ms()
+        locks = engine.lock_reasons(SystemClock().now_ms())
         return Health(
             now_ms=now, mode=engine.parts.mode, label="Parameters: first set, NOT CHOSEN", is_running=is_running,
             has_network=engine.failures == 0, is_test_exchange=engine.settings.is_test_exchange,
@@ -11116,7 +11928,7 @@ class Newsroom:
             failures=engine.failures, skew_ms=client.skew_ms, last_candle_ms=self._last_candle(),
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
-            folder=options.folder.name, lock_reason=engine.parts.lock_reason,
+            folder=options.folder.name, lock_reason=locks[0], lock_reasons=locks,
         )
 
     def _last_candle(self) -> int | None:
@@ -11165,6 +11977,7 @@ class Worker:
         self._next_s = self._news_s = 0.0
         self._backtest: Child | None = None
         self._export: Child | None = None
+        self._gates: GateRun | None = None
         self._has_answered = self._is_cancelled = False
 
     def start(self) -> None:
@@ -11172,11 +11985,13 @@ class Worker:
         self._thread.start()
 
     def send(self, command: object) -> None:
-        """Queue a command; a cancelled backtest ends at once, even while the worker waits for the exchange."""
+        """Queue a command; what is cancelled ends at once, even while the worker waits for the exchange."""
         child = self._backtest
         if isinstance(command, CancelBacktest) and child is not None:
             self._is_cancelled = True
             child.terminate()
+        if isinstance(command, CancelGates) and self._gates is not None:
+            self._gates.cancel()
         self._commands.put(command)
 
     def take_event(self) -> object | None:
@@ -11215,7 +12030,7 @@ class Worker:
             raise
         finally:
             self._closing.set()
-            for child in (self._backtest, self._export):
+            for child in (self._backtest, self._export, self._gates):
                 if child is not None and not child.is_done:
                     child.end()
             self._events.put(Closed())
@@ -11309,9 +12124,27 @@ class Worker:
         elif isinstance(command, CancelBacktest) and self._backtest is not None:
             self._is_cancelled = True
             self._backtest.end()
+        elif isinstance(command, EvaluateGates) and self._gates is None:
+            self._start_gates(engine, command.request)
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
+
+    def _start_gates(self, engine: Engine, request: BacktestRequest) -> None:
+        try:
+            task = gate_task(engine, request, self._wall.now_ms())
+            self._gates = GateRun(task, engine.parts.store, engine.parts.install)
+        except LunobizError as error:
+            self._events.put(GatesDone("", str(error)))
+
+    def _hear_gates(self, engine: Engine, run: GateRun) -> None:
+        """Pass on what an evaluation says; when it is done, with what now locks LIVE."""
+        for message in run.poll():
+            if isinstance(message, GatesDone):
+                self._gates = None
+                locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
+                message = replace(message, note=message.note or locks[0])
+            self._events.put(message)
 
     def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
         schedule, settings = engine.settings.schedule, engine.settings
@@ -11334,6 +12167,8 @@ class Worker:
             for message in self._export.poll():
                 self._events.put(message)
             self._export = None if self._export.is_done else self._export
+        if self._gates is not None:
+            self._hear_gates(engine, self._gates)
         if self._backtest is not None:
             child = self._backtest
             for message in child.poll():
@@ -12047,7 +12882,7 @@ class StatusStrip:
 
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
-# shell | uses TYPES SETTINGS METRICS ROWS SYSTEM WORKER WIDGETS | owns tkinter ttkbootstrap
+# shell | uses TYPES SETTINGS METRICS ROWS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from functools import partial
@@ -12957,7 +13792,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -13505,14 +14340,14 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY FILES DOCTOR ENGINE WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
 import traceback
 
+POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
-LOCKED = "LIVE is locked: no gate evaluation has passed for this configuration"
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
 DEMO_SEED = 6  # a market that gets going in its first hours
@@ -13533,9 +14368,9 @@ class Session:
 
     @property
     def database(self) -> Path:
-        """PAPER has the audit that counts; demo and replay have files of their own."""
+        """PAPER on Luno has the audit that counts; demo, replay and a test exchange have files of their own."""
         names = {Mode.DEMO: "demo.db", Mode.REPLAY: "replay.db"}
-        return self.home / names.get(self.mode, "lunobiz.db")
+        return self.home / names.get(self.mode, "test.db" if self.settings.is_test_exchange else "lunobiz.db")
 
     @property
     def kill_folders(self) -> tuple[Path, ...]:
@@ -13630,7 +14465,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     feed = Feed(client, store, ways.settings, ways.bar_s)
     parts = EngineParts(
         session.mode, client, feed, store, ways.pace, ways.trade, lambda: is_killed(session.kill_folders), log,
-        _notifier(session, wall), listen, LOCKED,
+        _notifier(session, wall), listen, read_install(session.home),
     )
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
@@ -13639,6 +14474,9 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     engine = Engine(parts, ways.settings)
     for sentence in unknown_names(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
+    locks = engine.lock_reasons(wall.now_ms())
+    if session.settings.wants_live and sys.stderr is not None:
+        sys.stderr.write(f"LIVE is locked: {locks[0]} Going on in PAPER.\n")
     return engine, options
 
 
@@ -13786,6 +14624,71 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
     return EXIT_NO if any(target.result == "FAIL" for target in targets) else EXIT_OK
 
 
+def gates_text(values: Mapping[str, object]) -> str:
+    """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
+    gates = values["gates"] if isinstance(values["gates"], dict) else {}
+    lines = [f"{'':4}{'Gate':28}{'Result':8}{'Needed':24}Actual"]
+    for name, gate in sorted(gates.items()):
+        lines.append(f"{name:4}{gate['name']:28}{gate['result']:8}{gate['needed']:24}{gate['actual']}".rstrip())
+        lines.append(f"    {gate['text']}")
+    word = "UNLOCKED" if values["unlocked"] is True else "LOCKED"
+    return "\n".join((*lines, "", f"{word}. Attempt {values['attempt']} on this data. {values['summary']}", ""))
+
+
+def _show_gates_progress(progress: GatesProgress, spent_s: float) -> None:
+    """One line on stderr that writes over itself; on a terminal only."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return
+    left = f", about {spent_s * (progress.total / progress.done - 1):.0f} s left" if progress.done else ""
+    share = f"{progress.done / progress.total:4.0%}" if progress.total else ""
+    sys.stderr.write(f"\r{progress.phase} {share}, {spent_s:.0f} s{left}   ")
+    sys.stderr.flush()
+
+
+def _await_gates(task: GateTask, store: Store, install: Install) -> GatesDone:
+    """Evaluate and wait; Ctrl-C ends all processes and counts as cancelled."""
+    wall = SystemClock()
+    started = wall.mono_s()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the children inherit it: Ctrl-C is ours
+    run = GateRun(task, store, install)
+    try:
+        signal.signal(signal.SIGINT, before)
+        while True:
+            for message in run.poll():
+                if isinstance(message, GatesDone):
+                    return message
+                _show_gates_progress(message, wall.mono_s() - started)
+            wall.sleep(POLL_S)
+    except KeyboardInterrupt:
+        run.cancel()
+        return next(m for m in run.poll() if isinstance(m, GatesDone))
+    finally:
+        run.end()
+
+
+def run_gates(session: Session, a: argparse.Namespace) -> int:
+    """All gates on a folder of candles; LOCKED or not, the answer is the result. 1 if there is none."""
+    store = Store(session.database, session.redactor, session.synchronous)
+    install = read_install(session.home)
+    request = BacktestRequest("folder", a.data, a.pairs, a.timeframe)
+    task = GateTask(request, session.settings, install.code_hash, SystemClock().now_ms(), a.as_of or 0, a.fees)
+    try:
+        done = _await_gates(task, store, install)
+    finally:
+        store.close()
+    if not done.payload:
+        if done.problem != CANCELLED:
+            raise DataError(f"{done.problem} {done.note}".strip())
+        if sys.stderr is not None:
+            sys.stderr.write(f"\nCancelled. {done.note}".rstrip() + "\n")
+        return EXIT_NO
+    values = json.loads(done.payload)
+    if a.json:
+        write_json(Path(a.json), values)
+    sys.stdout.write(f"{gates_text(values)}Recorded candles never unlock LIVE.\n")
+    return EXIT_OK
+
+
 def _probe(session: Session) -> LunoClient:
     """A client for the doctor's questions."""
     clock = SystemClock()
@@ -13803,6 +14706,19 @@ def _skew_of(client: LunoClient) -> float:
     return client.skew_ms if client.last_ok_ms else math.nan
 
 
+def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
+    locks: tuple[str, ...] = ()
+    with contextlib.suppress(LunobizError):
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        if session.database.exists():
+            store, install = Store(session.database, session.redactor), read_install(home)
+            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
+            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
+            store.close()
+    return locks
+
+
 def run_doctor(home: Path, env: Mapping[str, str]) -> int:
     """The self-check, a row per check; 1 if any failed."""
     facts = DoctorFacts(
@@ -13818,7 +14734,7 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
             facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
             read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
         )
-    checks = run_checks(facts)
+    checks = run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
     sys.stdout.write(format_checks(checks) + "\n")
     return EXIT_NO if has_failed(checks) else EXIT_OK
 
@@ -13898,6 +14814,17 @@ def _fees(text: str) -> tuple[float, float]:
     return maker, taker
 
 
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("write a whole number, 0 or more")
@@ -13931,6 +14858,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
     what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
     what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
@@ -13943,11 +14871,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
     words = f"seed of everything random (default {DEMO_SEED})"
     p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, or to draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest: only these markets")
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
     p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="with --backtest: maker and taker fee as fractions")
-    p.add_argument("--json", metavar="OUT", help="with --backtest: file for the report")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="with --backtest, --gates, --self-test: file for the report")
     p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
     p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
     p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
@@ -13960,13 +14889,17 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
         p.error("--backtest needs --data DIR and --json OUT")
     if a.self_test and not a.json:
         p.error("--self-test needs --json OUT; its rows are added to that file")
-    if not (a.backtest or a.self_test) and (a.data or a.json or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest and --self-test")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    if not (a.backtest or a.gates or a.self_test) and (a.data or a.json or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
     if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
         p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
-    if (a.demo or a.replay) and (a.backtest or a.doctor or a.self_test):
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
         p.error("--demo and --replay belong to the dashboard, --headless and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
@@ -13980,8 +14913,6 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
-    if settings.wants_live and sys.stderr is not None:
-        sys.stderr.write(f"{LOCKED}. Going on in PAPER.\n")
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
 
 
@@ -14004,6 +14935,8 @@ def run(argv: Sequence[str]) -> int:
         return run_file_backtest(session, a)
     if a.self_test:
         return run_self_test(session, a)
+    if a.gates:
+        return run_gates(session, a)
     lock = InstanceLock(home / "instance.lock")
     if not lock.acquire():
         raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")

@@ -136,7 +136,8 @@ class Paper:
             Mode.PAPER, client, Feed(client, self.store, self.settings), self.store,
             RealPace(self.clock, self.settings.schedule.timeframes), self.watcher,
             lambda: is_killed((self.home,)), JsonLog(self.home / "logs", redactor, self.clock),
-            Notifier((), self.clock, redactor.clean), self.told.append, "locked",
+            Notifier((), self.clock, redactor.clean), self.told.append,
+            lunobiz.read_install(self.home),
         )  # fmt: skip
         self.engine = Engine(parts, self.settings)
         while self.engine.load(self.clock.now_ms()) is not None:
@@ -678,3 +679,93 @@ def test_a_weekly_halt_is_lifted_by_the_owner_with_a_new_week(paper: Paper) -> N
     paper.tick(20)
     assert paper.state() is TradingState.READY
     assert paper.engine.desk.week_start_equity == desk.cash
+
+
+# ---- why LIVE is locked ----------------------------------------------------
+
+
+def keep_a_pass(paper: Paper, now_ms: int, **changes: object) -> None:
+    """What an evaluation on Luno's own candles that passed every gate would have stored."""
+    task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache"), now_ms)
+    assert isinstance(task.source, lunobiz.GateJob)
+    job = replace(task.source, is_self_tested=True, self_test_id="T-1")
+    gates = tuple(lunobiz.Gate(f"G{n}", "Gate", "PASS", "", "", None, "") for n in range(10))
+    found = lunobiz.Evaluation(gates, (), (), "", 1, 0.5, now_ms - 720 * DAY_MS, now_ms, "{}")
+    held = replace(lunobiz.gate_pass(job, found, task.code_hash), **changes)  # type: ignore[arg-type]
+    attempts = paper.store.links("attempts")
+    if not attempts:
+        look = lunobiz.look_of(job, task.code_hash, (now_ms - 720 * DAY_MS, now_ms), now_ms)
+        attempts = (paper.store.add_link("attempts", now_ms, lambda _: lunobiz.canonical(look)),)
+    paper.store.add_link("gate_rows", now_ms, lambda before: lunobiz.sealed(
+        lunobiz.canonical(held), before, now_ms, attempts[-1].hash, paper.engine.parts.install.key))  # fmt: skip
+
+
+def test_a_pass_for_exactly_this_lifts_every_lock_but_the_versions_own(paper: Paper) -> None:
+    now_ms = paper.clock.now_ms()
+    assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)
+    keep_a_pass(paper, now_ms)
+    assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)  # looked up once a minute
+    assert paper.engine.lock_reasons(now_ms + 60_000) == (lunobiz.NO_LIVE_YET,)
+    assert "31 days old" in paper.engine.lock_reasons(now_ms + 31 * DAY_MS)[0]
+    keep_a_pass(paper, now_ms + 1, source="recorded", size=0.0)
+    assert paper.engine.lock_reasons(now_ms + 1, is_fresh=True) == (lunobiz.NO_LIVE_YET,)
+    keep_a_pass(paper, now_ms + 2, gates=())
+    assert "10 of 10 gates" in paper.engine.lock_reasons(now_ms + 2, is_fresh=True)[0]
+
+
+@pytest.mark.parametrize("what", ["code", "key", "fees", "limits", "test exchange"])
+def test_what_holds_now_is_taken_from_the_session(paper: Paper, what: str) -> None:
+    engine, now_ms = paper.engine, paper.clock.now_ms()
+    keep_a_pass(paper, now_ms)
+    assert engine.lock_reasons(now_ms, is_fresh=True) == (lunobiz.NO_LIVE_YET,)
+    if what in ("code", "key"):
+        install, other = engine.parts.install, Credentials("key", "0" * 64)
+        changed = replace(install, code_hash="") if what == "code" else replace(install, key=other)
+        engine.parts = replace(engine.parts, install=changed)
+    elif what == "fees":
+        markets = engine.parts.feed.markets
+        engine.parts.feed.markets = {p: lunobiz.with_fees(m, 0.01, 0.01, "account") for p, m in markets.items()}
+    elif what == "limits":
+        engine.settings = replace(engine.settings, limits=replace(engine.settings.limits, max_positions=8))
+    else:
+        engine.settings = replace(engine.settings, exchange_url="https://x.test")
+    reasons = engine.lock_reasons(now_ms, is_fresh=True)
+    assert reasons and lunobiz.NO_LIVE_YET not in reasons
+
+
+def test_fees_that_are_not_the_accounts_are_not_known(paper: Paper) -> None:
+    keep_a_pass(paper, paper.clock.now_ms())
+    feed = paper.engine.parts.feed
+    feed.markets = {p: replace(m, fee_source="entry tier") for p, m in feed.markets.items()}
+    assert "fees are not known" in paper.engine.lock_reasons(paper.clock.now_ms(), is_fresh=True)[0]
+
+
+def test_an_edited_row_locks_and_raises_an_alarm_once(paper: Paper) -> None:
+    now_ms = paper.clock.now_ms()
+    keep_a_pass(paper, now_ms)
+    other = sqlite3.connect(paper.home / "lunobiz.db")
+    other.execute("DROP TRIGGER gate_rows_stay")
+    other.execute("UPDATE gate_rows SET payload = replace(payload, '0.5', '0.6')")
+    other.commit()
+    other.close()
+    for minute in range(3):
+        reasons = paper.engine.lock_reasons(now_ms + minute * 60_000)
+        assert lunobiz.FORGED in reasons and lunobiz.BROKEN in reasons
+    alarms = [e for e in paper.told if e.kind == "gates"]
+    assert [(e.level, e.text) for e in alarms] == [
+        ("error", f"LIVE is locked: {lunobiz.FORGED}"), ("error", f"LIVE is locked: {lunobiz.BROKEN}"),
+    ]  # fmt: skip
+
+
+def test_the_cache_is_evaluated_under_the_sessions_settings(paper: Paper) -> None:
+    now_ms = paper.clock.now_ms()
+    task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache", pairs=("XBTZAR",)), now_ms)
+    assert isinstance(task.source, lunobiz.GateJob)
+    assert (task.source.source, task.source.as_of_ms, task.now_ms) == ("luno", now_ms, now_ms)
+    assert [m.pair for m, _ in task.source.candles] == ["XBTZAR"] == list(task.source.settings.schedule.pairs)
+    assert {m.fee_source for m, _ in task.source.candles} == {"account"}
+    paper.engine.settings = replace(paper.settings, exchange_url="https://x.test")
+    task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache"), now_ms)
+    assert isinstance(task.source, lunobiz.GateJob) and task.source.source == "test exchange"
+    folder = lunobiz.BacktestRequest("folder", "somewhere")
+    assert lunobiz.gate_task(paper.engine, folder, now_ms).source == folder

@@ -784,6 +784,6 @@ def test_no_secret_is_in_anything_the_program_writes(tmp_path: Path) -> None:
         (home / ".env").write_text(f"LUNOBIZ_READ_KEY_ID={SECRET}\nLUNOBIZ_READ_KEYS={TOKEN}\n", encoding="utf-8")
         assert start(home, "--headless").wait(60) == 2
     assert b'"kind"' in told(home)
-    assert (home / "lunobiz.db").stat().st_size > 0
+    assert (home / "test.db").stat().st_size > 0
     assert any((tmp_path / "export").rglob("*.csv"))
     assert leaks(tmp_path) == []

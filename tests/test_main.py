@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["--self-test", "--json", "x", "--shard", "3/2"], "such as 1/4"),
         (["--self-test", "--json", "x", "--shard", "0/2"], "such as 1/4"),
         (["--fees", "0.004,0.006"], "belong to --backtest"),
+        (["--json", "x"], "belong to --backtest and --gates"),
+        (["--fees", "0.004,0.006"], "belong to --backtest and --gates"),
+        (["--gates"], "--gates needs --data DIR"),
+        (["--gates", "--backtest"], "not allowed with"),
+        (["--gates", "--data", "x", "--demo"], "belong to the dashboard, --headless and --export"),
+        (["--as-of", "2020-01-01"], "--as-of belongs to --gates"),
+        (["--gates", "--data", "x", "--as-of", "tomorrow"], "write a UTC time"),
         (["--cycles", "5"], "belongs to --headless"),
         (["--demo", "--replay", "x"], "not allowed with"),
         (["--demo", "--doctor"], "belong to the dashboard, --headless and --export"),
@@ -227,6 +236,93 @@ def test_ctrl_c_keeps_what_was_measured(
     assert len(lunobiz.read_rows(out)) == 3 and "goes on from there" in capsys.readouterr().err
 
 
+def test_gates_end_in_an_honest_answer_and_count_no_look_at_too_few_days(tmp_path: Path) -> None:
+    folder, out, home = recorded(tmp_path / "data"), tmp_path / "gates.json", tmp_path / "home"
+    done = start("--gates", "--data", str(folder), "--pairs", "XBTUSDT,ETHUSDT", "--timeframe", "3600", "--fees",
+                 "0.001,0.002", "--as-of", "2024-04-01", "--json", str(out), home=home)  # fmt: skip
+    assert done.returncode == lunobiz.EXIT_OK, done.stderr
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report.keys() >= {"unlocked", "summary", "attempt", "gates", "shown", "windows", "payload_hash"}
+    assert report["unlocked"] is False and report["attempt"] == 1
+    assert set(report["gates"]) == {f"G{n}" for n in range(10)}
+    assert all(g.keys() == {"name", "result", "needed", "actual", "margin", "text"} for g in report["gates"].values())
+    assert {g["result"] for g in report["gates"].values()} <= {"PASS", "FAIL", "WAIT"}
+    assert all(name in done.stdout for name in report["gates"]) and report["summary"] in done.stdout
+    assert "LOCKED" in done.stdout and "never unlock LIVE" in done.stdout
+    store = lunobiz.Store(home / "lunobiz.db", lunobiz.Redactor())
+    (link,), install = store.links("gate_rows"), lunobiz.read_install(home)
+    assert store.links("attempts") == () and lunobiz.is_signed(link, install.key)
+    store.close()
+    assert not any(install.key.secret in text for text in (done.stdout, done.stderr, out.read_text()))
+
+
+def test_gates_of_a_missing_folder_exit_4(tmp_path: Path) -> None:
+    done = start("--gates", "--data", str(tmp_path / "none"), home=tmp_path)
+    assert done.returncode == lunobiz.EXIT_DATA
+    assert "none" in done.stderr and "Traceback" not in done.stderr
+
+
+def is_gone(group: int) -> bool:
+    """True once no process of the group is left; the last one is Python's own tracker, which follows its parent."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_ctrl_c_cancels_an_evaluation_and_leaves_no_process(tmp_path: Path) -> None:
+    """The signal goes to the whole group, as a terminal sends it."""
+    folder = recorded(tmp_path / "data")
+    command = [sys.executable, str(ROOT / "lunobiz.py"), "--gates", "--data", str(folder), "--home", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        end = time.monotonic() + 60
+        while not (tmp_path / lunobiz.KEY_FILE).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == lunobiz.EXIT_NO, (out, err)
+    assert "Cancelled" in err and "Traceback" not in err and out == ""
+    assert is_gone(running.pid)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("2020-01-01", 1_577_836_800_000), ("2020-01-01T01:00", 1_577_840_400_000), ("1577836800000", 1_577_836_800_000),
+     ("2020-01-01T02:00+02:00", 1_577_836_800_000), ("2020-01-01T00:00:00Z", 1_577_836_800_000)],
+)  # fmt: skip
+def test_a_time_is_utc_unless_it_says_otherwise(text: str, wanted: int) -> None:
+    assert lunobiz.parser().parse_args(["--as-of", text]).as_of == wanted
+
+
+def test_the_doctor_tells_why_live_is_locked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lunobiz.Store(tmp_path / "lunobiz.db", lunobiz.Redactor()).close()
+    lunobiz.run_doctor(tmp_path, {"LUNOBIZ_EXCHANGE_URL": "https://127.0.0.1:9"})
+    assert "no valid gate evaluation" in capsys.readouterr().out  # the test exchange has a database of its own
+    done = start("--doctor", home=tmp_path, LUNOBIZ_EXCHANGE_URL="https://127.0.0.1:9")
+    assert "locked: " in done.stdout
+    assert lunobiz._stored_locks(tmp_path, {}) == (lunobiz.NO_ROW,)
+
+
+def test_a_test_exchange_has_a_database_of_its_own(tmp_path: Path) -> None:
+    """Its candles may never be taken for Luno's."""
+    names = {}
+    for url in ("", "https://127.0.0.1:9"):
+        settings = lunobiz.parse_settings({"LUNOBIZ_EXCHANGE_URL": url})
+        for mode in (lunobiz.Mode.PAPER, lunobiz.Mode.DEMO, lunobiz.Mode.REPLAY):
+            names[url, mode] = lunobiz.Session(mode, settings, tmp_path, {}, 0, "", 0.0).database.name
+    assert names["", lunobiz.Mode.PAPER] == "lunobiz.db"
+    assert names["https://127.0.0.1:9", lunobiz.Mode.PAPER] == "test.db"
+    assert {name for (_, mode), name in names.items() if mode is lunobiz.Mode.DEMO} == {"demo.db"}
+
+
 def test_the_doctor_has_a_row_per_check_and_shows_the_folder(tmp_path: Path) -> None:
     secret = "q" * 43
     done = start("--doctor", home=tmp_path, LUNOBIZ_READ_KEY_ID="abcdefghijklm", LUNOBIZ_READ_KEY_SECRET=secret,
@@ -289,6 +385,7 @@ def test_the_readmes_options_are_the_programs() -> None:
     table = text[text.index("## Command line") : text.index("Exit codes:")]
     known = {word for action in lunobiz.parser()._actions for word in action.option_strings if word.startswith("--")}
     assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", table)) | {"--help"} == known
+    assert set(re.findall(r"--[a-z][a-z-]*", table)) | {"--help"} == known
 
 
 def test_the_readmes_commands_are_one_line_each() -> None:

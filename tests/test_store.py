@@ -319,6 +319,84 @@ def test_the_tables_can_be_read_by_any_program(store: Store, path: Path) -> None
     assert counts == dict.fromkeys(wanted.split(), 1) | {"metrics": 0, "gate_rows": 0, "attempts": 0}
 
 
+# ---- chains: gate rows and attempts ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["gate_rows", "attempts"])
+def test_a_chain_grows_row_by_row_and_is_read_back(store: Store, path: Path, table: str) -> None:
+    told: list[str] = []
+
+    def payload_after(before: str) -> str:
+        told.append(before)
+        return f"row {len(told)} \u2014"
+
+    made = [store.add_link(table, T0 + n, payload_after) for n in range(3)]
+    assert told == ["", made[0].hash, made[1].hash]
+    assert store.links(table) == tuple(made) and lunobiz.is_chain_whole(made)
+    assert [row["payload"] for row in store.table(table)] == [link.payload for link in made]
+    store.verify()
+    other = sqlite3.connect(path)
+    assert other.execute(f"SELECT hash FROM {table}").fetchall() == [(link.hash,) for link in made]
+    other.close()
+    assert store.links({"gate_rows": "attempts", "attempts": "gate_rows"}[table]) == ()
+
+
+def test_only_chains_are_chained(store: Store) -> None:
+    for table in ("events", "", "attempts; DROP TABLE attempts"):
+        with pytest.raises(ValueError, match="not chained"):
+            store.links(table)
+        with pytest.raises(ValueError, match="not chained"):
+            store.add_link(table, T0, str)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE attempts SET payload = 'row z' WHERE rowid = 2", "UPDATE attempts SET time_ms = 5 WHERE rowid = 1",
+        "UPDATE attempts SET prev_hash = '' WHERE rowid = 3", "UPDATE attempts SET hash = 'x' WHERE rowid = 3",
+        "UPDATE attempts SET time_ms = 'soon' WHERE rowid = 2", "UPDATE attempts SET payload = x'00' WHERE rowid = 3",
+        "DELETE FROM attempts WHERE rowid = 1", "DELETE FROM attempts WHERE rowid = 2",
+    ],
+)  # fmt: skip
+def test_a_chain_that_was_edited_is_seen_and_never_continued(store: Store, path: Path, edit: str) -> None:
+    for n in range(3):
+        store.add_link("attempts", T0 + n, lambda before: "row")
+    other = sqlite3.connect(path)
+    for trigger in ("attempts_stay", "attempts_grow"):
+        other.execute(f"DROP TRIGGER {trigger}")
+    other.execute(edit)
+    other.commit()
+    other.close()
+    before = store.links("attempts")
+    assert not lunobiz.is_chain_whole(before)
+    with pytest.raises(lunobiz.DataError, match="damaged in its table attempts"):
+        store.add_link("attempts", T0 + 9, lambda before: "row")
+    assert store.links("attempts") == before
+    with pytest.raises(AuditBroken):
+        store.verify()
+
+
+def test_verify_names_the_broken_chain(store: Store, path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("INSERT INTO gate_rows VALUES (NULL, 1, '{}', '', 'made up')")
+    other.commit()
+    other.close()
+    with pytest.raises(AuditBroken, match="damaged in its table gate_rows"):
+        store.verify()
+    again = Store(path, Redactor([]), "OFF")  # PAPER goes on; only LIVE is locked
+    again.close()
+
+
+def test_a_row_that_cannot_be_made_leaves_nothing(store: Store) -> None:
+    def fail(before: str) -> str:
+        raise lunobiz.SettingsError("no")
+
+    with pytest.raises(lunobiz.SettingsError):
+        store.add_link("attempts", T0, fail)
+    assert store.links("attempts") == ()
+    store.record_events([Event(T0, "n", "info", "goes on")])
+
+
 # ---- secrets ---------------------------------------------------------------------------------------
 
 

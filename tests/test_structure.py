@@ -34,14 +34,14 @@ def words(text: str) -> tuple[str, ...]:
 
 PURE = words(
     """ERRORS TYPES SETTINGS CANDLES INDICATORS STRATEGIES PORTFOLIO RISK FILLS CYCLE METRICS
-    BACKTEST LANES GATES SELFTEST ROWS"""
+    BACKTEST LANES WALK GATES LEDGER SELFTEST ROWS"""
 )
 SHELL = words(
-    """SYSTEM STORE HTTP LUNO DEMO FEED EXECUTION NOTIFY KEYS FILES DOCTOR ENGINE WORKER
+    """SYSTEM STORE HTTP LUNO DEMO FEED EXECUTION NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER
     WIDGETS PANELS DIALOGS DASHBOARD MAIN"""
 )
 ORDER = PURE + SHELL
-MAY_BE_ABSENT = frozenset({"LANES", "GATES", "SELFTEST", "EXECUTION", "KEYS"})  # planned, not all written yet
+MAY_BE_ABSENT = frozenset(words("LANES WALK GATES LEDGER SELFTEST EXECUTION KEYS JOBS"))  # planned, not all written yet
 WINDOW = frozenset({"WIDGETS", "PANELS", "DIALOGS", "DASHBOARD"})
 NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "ENGINE"})
 
@@ -52,8 +52,8 @@ OWNERS = {
     "urllib3": frozenset({"HTTP"}),
     "threading": frozenset({"WORKER"}),
     "queue": frozenset({"WORKER"}),
-    "concurrent": frozenset({"WORKER"}),
-    "multiprocessing": frozenset({"WORKER"}),
+    "concurrent": frozenset({"JOBS"}),
+    "multiprocessing": frozenset({"JOBS"}),
     "tkinter": WINDOW,
     "ttkbootstrap": WINDOW,
     "plyer": frozenset({"NOTIFY"}),
@@ -64,8 +64,8 @@ MAIN_MAY_NAME = {"multiprocessing": "freeze_support", "threading": "excepthook"}
 
 PURE_IMPORTS = frozenset(
     words(
-        """__future__ bisect collections dataclasses datetime decimal difflib enum functools hashlib itertools
-        json math numpy operator random re statistics types typing"""
+        """__future__ bisect collections dataclasses datetime decimal difflib enum functools hashlib hmac
+        itertools json math numpy operator random re statistics types typing"""
     )
 )
 GUARD_IMPORTS = frozenset({"io", "os", "sys"})  # the head's guard needs them; pure sections may not name them
@@ -91,8 +91,9 @@ RAISABLE = frozenset({"ValueError", "TypeError"})
 
 # The plan said 9,000 lines for the whole file. The first form with the demo exchange's order matching, the strict
 # reading of every answer, the sealed audit and the window measures this; sections and functions keep their limits.
-# The pages for splits, saved runs, comparison and gates brought 600 more.
-FILE_LINES, SECTION_LINES, CLASS_LINES = 15_000, 750, 250
+# The pages for splits, saved runs, comparison and gates, the lanes, the walk-forward, the gates with their ledger and
+# self-test, and the processes that evaluate them brought 4,000 more.
+FILE_LINES, SECTION_LINES, CLASS_LINES = 15_500, 750, 250
 FUNCTION_LINES, FUNCTION_P95, FUNCTION_MEDIAN, BRANCHES, PARAMETERS = 50, 35, 8, 10, 6
 WIDTH = tomllib.loads(SETTINGS_OF_TOOLS.read_text(encoding="utf-8"))["tool"]["ruff"]["line-length"]
 
@@ -837,12 +838,8 @@ class Door(NamedTuple):
 DOORS = (
     Door("place(", frozenset({"place"}), "CYCLE", is_single=True),
     Door("connect(", frozenset({"connect"}), "STORE", is_single=False),
-    Door(
-        "Thread(",
-        frozenset({"Thread", "Timer", "Process", "Pool", "ThreadPoolExecutor", "ProcessPoolExecutor"}),
-        "WORKER",
-        is_single=False,
-    ),
+    Door("Thread(", frozenset({"Thread", "Timer", "ThreadPoolExecutor"}), "WORKER", is_single=False),
+    Door("Process(", frozenset({"Process", "Pool", "ProcessPoolExecutor"}), "JOBS", is_single=False),
     Door("mainloop(", frozenset({"mainloop"}), "DASHBOARD", is_single=True),
 )
 

@@ -20,11 +20,15 @@ from lunobiz import (
     BacktestProgress,
     BacktestRequest,
     CancelBacktest,
+    CancelGates,
     Child,
     Closed,
     DeskNews,
+    EvaluateGates,
     Export,
     Failed,
+    GatesDone,
+    GatesProgress,
     Kill,
     LogLine,
     Mode,
@@ -282,6 +286,64 @@ def test_an_export_writes_the_audit(listener: Listener, tmp_path: Path) -> None:
     note = listener.wait(lambda e: isinstance(e, Note))
     assert isinstance(note, Note) and note.level == "info"
     assert {"decisions.csv", "fills.jsonl"} <= {p.name for p in target.rglob("*")}
+
+
+def test_gates_on_a_folder_are_evaluated_counted_and_locked(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")
+    listener.worker.send(EvaluateGates(BacktestRequest("folder", str(folder))))
+    done = listener.wait(lambda e: isinstance(e, GatesDone))
+    assert isinstance(done, GatesDone) and not done.problem and done.note
+    evaluation = json.loads(done.payload)
+    assert evaluation["unlocked"] is False and set(evaluation["gates"]) == {f"G{n}" for n in range(10)}
+    assert any(isinstance(e, GatesProgress) for e in listener.seen)
+
+
+def test_cancelled_gates_answer_within_a_fifth_of_a_second(listener: Listener, tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "data")
+    listener.worker.send(EvaluateGates(BacktestRequest("folder", str(folder))))
+    end = time.monotonic() + PATIENCE_S
+    while listener.worker._gates is None and time.monotonic() < end:
+        time.sleep(0.001)
+    began = time.monotonic()
+    listener.worker.send(CancelGates())
+    done = listener.wait(lambda e: isinstance(e, GatesDone))
+    assert isinstance(done, GatesDone) and done.problem == lunobiz.CANCELLED
+    assert time.monotonic() - began < 0.2
+    listener.worker.send(CancelGates())  # there is nothing to cancel any more
+    listener.worker.send(EvaluateGates(BacktestRequest("folder", str(tmp_path / "nowhere"))))
+    done = listener.wait(lambda e: isinstance(e, GatesDone))
+    assert isinstance(done, GatesDone) and "nowhere" in done.problem
+
+
+def test_gates_on_an_empty_cache_say_what_fills_it(session: Session, tmp_path: Path) -> None:
+    paper = replace(session, mode=Mode.PAPER, settings=replace(session.settings, exchange_url="https://127.0.0.1:9"))
+    worker = Worker(lambda listen: open_engine(paper, listen))
+    worker.start()
+    listener = Listener(worker)
+    worker.send(EvaluateGates(BacktestRequest("cache")))
+    done = listener.wait(lambda e: isinstance(e, GatesDone))
+    assert isinstance(done, GatesDone) and "no cached candles" in done.problem
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S)
+
+
+def test_the_window_is_told_every_reason_why_live_is_locked(listener: Listener) -> None:
+    status = listener.news(lambda n: bool(n.decisions)).status
+    assert status.lock_reason == status.lock_reasons[0] and "DEMO" in status.lock_reason
+    assert lunobiz.NO_ROW in status.lock_reasons
+
+
+def test_a_worker_that_ends_takes_its_evaluation_with_it(session: Session, tmp_path: Path) -> None:
+    worker = Worker(lambda listen: open_engine(session, listen))
+    worker.start()
+    worker.send(EvaluateGates(BacktestRequest("folder", str(recorded(tmp_path / "data")))))
+    end = time.monotonic() + PATIENCE_S
+    while worker._gates is None and time.monotonic() < end:
+        time.sleep(0.001)
+    run = worker._gates
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S) and run is not None
+    assert not any(process.is_alive() for process in (*run._helpers, run._child._process))
 
 
 def crash(pipe: object) -> None:
