@@ -21,6 +21,8 @@ Map:
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
     LANES      many parameter sets and many markets at once, by the rules of the cycle
+    WALK       which parameter set would have been chosen, and what it earned unseen
+    GATES      may this configuration ever trade for real, and why not
     SELFTEST   how often are the gates themselves wrong
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
@@ -62,6 +64,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -828,13 +831,31 @@ class GateLimits:
     max_drawdown: float = 0.15
     worst_day: float = 0.05
     min_round_trips: int = 30
+    windows: int = 12
+    min_windows: int = 8
+    warm_up_days: int = 60
+    train_days: int = 365
+    embargo_days: int = 5
+    test_days: int = 60
+    money_p: float = 0.20
+    luck_p: float = 0.01
+    permutations: int = 199
+    bootstraps: int = 2000
+    paper_days: int = 60
+    max_missing: float = 0.005
+    min_pairs: int = 2
+    max_age_days: int = 2
+    valid_days: int = 30
+    max_unseen_age_days: int = 35
+    min_size: float = 0.10
+    seed: int = 20_260_101
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyParams:
-    """One set of the strategies' parameters, in candles of the decision timeframe unless said otherwise.
+    """One set of the strategies' parameters; lengths are in hours, whatever the decision timeframe.
 
-    Slow on purpose: at 0.8 % to 1.2 % a round trip only moves of several percent pay for themselves.
+    The default is the lively set of the demo. What trades for real comes from the fixed list of sets.
     """
 
     breakout: int = 120
@@ -1725,6 +1746,27 @@ class SignalTable:
     doubts: DoubtColumns
 
 
+# The fixed list that training may choose from. All are slow: on markets without any edge a set loses its costs, and
+# that loss falls with the number of round trips (README, "How fast to trade"). Twenty-day channels pay for themselves
+# at the weakest edge; expansions and reversions are rare on purpose, at usual thresholds they lose more than they add.
+PARAMETER_SETS = tuple(
+    StrategyParams(breakout=breakout, stop_atr=stop, trail_atr=trail, exit_channel=240, atr=96, squeeze=384,
+                   expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920, trend_efficiency=0.20)
+    for breakout in (480, 360, 240)
+    for stop, trail in ((6.0, 9.0), (4.0, 6.0))
+)
+
+
+def in_candles(params: StrategyParams, seconds: int) -> StrategyParams:
+    """The set with its lengths in candles of this duration, two at least."""
+    def rows(hours: int) -> int:
+        return max(2, round(hours * 3600 / seconds))
+
+    return replace(
+        params, breakout=rows(params.breakout), exit_channel=rows(params.exit_channel), atr=rows(params.atr),
+        squeeze=rows(params.squeeze), reversion=rows(params.reversion), max_holding=rows(params.max_holding))
+
+
 class Readings:
     """One market's signal tables for several parameter sets; what the sets have in common is computed once."""
 
@@ -1746,6 +1788,7 @@ class Readings:
 
     def table(self, params: StrategyParams) -> SignalTable:
         """All strategies over the whole series at once."""
+        params = in_candles(params, self._series.seconds)
         kinds = (params.trend_efficiency, params.wild_ratio)
         if params.atr not in self._ranges:
             self._ranges[params.atr] = atr(self._series, params.atr)
@@ -2933,7 +2976,7 @@ def _strategy_exit(draft: Draft, position: Position, outlook: Outlook) -> str:
     if outlook.regime in EXIT_REGIMES.get(position.strategy, ()):
         return "regime change"
     age = draft.now_ms - position.opened_ms
-    return "time" if age >= draft.settings.params.max_holding * position.timeframe_s * 1000 else ""
+    return "time" if age >= draft.settings.params.max_holding * HOUR_MS else ""
 
 
 def exit_reason(draft: Draft, position: Position, view: MarketView) -> str:
@@ -3496,6 +3539,8 @@ def binomial_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, 
 # pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO FILLS CYCLE METRICS
 # ==============================================================================
 
+Listed = tuple[Market, Series]
+Candles = tuple[Listed, ...]
 HISTORY_DAYS = 70  # recorded days before the first decision, enough for every memory
 
 
@@ -3503,7 +3548,7 @@ HISTORY_DAYS = 70  # recorded days before the first decision, enough for every m
 class BacktestJob:
     """Recorded candles of the finest duration per market, and what to run on them; it can be sent to a process."""
 
-    candles: tuple[tuple[Market, Series], ...]
+    candles: Candles
     settings: Settings
     start_ms: int
     end_ms: int
@@ -3817,7 +3862,7 @@ class LaneJob:
     `peek` is the planted fault of the self-test: the share of the signal candle's move that an entry is given.
     """
 
-    runs: tuple[tuple[tuple[Market, Series], ...], ...]
+    runs: tuple[Candles, ...]
     settings: Settings
     sets: tuple[StrategyParams, ...]
     start_ms: int
@@ -3825,14 +3870,14 @@ class LaneJob:
     peek: float = 0.0
 
 
-def grid_floor(value: Floats, power: Floats) -> Floats:
+def grid_floor(value: Floats, power: Floats | float) -> Floats:
     """Values rounded down to a grid of 1/power, by the rule of `Market.round_volume`."""
-    near = np.rint(value * power) / power
+    near = np.rint(value * power)
     slack = np.maximum(1e-6 / power, 4 * np.spacing(np.abs(value)))
-    return np.asarray(np.where(near - value <= slack, near, np.rint((near - 1 / power) * power) / power))
+    return np.asarray((near - (near / power - value > slack)) / power)
 
 
-def grid_ceil(value: Floats, power: Floats) -> Floats:
+def grid_ceil(value: Floats, power: Floats | float) -> Floats:
     """Values rounded up to a grid of 1/power."""
     return -grid_floor(-value, power)
 
@@ -3881,6 +3926,11 @@ class Wishes(NamedTuple):
     bit: Ints
     gain: Floats
 
+    def at(self, rows: Ints | Flags) -> Wishes:
+        """Some of the wishes."""
+        return Wishes(self.row[rows], self.lane[rows], self.pair[rows], self.confidence[rows], self.limit[rows],
+                      self.stop[rows], self.loss[rows], self.bit[rows], self.gain[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class LaneTable:
@@ -3921,7 +3971,7 @@ class _Quotes(NamedTuple):
 
 def _quotes(market: Market, series: Series, settings: Settings, doubts: DoubtColumns) -> _Quotes:
     """The modelled quote at each close, as `modelled_quote` gives it, and the checks that only need the market."""
-    power, half, costs = np.float64(10.0**market.price_scale), market.model_spread / 2, settings.costs
+    power, half, costs = 10.0**market.price_scale, market.model_spread / 2, settings.costs
     bid = grid_floor(series.close * (1 - half), power)
     ask = np.maximum(grid_ceil(series.close * (1 + half), power), np.rint((bid + market.tick) * power) / power)
     mid = (bid + ask) / 2
@@ -3964,7 +4014,7 @@ def _market_wishes(table: SignalTable, quotes: _Quotes, market: Market, limits: 
     rank = np.lexsort((np.concatenate(order), -confidence, row))
     rank = rank[(np.isfinite(away) & np.isfinite(moved))[rank]]
     best = rank[np.concatenate(([True], np.diff(row[rank]) > 0))] if len(rank) else rank
-    stop = grid_floor(table.series.close[row] - away, np.float64(10.0**market.price_scale))
+    stop = grid_floor(table.series.close[row] - away, 10.0**market.price_scale)
     passes = (moved >= needed * limits.min_edge) & (confidence >= limits.min_confidence)
     passes &= (stop >= market.min_price) & (stop < quotes.bid[row])
     best = best[passes[best]]
@@ -4067,7 +4117,7 @@ class LaneBuilder:
         row = places[wish.rows]
         keep = (row >= 0) & (row < len(self.times))
         rows, costs = wish.rows[keep], self.job.settings.costs
-        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), np.float64(10.0**market.price_scale))
+        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), 10.0**market.price_scale)
         slipped = wish.stop[keep] * (1 - STRESSED_SLIPPAGE * costs.slippage)
         loss = limit * (1 + market.maker_fee) - slipped * (1 - market.taker_fee)
         gain = self.job.peek * (series.close[rows] - series.open[rows])
@@ -4076,9 +4126,17 @@ class LaneBuilder:
                                   wish.confidence[keep], limit, wish.stop[keep], loss, wish.bit[keep], gain))
 
     def _sorted_wishes(self) -> Wishes:
-        joined = Wishes(*(np.concatenate(parts) for parts in zip(*self.wishes, strict=True)))
-        order = np.lexsort((joined.pair, -joined.confidence, joined.lane, joined.row))
-        return Wishes(*(column[order] for column in joined))
+        def joined(read: Callable[[Wishes], Floats]) -> Floats:
+            return np.concatenate([read(w) for w in self.wishes])
+
+        def counts(read: Callable[[Wishes], Ints]) -> Ints:
+            return np.concatenate([read(w) for w in self.wishes])
+
+        found = Wishes(
+            counts(lambda w: w.row), counts(lambda w: w.lane), counts(lambda w: w.pair),
+            joined(lambda w: w.confidence), joined(lambda w: w.limit), joined(lambda w: w.stop),
+            joined(lambda w: w.loss), counts(lambda w: w.bit), joined(lambda w: w.gain))
+        return found.at(np.lexsort((found.pair, -found.confidence, found.lane, found.row)))
 
     def table(self) -> LaneTable:
         """Everything in one place, the wishes in order."""
@@ -4087,11 +4145,12 @@ class LaneBuilder:
         friends = np.stack([daily_friends([s for _, s in run], days) for run in job.runs], axis=1)
         lanes, whole = (1, 1, len(job.sets), 1), (len(self.times), 1, len(job.sets), 1)
         return LaneTable(
-            self.times, self.seconds * 1000, *(self.columns[n] for n in ("open", "high", "low", "close", "bid", "half",
-            "volume")), self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
+            self.times, self.seconds * 1000, self.columns["open"], self.columns["high"], self.columns["low"],
+            self.columns["close"], self.columns["bid"], self.columns["half"], self.columns["volume"], self.atr, self.exits, wishes, np.searchsorted(wishes.row, np.arange(len(self.times) + 1)),
             friends, terms_of([m for m, _ in job.runs[0]]),
             np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
-            np.broadcast_to(np.array([p.max_holding for p in job.sets], dtype=np.int64).reshape(lanes), whole),
+            np.broadcast_to(np.array([-(-p.max_holding * 3600 // self.seconds) for p in job.sets],
+                                     dtype=np.int64).reshape(lanes), whole),
         )
 
 
@@ -4118,6 +4177,18 @@ class LaneResult:
     weights: Floats
 
 
+LaneFill = tuple[int, int, str, float, float]  # row, cell, what, price, volume
+
+
+class LaneState(NamedTuple):
+    """Where lanes stand after so many rows."""
+
+    rows: int
+    day: int
+    has_triggered: bool
+    columns: Mapping[str, NDArray[np.generic]]
+
+
 class Lanes:
     """The desks of all lanes, as arrays over runs x sets x pairs; `step` takes them through one row of candles."""
 
@@ -4128,7 +4199,6 @@ class Lanes:
         self.cash = np.full(lanes, settings.schedule.paper_cash)
         self.equity = self.cash.copy()
         self.day_line, self.week_line = np.full(lanes, -np.inf), np.full(lanes, -np.inf)
-        self.day_start, self.week_start = np.zeros(lanes), np.zeros(lanes)
         self.until = np.zeros(lanes)  # end of the cooldown, 0 for none
         self.is_halted = np.zeros(lanes, dtype=np.bool_)
         self.volume, self.best = np.zeros(shape), np.zeros(shape)
@@ -4141,10 +4211,27 @@ class Lanes:
         self.wanted, self.limit, self.entry_stop = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.expires, self.entry_kind = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
         self.gain = np.zeros(shape)
+        self.has_triggered = False
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
-        self.fills: list[tuple[int, int, str, float, float]] | None = None
-        self.sent = np.zeros((runs * sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
+        self.late, self.is_stressed = np.zeros(lanes), False  # what every fill a candle later would have cost
+        self.fills: list[LaneFill] | None = None
+        self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
+        self.day = -1
+
+    def state(self) -> LaneState:
+        """All that a later table needs to go on from here."""
+        columns = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
+
+    def go_on(self, state: LaneState) -> Lanes:
+        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
+        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
+        for name, value in state.columns.items():
+            vars(self)[name] = np.repeat(value, runs, axis=0)
+        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
+        self.sent, self.has_triggered = np.roll(self.sent, -state.rows, axis=2), state.has_triggered
+        return self
 
     def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
         """Lane, pair and market place of flat cells."""
@@ -4152,13 +4239,16 @@ class Lanes:
         lane, pair = cells // pairs, cells % pairs
         return lane, pair, lane // self.volume.shape[1] * pairs + pair
 
-    def _pay(self, cells: Cells, price: Floats, volume: Floats, sign: int, fee: Floats) -> None:
+    def _pay(self, row: int, cells: Cells, price: Floats, volume: Floats, sign: int, fee: Floats) -> None:
         """Move cash for fills; `sign` is -1 for buys."""
         lane = cells // self.volume.shape[2]
         value = price * volume
-        fees = grid_ceil(value * fee, np.float64(10.0**FEE_SCALE))
+        fees = grid_ceil(value * fee, 10.0**FEE_SCALE)
         np.add.at(self.cash.reshape(-1), lane, sign * value - fees)
         np.add.at(self.turnover.reshape(-1), lane, value)
+        if self.is_stressed:
+            after = self.table.open[min(row + 1, len(self.table.times) - 1)].reshape(-1)[self._where(cells)[2]]
+            np.add.at(self.late.reshape(-1), lane, np.nan_to_num(sign * (price - after) * volume))
 
     def _note(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats) -> None:
         if self.fills is not None:
@@ -4168,7 +4258,7 @@ class Lanes:
     def _sold(self, row: int, cells: Cells, name: str, price: Floats, volume: Floats, fee: Floats) -> None:
         """Book sales; a position that is gone leaves its place."""
         self._note(row, cells, name, price, volume)
-        self._pay(cells, price, volume, 1, fee)
+        self._pay(row, cells, price, volume, 1, fee)
         left = self.volume.reshape(-1)[cells] - volume
         self.volume.reshape(-1)[cells] = np.where(left > 1e-12, left, 0.0)
         self._clear(cells[left <= 1e-12])
@@ -4202,12 +4292,9 @@ class Lanes:
         self._sold(row, cells[good], "exit", filled[good], volume[good], table.terms.taker[pair[good]])
         self._sweep(cells[good])
 
-    def _settle_stops(self, row: int) -> None:
+    def _settle_stops(self, row: int, cells: Cells) -> None:
         """Protections whose stop the bar has reached sell at the worse of stop and open, or rest at their limit."""
         table, terms, costs = self.table, self.table.terms, self.settings.costs
-        cells = np.flatnonzero(table.low[row] <= self.line)
-        if not len(cells):
-            return
         _, pair, place = self._where(cells)
         line, floor = self.line.reshape(-1)[cells], self.floor.reshape(-1)[cells]
         was_triggered = np.isinf(line)
@@ -4217,9 +4304,11 @@ class Lanes:
         volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
         good = np.where(was_triggered, through, price >= floor) & (volume > 0)
         self.line.reshape(-1)[cells] = np.inf
+        self.has_triggered = True
         fee = np.where(was_triggered, terms.maker[pair], terms.taker[pair])
         price = np.where(was_triggered, floor, price)
         self._sold(row, cells[good], "protection", price[good], volume[good], fee[good])
+        self.has_triggered = bool((self.line == np.inf).any())
 
     def _settle_entries(self, row: int) -> Cells:
         """Resting buys fill at their limit when the bar went through it by a tick; the cells that were filled."""
@@ -4233,7 +4322,7 @@ class Lanes:
         cells, pair, volume = cells[volume > 0], pair[volume > 0], volume[volume > 0]
         price = self.limit.reshape(-1)[cells]
         self._note(row, cells, "entry", price, volume)
-        self._pay(cells, price, volume, -1, terms.maker[pair])
+        self._pay(row, cells, price, volume, -1, terms.maker[pair])
         np.add.at(self.cash.reshape(-1), cells // self.volume.shape[2], self.gain.reshape(-1)[cells] * volume)
         left = self.wanted.reshape(-1)[cells] - volume
         self.wanted.reshape(-1)[cells] = np.where(left > 0.5 / terms.volume_power[pair], left, 0.0)
@@ -4265,18 +4354,16 @@ class Lanes:
     def _review_limits(self, row: int) -> None:
         """Caps, day roll, end of cooldowns, in the order of the cycle."""
         limits, now = self.settings.limits, int(self.table.times[row]) + DECISION_DELAY_MS
-        before = (int(self.table.times[row - 1]) + DECISION_DELAY_MS) // DAY_MS if row else -1
+        before, self.day = self.day, now // DAY_MS
         self._review_caps(now, before)
-        if now // DAY_MS > before:
-            self.day_start = self.equity.copy()
-            self.day_line = self.day_start * (1 - limits.daily_loss_cap)
-        if (now // DAY_MS + 3) // 7 > (before + 3) // 7 or not row:
-            self.week_start = self.equity.copy()
-            self.week_line = self.week_start * (1 - limits.weekly_loss_cap)
+        if self.day > before:
+            self.day_line = self.equity * (1 - limits.daily_loss_cap)
+        if (self.day + 3) // 7 > (before + 3) // 7:
+            self.week_line = self.equity * (1 - limits.weekly_loss_cap)
         over = (self.until > 0) & (self.until <= now)
         if over.any():
             self.until[over] = 0
-            self._review_caps(now, now // DAY_MS)
+            self._review_caps(now, self.day)
 
     def _trail(self, row: int) -> Cells:
         """Raise stops behind the highest close; the cells whose stop moved."""
@@ -4300,25 +4387,33 @@ class Lanes:
         """
         table, bid = self.table, self.table.bid[row]
         out = (table.exits[row] & self.kind) != 0
-        out |= (self.opened <= row - table.holding[row]) & ~np.isnan(table.close[row])
+        old = self.opened <= row - table.holding[row]
+        if old.any():
+            out |= old & ~np.isnan(table.close[row])
         if self.settings.limits.daily_cap_action == "close" and (self.until.any() or self.is_halted.any()):
             out |= ((self.until > 0) | self.is_halted)[:, :, None] & (self.kind != 0)
-        out |= np.isposinf(self.line) & (bid <= self.stop) & (self.kind != 0)
+        if self.has_triggered:
+            out |= (self.line == np.inf) & (bid <= self.stop)
         for cells, price in ((fresh, table.low[row]), (renewed, bid)):
             if len(cells):
                 out.reshape(-1)[cells] |= price.reshape(-1)[self._where(cells)[2]] <= self.stop.reshape(-1)[cells]
-        out &= self.kind != 0
-        if out.any():
-            self.leaving |= out
-            self.kind[out], self.stop[out], self.opened[out] = 0, np.inf, NEVER_ROW
-        if self.leaving.any():
-            least = self.table.terms.min_volume
-            send = np.flatnonzero(self.leaving & (self.selling == 0) & ~np.isnan(table.close[row])
-                                  & (self.volume >= least))
-            _, pair, place = self._where(send)
-            self.selling.reshape(-1)[send] = grid_floor(
-                bid.reshape(-1)[place] * (1 - self.settings.costs.exit_bound), table.terms.price_power[pair])
-            self.line.reshape(-1)[send] = -np.inf
+        cells = np.flatnonzero(out)
+        cells = cells[self.kind.reshape(-1)[cells] != 0]
+        for column, value in ((self.leaving, True), (self.kind, 0), (self.stop, np.inf), (self.opened, NEVER_ROW)):
+            column.reshape(-1)[cells] = value
+        self._sell(row, np.flatnonzero(self.leaving))
+
+    def _sell(self, row: int, cells: Cells) -> None:
+        """Send the sales of positions to leave that have none working, and take their protection off."""
+        if not len(cells):
+            return
+        pair, place = self._where(cells)[1:]
+        bid, close = (column[row].reshape(-1)[place] for column in (self.table.bid, self.table.close))
+        good = (self.selling.reshape(-1)[cells] == 0) & ~np.isnan(close)
+        good &= self.volume.reshape(-1)[cells] >= self.table.terms.min_volume[pair]
+        power = self.table.terms.price_power[pair[good]]
+        self.selling.reshape(-1)[cells[good]] = grid_floor(bid[good] * (1 - self.settings.costs.exit_bound), power)
+        self.line.reshape(-1)[cells[good]] = -np.inf
 
     def _protect(self, cells: Cells) -> None:
         """Rest a stop-limit for positions that are new, grew, or whose stop moved."""
@@ -4336,8 +4431,8 @@ class Lanes:
         table, limits, lots, terms = self.table, self.settings.limits, self.table.wishes, self.table.terms
         runs, sets, pairs = self.volume.shape
         lane, pair, limit = lots.lane[wishes], lots.pair[wishes], lots.limit[wishes]
-        value = (self.volume * table.bid[row]).reshape(-1, pairs)[lane]
-        wanted = (self.wanted * self.limit).reshape(-1, pairs)[lane]
+        value = self.volume.reshape(-1, pairs)[lane] * table.bid[row].reshape(runs, pairs)[lane // sets]
+        wanted = self.wanted.reshape(-1, pairs)[lane] * self.limit.reshape(-1, pairs)[lane]
         worst, each = value + wanted, np.arange(len(lane))
         day = int(table.times[row] // DAY_MS - table.times[0] // DAY_MS)
         friends = table.friends[day, lane // sets][each, pair]
@@ -4354,12 +4449,12 @@ class Lanes:
         ])
         volume = grid_floor(np.maximum(room, 0.0), terms.volume_power[pair])
         taken = (worst > 0).sum(axis=1)
-        sent = self.sent[lane]
+        sent = self.sent.reshape(-1, self.sent.shape[2])[lane]
         good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (lots.loss[wishes] > 0)
         good &= sent.sum(axis=1) < limits.orders_per_day
         good &= sent[:, row % sent.shape[1]] < limits.orders_per_minute
         cells = (lane * pairs + pair)[good]
-        np.add.at(self.sent, (lane[good], row % sent.shape[1]), 1)
+        self.sent.reshape(-1, sent.shape[1])[lane[good], row % sent.shape[1]] += 1
         rests = self.settings.schedule.entry_timeout_candles
         for column, values in (
             (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, lots.stop[wishes[good]]),
@@ -4384,9 +4479,9 @@ class Lanes:
 
     def _expire(self, row: int) -> None:
         """Take entries off that are out of time, that the lane's state forbids, or whose position is left."""
-        late = (self.wanted > 0) & ((self.expires <= row) | self.leaving
-                                    | ((self.until > 0) | self.is_halted)[:, :, None])
-        cells = np.flatnonzero(late)
+        cells = np.flatnonzero(self.wanted)
+        barred = ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
+        cells = cells[(self.expires.reshape(-1)[cells] <= row) | self.leaving.reshape(-1)[cells] | barred]
         if len(cells):
             self.wanted.reshape(-1)[cells] = 0.0
             self._sweep(cells)
@@ -4402,10 +4497,12 @@ class Lanes:
 
     def step(self, row: int) -> None:
         """One row of candles: settle, mark, caps, trail, leave, protect, enter, expire."""
-        self.sent[:, row % self.sent.shape[1]] = 0
+        self.sent[:, :, row % self.sent.shape[2]] = 0
         if self.selling.any():
             self._settle_exits(row)
-        self._settle_stops(row)
+        hit = np.flatnonzero(self.table.low[row] <= self.line)
+        if len(hit):
+            self._settle_stops(row, hit)
         fresh = grown = np.empty(0, dtype=np.intp)
         if self.wanted.any():
             grown = self._settle_entries(row)
@@ -4415,16 +4512,16 @@ class Lanes:
         raised = self._trail(row)
         renewed = np.concatenate((grown, raised))
         self._leave(row, fresh, renewed)
-        self._protect(renewed)
+        if len(renewed):
+            self._protect(renewed)
         if self.table.starts[row] < self.table.starts[row + 1]:
             self._enter(row)
         if self.wanted.any():
             self._expire(row)
 
 
-def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = always) -> LaneResult | None:
-    """All lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
-    lanes = Lanes(table, settings)
+def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
+    """Take lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
     ends = np.flatnonzero((table.times % DAY_MS == 0) | (np.arange(len(table.times)) == len(table.times) - 1))
     shape = (len(ends), *lanes.cash.shape)
     equity, turnover, trips = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
@@ -4442,12 +4539,853 @@ def run_lanes(table: LaneTable, settings: Settings, on_progress: Progress = alwa
             total[...] = 0
         last = end + 1
     days = (table.times[ends] - 1) // DAY_MS
-    return LaneResult(days, settings.schedule.paper_cash, equity, turnover, trips, weights)
+    return LaneResult(days, lanes.settings.schedule.paper_cash, equity, turnover, trips, weights)
+
+
+# ==============================================================================
+# WALK | which parameter set would have been chosen, and what it earned unseen
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES METRICS BACKTEST LANES
+# ==============================================================================
+
+#   |- warm-up 60 d -|------- training 365 d -------|- 5 d -|- unseen 60 d -|                  window 1
+#                        |------- training 365 d -------|- 5 d -|- unseen 60 d -|              window 2 ... 12
+#
+# Every set trades the whole history once, on one account. Training looks at the daily returns of its slice, so nothing
+# later than its last day counts; the gap of five days is used by neither side. The unseen days are one account again,
+# which takes over the chosen set at each window's start: what it holds then is left by the rules of the new set, and
+# what that costs is paid. A return is marked at the end of its UTC day, so its label reaches one day, not further.
+CASH = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One training and its unseen stretch; `chosen` is a place in the list of sets, CASH for none."""
+
+    number: int
+    train_from_ms: int
+    train_to_ms: int
+    test_from_ms: int
+    test_to_ms: int
+    chosen: int = CASH
+    train_sharpe: float = 0.0
+    result: float = 0.0
+    round_trips: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WalkJob:
+    """Candles of the decision timeframe in order of their markets' names, and the sets to choose from."""
+
+    candles: Candles
+    settings: Settings
+    sets: tuple[StrategyParams, ...]
+    peek: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What the chosen sets earned on days they had never seen: returns, turnover per equity and round trips by day,
+    mean weights and returns of the pairs, [days] or [days, pairs]; `trials` are all sets' returns on those days.
+    `late` is what it would cost if every fill came a candle later, `gaps` by day what the worst exits would cost at
+    the low of their candle, both as fractions.
+    """
+
+    days: Ints
+    returns: Floats
+    turnover: Floats
+    round_trips: Ints
+    weights: Floats
+    pair_returns: Floats
+    trials: Floats
+    windows: tuple[Window, ...]
+    late: float
+    gaps: Floats
+
+
+def decision_candles(candles: Iterable[Listed], settings: Settings) -> Candles:
+    """Whole candles of the decision timeframe, markets in order of their names."""
+    seconds = settings.schedule.timeframes[0]
+    _, last = span_of(series for _, series in candles)
+    made = ((market, closed_only(resample(series, seconds), last)) for market, series in candles if len(series))
+    return tuple(sorted(((m, s) for m, s in made if len(s)), key=lambda c: c[0].pair))
+
+
+def windows_of(candles: Iterable[Listed], gates: GateLimits) -> tuple[Window, ...]:
+    """As many windows as the history holds, at most `gates.windows`, the last one ending on the last whole UTC day."""
+    first_ms, last_ms = span_of(series for _, series in candles)
+    first, last = -(-first_ms // DAY_MS), last_ms // DAY_MS
+    before = gates.warm_up_days + gates.train_days + gates.embargo_days
+    count = max(0, min(gates.windows, (last - first - before) // gates.test_days))
+    made = []
+    for number in range(count):
+        start = last - (count - number) * gates.test_days
+        trained = start - gates.embargo_days
+        made.append(Window(number + 1, (trained - gates.train_days) * DAY_MS, trained * DAY_MS, start * DAY_MS,
+                           (start + gates.test_days) * DAY_MS))
+    return tuple(made)
+
+
+def day_returns(equity: Floats, start: float) -> Floats:
+    """Returns of days along the first axis from the equity at their ends."""
+    before = np.concatenate((np.full((1, *equity.shape[1:]), start), equity[:-1]))
+    return np.asarray(equity / before - 1)
+
+
+def choose(returns: Floats, round_trips: Ints, least: int) -> tuple[Ints, Floats]:
+    """[runs]: the set with the best Sharpe ratio of [days, runs, sets] returns, CASH if none is above 0; its ratio.
+
+    A set with fewer than `least` round trips in training is passed over; ties go to the earlier set.
+    """
+    ratio = sharpes(np.moveaxis(returns, 0, -1))
+    ratio[round_trips.sum(axis=0) < least] = 0.0
+    best = ratio.argmax(axis=1)
+    top = ratio[np.arange(len(best)), best]
+    return np.where(top > 0, best, CASH), np.asarray(top * math.sqrt(365))
+
+
+def _switched(table: LaneTable, windows: Sequence[Window], chosen: Ints) -> LaneTable:
+    """One lane per run that follows the chosen set ([windows, runs]) from each window's start; CASH never enters."""
+    first = int(np.searchsorted(table.times, windows[0].test_from_ms, side="right"))
+    cut = slice(first, int(np.searchsorted(table.times, windows[-1].test_to_ms, side="right")))
+    times = table.times[cut]
+    window = np.minimum((times - 1 - windows[0].test_from_ms) // (windows[0].test_to_ms - windows[0].test_from_ms),
+                        len(windows) - 1)
+    runs, sets = table.exits.shape[1:3]
+    lane = chosen[window]  # [rows, runs]
+    kept = np.maximum.accumulate(np.where(lane >= 0, np.arange(len(lane))[:, None], -1), axis=0)
+    held = np.where(kept >= 0, lane[np.maximum(kept, 0), np.arange(runs)], 0)  # in cash the last set's exits go on
+    rows, run = np.arange(len(times))[:, None] + cut.start, np.arange(runs)[None, :]
+    wishes = table.wishes
+    inside = (wishes.row >= cut.start) & (wishes.row < cut.start + len(times))
+    moved = wishes.at(inside)
+    row, of_run = moved.row - cut.start, moved.lane // sets
+    moved = moved._replace(row=row, lane=of_run).at(lane[row, of_run] == moved.lane % sets)
+    return replace(
+        table, times=times, open=table.open[cut], high=table.high[cut], low=table.low[cut], close=table.close[cut],
+        bid=table.bid[cut], half=table.half[cut], volume=table.volume[cut],
+        atr=table.atr[rows, run, held if table.atr.shape[2] > 1 else 0][:, :, None],
+        exits=table.exits[rows, run, held][:, :, None], wishes=moved,
+        starts=np.searchsorted(moved.row, np.arange(len(times) + 1)),
+        friends=table.friends[int(times[0] // DAY_MS - table.times[0] // DAY_MS):],
+        trail=table.trail[0, 0, held, :][:, :, None], holding=table.holding[0, 0, held, :][:, :, None],
+    )
+
+
+class Walk(NamedTuple):
+    """The steps of a walk-forward over several runs: windows, the choices [windows, runs], the unseen days' lanes."""
+
+    windows: tuple[Window, ...]
+    chosen: Ints
+    sharpes: Floats
+    trials: LaneResult
+    unseen: LaneResult
+    late: Floats  # [runs]
+    gaps: Floats | None = None
+
+
+MIN_TRAINING_TRIPS = 10
+
+
+class Past(NamedTuple):
+    """The lanes at the end of the first training, and what they earned till then."""
+
+    state: LaneState
+    result: LaneResult
+
+    def of_run(self, run: int) -> Past:
+        """The past of one run, which all its shuffled markets share."""
+        only, result = slice(run, run + 1), self.result
+        columns = {name: column[only] for name, column in self.state.columns.items()}
+        return Past(self.state._replace(columns=columns), replace(
+            result, equity=result.equity[:, only], turnover=result.turnover[:, only],
+            round_trips=result.round_trips[:, only], weights=result.weights[:, only]))
+
+
+def past_of(
+    job: WalkJob, windows: Sequence[Window], runs: tuple[Candles, ...], on_progress: Progress = always
+) -> Past | None:
+    """All sets on each run to the end of the first training; None if cancelled."""
+    table = lane_table(LaneJob(runs, job.settings, job.sets, windows[0].train_from_ms, windows[0].train_to_ms,
+                               job.peek))
+    lanes = Lanes(table, job.settings)
+    result = run_lanes(table, lanes, on_progress)
+    return None if result is None else Past(lanes.state(), result)
+
+
+def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
+    """The past, a shared one once for each run, and what came after it."""
+    runs = later.equity.shape[1] // past.equity.shape[1]
+    return LaneResult(
+        np.concatenate((past.days, later.days)), past.start,
+        np.concatenate((np.repeat(past.equity, runs, axis=1), later.equity)),
+        np.concatenate((np.repeat(past.turnover, runs, axis=1), later.turnover)),
+        np.concatenate((np.repeat(past.round_trips, runs, axis=1), later.round_trips)),
+        np.concatenate((np.repeat(past.weights, runs, axis=1), later.weights)))
+
+
+def walk(
+    table: LaneTable, past: Past, windows: tuple[Window, ...], settings: Settings, on_progress: Progress = always,
+    is_stressed: bool = False,
+) -> Walk | None:
+    """Go on with all sets on every run of the table, choose, and test unseen; None if cancelled.
+
+    `is_stressed` also tells what late fills, and of a single run what bad exits would have cost.
+    """
+    later = run_lanes(table, Lanes(table, settings).go_on(past.state), lambda done, total: on_progress(done, 2 * total))
+    if later is None:
+        return None
+    trials = _joined(past.result, later)
+    returns = day_returns(trials.equity, trials.start)
+    chosen, ratios = [], []
+    for window in windows:
+        cut = slice(*np.searchsorted(trials.days, (window.train_from_ms // DAY_MS, window.train_to_ms // DAY_MS)))
+        best, ratio = choose(returns[cut], trials.round_trips[cut], MIN_TRAINING_TRIPS)
+        chosen.append(best)
+        ratios.append(ratio)
+    table = _switched(table, windows, np.array(chosen))
+    lanes = Lanes(table, settings)
+    lanes.is_stressed, lanes.fills = is_stressed, [] if is_stressed and table.exits.shape[1] == 1 else None
+    unseen = run_lanes(table, lanes, lambda done, total: on_progress(total + done, 2 * total))
+    if unseen is None:
+        return None
+    gaps = None if lanes.fills is None else _bad_exits(table, lanes.fills, unseen.days)
+    return Walk(windows, np.array(chosen), np.array(ratios), trials, unseen, lanes.late[:, 0], gaps)
+
+
+WORST_EXITS = 0.05
+
+
+def _bad_exits(table: LaneTable, fills: Sequence[LaneFill], days: Ints) -> Floats:
+    """By day, what the worst exits of a single run would cost at the low of their candle."""
+    gaps, exits = np.zeros(len(days)), []
+    for row, pair, name, price, volume in fills:
+        if name != "entry":
+            exits.append(((price - float(table.low[row, 0, 0, pair])) / price, row, price * volume))
+    for fall, row, value in sorted(exits, reverse=True)[: math.ceil(WORST_EXITS * len(exits))]:
+        gaps[np.searchsorted(days, (table.times[row] - 1) // DAY_MS)] += max(0.0, fall) * value
+    return gaps
+
+
+def unseen_sharpes(result: LaneResult) -> Floats:
+    """[runs]: Sharpe ratio per day of what the unseen days earned, 0 for cash."""
+    return sharpes(day_returns(result.equity, result.start)[:, :, 0].T)
+
+
+def _remembered(series: Series, from_ms: int) -> Series:
+    """The series from where strategies can remember at `from_ms`."""
+    rows = int(np.searchsorted(series.closed, from_ms)) - memory_rows(series.seconds) - 3 * DAY_MS // (
+        series.seconds * 1000)
+    return series.part(max(0, rows), len(series))
+
+
+def later_table(
+    job: WalkJob, windows: Sequence[Window], runs: Iterable[Candles]
+) -> LaneTable:
+    """All sets on these runs, from the end of the first training to the last unseen day."""
+    start = windows[0].train_to_ms
+    cut = tuple(tuple((market, _remembered(series, start)) for market, series in run) for run in runs)
+    step = job.settings.schedule.timeframes[0] * 1000
+    return lane_table(LaneJob(cut, job.settings, job.sets, start + step, windows[-1].test_to_ms, job.peek))
+
+
+def _pair_returns(candles: Sequence[Listed], days: Ints) -> Floats:
+    """[days, pairs]: return of each market on each UTC day, 0 where it is not listed."""
+    columns = []
+    for _, series in candles:
+        rows = np.searchsorted(series.closed, np.concatenate((days[:1], days + 1)) * DAY_MS, side="right") - 1
+        close = np.where(rows >= 0, series.close[np.maximum(rows, 0)], np.nan)
+        columns.append(np.nan_to_num(close[1:] / close[:-1] - 1))
+    return np.stack(columns, axis=1)
+
+
+def _filled_windows(done: Walk, run: int, returns: Floats) -> tuple[Window, ...]:
+    """The windows of one run with what was chosen and what it earned."""
+    days, trips, made = done.unseen.days, done.unseen.round_trips[:, run, 0], []
+    for place, window in enumerate(done.windows):
+        cut = slice(*np.searchsorted(days, (window.test_from_ms // DAY_MS, window.test_to_ms // DAY_MS)))
+        made.append(replace(
+            window, chosen=int(done.chosen[place, run]), train_sharpe=float(done.sharpes[place, run]),
+            result=float(np.prod(1 + returns[cut]) - 1), round_trips=int(trips[cut].sum())))
+    return tuple(made)
+
+
+def unseen_of(done: Walk, candles: Sequence[Listed], run: int = 0) -> Unseen:
+    """What one run of a walk earned on its unseen days."""
+    result = done.unseen
+    returns = day_returns(result.equity, result.start)[:, run, 0]
+    before = np.concatenate(([result.start], result.equity[:-1, run, 0]))
+    first = int(np.searchsorted(done.trials.days, result.days[0]))
+    trials = day_returns(done.trials.equity, done.trials.start)[first:first + len(returns), run]
+    return Unseen(
+        result.days, returns, result.turnover[:, run, 0] / before, result.round_trips[:, run, 0],
+        result.weights[:, run, 0], _pair_returns(candles, result.days), trials,
+        _filled_windows(done, run, returns), float(done.late[run]) / result.start,
+        np.zeros(len(returns)) if done.gaps is None else done.gaps / before,
+    )
+
+
+def whole_candles(series: Series) -> Series:
+    """The series with each missing candle as a flat one without volume, as the exchange reports a quiet period."""
+    step = series.seconds * 1000
+    opened = np.arange(int(series.opened[0]), int(series.opened[-1]) + 1, step, dtype=np.int64)
+    if len(opened) == len(series):
+        return series
+    rows = np.searchsorted(series.opened, opened, side="right") - 1
+    is_there = series.opened[rows] == opened
+    close = series.close[rows]
+    open_, high, low = (np.where(is_there, v[rows], close) for v in (series.open, series.high, series.low))
+    return Series(series.seconds, opened, open_, high, low, close, np.where(is_there, series.volume[rows], 0.0))
+
+
+def _shuffled(series: Series, rows: Ints, bodies: Ints, gaps: Ints) -> Series:
+    """The series with the shapes of the candles at `rows` taken from `bodies` and the gaps before them from `gaps`."""
+    before = series.close[rows - 1]
+    jump = np.log(series.open[rows] / before)
+    shape = [np.log(v[rows] / series.open[rows]) for v in (series.high, series.low, series.close)]
+    worth = (series.volume * series.close)[rows]
+    place = rows - rows[0]
+    high, low, close = (v[bodies[place]] for v in shape)
+    steps = jump[gaps[place]] + close
+    ends = np.log(before[0]) + np.cumsum(steps)
+    starts = ends - close
+
+    def put(old: Floats, new: Floats) -> Floats:
+        column = old.copy()
+        column[rows] = new
+        return column
+
+    prices = np.exp(ends)
+    return Series(
+        series.seconds, series.opened, put(series.open, np.exp(starts)), put(series.high, np.exp(starts + high)),
+        put(series.low, np.exp(starts + low)), put(series.close, prices),
+        put(series.volume, worth[bodies[place]] / prices))
+
+
+def permuted(candles: Candles, from_ms: int, seed: int) -> Candles:
+    """The same markets with the candles opened from `from_ms` on in another order, the same order for all markets.
+
+    Bodies and gaps are shuffled apart (Masters, permutation of bars). Each market keeps its first and its last price
+    and its drift; what could be foreseen is gone. Where a market is listed later or ends earlier than another, candles
+    change places only with those of the same listing.
+    """
+    chance = np.random.default_rng(seed)
+    whole = [whole_candles(series) for _, series in candles]
+    step = whole[0].seconds * 1000
+    first = max(from_ms, min(int(s.opened[1]) for s in whole))
+    cuts = sorted({first, *(int(s.opened[1]) for s in whole), *(int(s.opened[-1]) + step for s in whole)})
+    for start, end in itertools.pairwise([c for c in cuts if c >= first]):
+        count = (end - start) // step
+        bodies, gaps = chance.permutation(count), chance.permutation(count)
+        for place, series in enumerate(whole):
+            rows = np.flatnonzero((series.opened >= start) & (series.opened < end))
+            if len(rows) == count and rows[0] > 0:
+                whole[place] = _shuffled(series, rows, bodies, gaps)
+    return tuple((market, series) for (market, _), series in zip(candles, whole, strict=True))
+
+
+# ==============================================================================
+# GATES | may this configuration ever trade for real, and why not
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO METRICS BACKTEST WALK
+# ==============================================================================
+
+# G1 and G2 carry the evidence: money after stressed costs, and better than the same procedure on shuffled markets.
+# G3 to G6 ask whether it was enough, one stretch, still alive, one kind of market. G7 finds a size that is safe.
+# Nothing here opens by default: a gate that was not computed is WAIT, and WAIT is locked.
+PASS, FAIL, WAIT = "PASS", "FAIL", "WAIT"
+GATE_NAMES: Mapping[str, str] = types.MappingProxyType({
+    "G0": "Data", "G1": "Money after costs", "G2": "Better than luck", "G3": "Enough round trips",
+    "G4": "Not one lucky stretch", "G5": "Still works", "G6": "Not one kind of market", "G7": "Safe size",
+    "G8": "Paper agrees", "G9": "Self-test",
+})
+REAL_SOURCE = "luno"
+STRESS_PER_SIDE = 0.0015
+WORST_MAKER, WORST_TAKER = 0.004, 0.006
+NO_TIER = "self-test"  # the fees of a made market are no tier that could get worse
+ALARM_MEAN, ALARM_SHARPE = 0.01, 6.0
+REGIME_DAYS, TREND_Z = 30, 0.5
+CELLS_PER_CHUNK = 1_200_000
+A = TypeVar("A")
+B = TypeVar("B")
+Mapper = Callable[[Callable[[A], B], Iterable[A]], Iterator[B]]
+
+
+def serial(work: Callable[[A], B], chunks: Iterable[A]) -> Iterator[B]:
+    """One chunk after the other, in this process."""
+    return map(work, chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRecord:
+    """What PAPER did on the real exchange with this exact configuration: whole days, their summed return, and whether
+    its fills cost no more than the stress of G1 allows.
+    """
+
+    days: int
+    total: float
+    is_within_costs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition for LIVE: what is needed, what was found, and a sentence; a margin above 0 has passed."""
+
+    id: str
+    name: str
+    result: str
+    needed: str
+    actual: str
+    margin: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateJob:
+    """What is to be evaluated. `as_of_ms` is the moment the age of the data counts from, 0 for the last candle;
+    `attempts` counts the looks at these unseen days, this one included; only `source` "luno" can ever unlock.
+    """
+
+    candles: Candles
+    settings: Settings
+    as_of_ms: int = 0
+    attempts: int = 1
+    hashes: tuple[tuple[str, str], ...] = ()
+    source: str = "recorded"
+    is_self_tested: bool = False
+    self_test_id: str = ""
+    paper: PaperRecord | None = None
+    sets: tuple[StrategyParams, ...] = PARAMETER_SETS
+    peek: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All gates with what was found on the unseen days; `payload` is its canonical text, without time or install."""
+
+    gates: tuple[Gate, ...]
+    shown: tuple[tuple[str, float | None], ...]
+    windows: tuple[Window, ...]
+    summary: str
+    attempt: int
+    size: float
+    unseen_from_ms: int
+    unseen_to_ms: int
+    payload: str
+    source: str
+
+    @property
+    def is_unlocked(self) -> bool:
+        """True when every gate passed on candles of the real exchange."""
+        return {g.id for g in self.gates if g.result == PASS} == GATE_NAMES.keys() and self.source == REAL_SOURCE
+
+    @property
+    def payload_hash(self) -> str:
+        """SHA-256 of the payload."""
+        return hashlib.sha256(self.payload.encode()).hexdigest()
+
+
+def _gate(gate: str, passes: bool, needed: str, actual: str, margin: float | None, text: str) -> Gate:
+    name = GATE_NAMES[gate]
+    return Gate(gate, name, PASS if passes else FAIL, needed, actual, margin, f"{name}: {text}")
+
+
+def waiting(gate: str, why: str) -> Gate:
+    """A gate that was not computed."""
+    return Gate(gate, GATE_NAMES[gate], WAIT, "-", "-", None, f"{GATE_NAMES[gate]}: not judged. {why}")
+
+
+def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]) -> Gate:
+    """G0: enough whole history of enough markets, and fresh."""
+    limits, troubles = job.settings.gates, []
+    first_ms, last_ms = span_of(series for _, series in candles)
+    days = (last_ms - first_ms) // DAY_MS
+    before = limits.warm_up_days + limits.train_days + limits.embargo_days
+    least, whole = before + limits.min_windows * limits.test_days, before + limits.windows * limits.test_days
+    needed = f"{limits.min_windows} windows ({least} days), {limits.min_pairs} markets, {limits.max_missing:.1%} missing"
+    if len(job.settings.schedule.timeframes) > 1:
+        troubles.append("the gates judge one decision timeframe; set LUNOBIZ_TIMEFRAME_S to one")
+    if job.settings.schedule.takes_after_timeout:
+        troubles.append("the gates judge post-only entries; set LUNOBIZ_ENTRY_TAKER_AFTER_TIMEOUT to no")
+    if len(windows) < limits.min_windows:
+        troubles.append(f"not enough history: {days} days give {len(windows)} windows, {limits.min_windows} need {least}"
+                        f" days and all {limits.windows} need {whole}")
+    missing = {m.pair: shape_of(s).missing_share for m, s in candles}
+    troubles += [f"{pair} misses {share:.2%} of its candles" for pair, share in missing.items()
+                 if share > limits.max_missing]
+    troubles += _gap_troubles(candles, windows)
+    full = [m.pair for m, s in candles if windows and int(s.opened[0]) <= windows[0].train_from_ms]
+    if windows and len(full) < limits.min_pairs:
+        troubles.append(f"only {len(full)} market(s) reach back to the first training day")
+    age = ((job.as_of_ms or last_ms) - last_ms) / DAY_MS
+    if age > limits.max_age_days:
+        troubles.append(f"the last candle is {age:.0f} days old, at most {limits.max_age_days} are allowed")
+    actual = f"{len(windows)} windows ({days} days), {len(candles)} markets, {max(missing.values()):.2%} missing"
+    listed = [f"{m.pair} from {_iso(int(s.opened[0]))[:10]} to {_iso(int(s.closed[-1]))[:10]}" for m, s in candles]
+    text = "; ".join(troubles) if troubles else "whole and fresh"
+    return _gate("G0", not troubles, needed, actual, float(len(windows) - limits.min_windows),
+                 f"{text}. {', '.join(listed)}.")
+
+
+def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[str]:
+    """Markets with a hole of more than a day inside the unseen days."""
+    found = []
+    for market, series in candles:
+        holes = np.flatnonzero(np.diff(series.opened) > DAY_MS + series.seconds * 1000)
+        inside = [h for h in holes if windows and series.opened[h + 1] > windows[0].test_from_ms]
+        if inside:
+            found.append(f"{market.pair} has {len(inside)} gap(s) of more than a day in the unseen days, the first after"
+                         f" {_iso(int(series.opened[inside[0]]))}")
+    return found
+
+
+def stressed(unseen: Unseen, markets: Sequence[Market], costs: Costs) -> Floats:
+    """S1: the daily returns if each side of each round trip had cost more, at the worst fee tier."""
+    dearer = max(0.0 if m.fee_source == NO_TIER else max(WORST_MAKER - m.maker_fee, WORST_TAKER - m.taker_fee, 0.0)
+                 for m in markets)
+    return unseen.returns - (max(STRESS_PER_SIDE, costs.slippage) + dearer) * unseen.turnover
+
+
+def gate_money(job: GateJob, unseen: Unseen) -> Gate:
+    """G1: the mean unseen day after stressed costs is above zero, and late fills leave a profit."""
+    limits = job.settings.gates
+    returns = stressed(unseen, [m for m, _ in job.candles], job.settings.costs)
+    test = money_test(returns, limits.seed, draws=limits.bootstraps, level=limits.money_p)
+    late = float(unseen.returns.sum()) - unseen.late
+    passes = test.p_value <= limits.money_p and late > 0
+    return _gate(
+        "G1", passes, f"p at most {limits.money_p:.2f}", f"p {test.p_value:.3f}", limits.money_p - test.p_value,
+        f"in {len(returns)} days the bot had never seen, after fees and stressed slippage, the average day was"
+        f" {returns.mean():+.3%}. Allowing for luck we are {1 - limits.money_p:.0%} sure that the true average is above"
+        f" {test.lower_bound:+.3%}. With every fill one candle late the total is {late:+.1%}, needed above 0.")
+
+
+def gate_trips(job: GateJob, unseen: Unseen) -> Gate:
+    """G3: enough closed round trips on the unseen days."""
+    count, least = int(unseen.round_trips.sum()), job.settings.gates.min_round_trips
+    return _gate("G3", count >= least, f"{least}", f"{count}", float(count - least),
+                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.")
+
+
+def gate_stretch(job: GateJob, unseen: Unseen) -> Gate:
+    """G4: a profit without the best sixth of the windows."""
+    results = sorted(w.result for w in unseen.windows)
+    out = -(-len(results) // 6)
+    rest = sum(results[:-out])
+    return _gate("G4", rest > 0, "above 0", f"{rest:+.2%}", rest,
+                 f"without the best {out} of {len(results)} windows, {out * job.settings.gates.test_days} days, the"
+                 f" result is {rest:+.2%}.")
+
+
+def gate_alive(job: GateJob, unseen: Unseen) -> Gate:
+    """G5: a profit in the last third of the unseen days."""
+    last = unseen.returns[-(len(unseen.returns) // 3):]
+    total = float(last.sum())
+    return _gate("G5", total > 0, "above 0", f"{total:+.2%}", total,
+                 f"the last {len(last)} unseen days earned {total:+.2%}.")
+
+
+def _by_kind(unseen: Unseen, candles: Sequence[Listed]) -> tuple[dict[str, float], dict[str, float]]:
+    """Excess over holding the same average amount, by trend and by volatility of the 30 days before each day."""
+    days = np.arange(int(unseen.days[0]) - REGIME_DAYS, int(unseen.days[-1]) + 1, dtype=np.int64)
+    market = _pair_returns(candles, days).mean(axis=1)
+    window = np.lib.stride_tricks.sliding_window_view(market[:-1], REGIME_DAYS)
+    spread = window.std(axis=1, ddof=1)
+    z = np.divide(window.sum(axis=1), spread * math.sqrt(REGIME_DAYS), out=np.zeros(len(spread)), where=spread > 0)
+    held = unseen.weights.mean(axis=0)
+    excess = unseen.returns - unseen.pair_returns @ held
+    low, high = np.quantile(spread, (1 / 3, 2 / 3))
+    trends = {"up-trend": z > TREND_Z, "sideways": np.abs(z) <= TREND_Z, "down-trend": z < -TREND_Z}
+    calms = {"calm": spread <= low, "normal": (spread > low) & (spread <= high), "wild": spread > high}
+    return ({name: float(excess[flags].sum()) for name, flags in trends.items()},
+            {name: float(excess[flags].sum()) for name, flags in calms.items()})
+
+
+def gate_kinds(job: GateJob, unseen: Unseen, candles: Sequence[Listed]) -> Gate:
+    """G6: better than holding the same amount even without the best kind of market."""
+    groups = _by_kind(unseen, candles)
+    rest = min(sum(parts.values()) - max(parts.values()) for parts in groups)
+    words = "; ".join(", ".join(f"{name} {value:+.1%}" for name, value in parts.items()) for parts in groups)
+    return _gate("G6", rest > 0, "above 0", f"{rest:+.2%}", rest,
+                 f"{words}, compared with simply holding the same average amount. Without the best kind {rest:+.2%}"
+                 " is left.")
+
+
+def safe_size(returns: Floats, limits: GateLimits) -> tuple[float, float, float]:
+    """The largest size up to 1 that keeps both of the owner's limits; the drawdown and the worst day behind it."""
+    fall = drawdown_quantile(returns, limits.seed, draws=limits.bootstraps)
+    worst = max(0.0, -float(returns.min())) * 1.5
+    sizes = [1.0, limits.max_drawdown / fall if fall > 0 else 1.0, limits.worst_day / worst if worst > 0 else 1.0]
+    return math.floor(min(sizes) * 100) / 100, fall, worst
+
+
+def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
+    """G7: the size at which drawdown and worst day stay within the owner's limits, bad exits included."""
+    limits = job.settings.gates
+    size, fall, worst = safe_size(unseen.returns - unseen.gaps, limits)
+    rows = ((f"drawdown {fall * size:.1%} of {limits.max_drawdown:.0%}", fall * size <= limits.max_drawdown),
+            (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day))
+    words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
+    passes = size >= limits.min_size and all(good for _, good in rows)
+    return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
+                 f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle)."), size
+
+
+def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
+    """G8: PAPER did what the backtest said, for long enough."""
+    days, paper = job.settings.gates.paper_days, job.paper
+    if paper is None or paper.days < days:
+        done = 0 if paper is None else paper.days
+        why = "PAPER has to run on Luno itself; recorded candles cannot stand for it." if paper is None else ""
+        return Gate("G8", GATE_NAMES["G8"], WAIT, f"{days} days", f"{done} days", float(done - days),
+                    f"{GATE_NAMES['G8']}: {done} of {days} days of PAPER with this exact configuration. {why}".rstrip())
+    sums = np.convolve(unseen.returns, np.ones(days), "valid")
+    floor = float(np.quantile(sums, 0.05)) if len(sums) else math.inf
+    passes = paper.total >= floor and paper.is_within_costs
+    cost = "within" if paper.is_within_costs else "above"
+    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,
+                 f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days earned"
+                 f" more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
+
+
+def gate_self_test(job: GateJob) -> Gate:
+    """G9: the gates themselves were measured for these strategies."""
+    words = ("the rate of false unlocks was measured for these strategies" if job.is_self_tested else
+             "the rate of false unlocks has not been measured for these strategies; run --self-test")
+    return _gate("G9", job.is_self_tested, "measured", job.self_test_id or "not measured", None, words + ".")
+
+
+@dataclass(frozen=True, slots=True)
+class LuckJob:
+    """Some shuffled markets of one walk, by their numbers."""
+
+    walk: WalkJob
+    windows: tuple[Window, ...]
+    past: Past
+    seed: int
+    numbers: tuple[int, ...]
+
+
+def luck_chunk(job: LuckJob) -> tuple[float, ...]:
+    """The unseen Sharpe ratio of the whole procedure on each of the chunk's shuffled markets."""
+    start = job.windows[0].train_to_ms
+    near = tuple((m, _remembered(s, start)) for m, s in job.walk.candles)
+    runs = [permuted(near, start, job.seed + number) for number in job.numbers]
+    done = walk(later_table(job.walk, job.windows, runs), job.past, job.windows, job.walk.settings)
+    return () if done is None else tuple(float(s) for s in unseen_sharpes(done.unseen))
+
+
+class Luck(NamedTuple):
+    """How often a shuffled market did as well: shuffles made, how many did, how many may, how many there would be."""
+
+    used: int
+    better: int
+    allowed: int
+    planned: int
+
+    @property
+    def p_value(self) -> float:
+        """(1 + better) / (1 + used), for all planned shuffles or those made before failure was certain."""
+        return (1 + self.better) / (1 + self.used)
+
+    @property
+    def is_passed(self) -> bool:
+        """True when all planned shuffles were made and few enough did as well."""
+        return self.used == self.planned and self.better <= self.allowed
+
+
+def luck_plan(gates: GateLimits, attempts: int) -> Luck:
+    """How many shuffles N attempts ask for, and how many of them may do as well: p must be at most luck_p / N."""
+    planned = max(gates.permutations, math.ceil(attempts / gates.luck_p - 1e-9) - 1)
+    return Luck(0, 0, math.floor(gates.luck_p / attempts * (planned + 1) + 1e-9) - 1, planned)
+
+
+def luck_chunks(job: LuckJob, planned: int) -> Iterator[LuckJob]:
+    """Small chunks first, so that a failing strategy is soon out, then as large as memory allows."""
+    step = job.walk.settings.schedule.timeframes[0] * 1000
+    rows = (job.windows[-1].test_to_ms - job.windows[0].train_to_ms) // step * len(job.walk.candles)
+    largest, size, first = max(4, min(64, CELLS_PER_CHUNK // max(1, rows))), 4, 0
+    while first < planned:
+        count = min(size, largest, planned - first)
+        yield replace(job, numbers=tuple(range(first, first + count)))
+        first, size = first + count, size * 2 if first >= size else size
+
+
+def try_luck(job: LuckJob, real: float, plan: Luck, on_progress: Progress, mapper: Mapper[LuckJob, tuple[float, ...]]
+              ) -> Luck | None:
+    """Shuffle until failure is certain or the plan is done, in order of the numbers; None if cancelled."""
+    used = better = 0
+    if real <= 0:
+        return plan._replace(used=0, better=0)
+    results = mapper(luck_chunk, luck_chunks(job, plan.planned))
+    for ratios in results:
+        for ratio in ratios:
+            used, better = used + 1, better + (ratio >= real)
+            if better > plan.allowed:
+                return plan._replace(used=used, better=better)
+        if not on_progress(used, plan.planned):
+            return None
+    return plan._replace(used=used, better=better)
+
+
+def gate_luck(luck: Luck, real: float, attempts: int) -> Gate:
+    """G2: the same procedure on shuffled markets hardly ever does as well."""
+    needed = f"at most {luck.allowed} of {luck.planned}"
+    if real <= 0:
+        return _gate("G2", False, needed, "no profit", None,
+                     "the unseen days earned nothing, so there is nothing that luck would have to explain.")
+    again = f" This is attempt {attempts} on this data: the bar is {attempts} times higher." if attempts > 1 else ""
+    return _gate("G2", luck.is_passed, needed, f"{luck.better} of {luck.used}", float(luck.allowed - luck.better),
+                 f"we shuffled the market {luck.used} times. In {luck.better} shuffled market(s), where nothing can be"
+                 f" foreseen, the same procedure did as well. At most {luck.allowed} of {luck.planned} may.{again}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def shown_figures(unseen: Unseen, attempts: int) -> tuple[tuple[str, float | None], ...]:
+    """What is worth knowing and decides nothing."""
+    returns, trials = unseen.returns, unseen.trials
+    ratios = np.repeat(sharpes(trials.T), max(1, attempts))
+    gains, losses = returns[returns > 0].sum(), -returns[returns < 0].sum()
+    months = [float(part.sum()) for part in np.array_split(returns, max(1, len(returns) // 30))]
+    figures = {
+        "unseen_days": float(len(returns)), "mean_day": float(returns.mean()), "sharpe": annual_sharpe(returns),
+        "total": float(np.prod(1 + returns) - 1), "max_drawdown": drawdown_of(returns), "psr": psr(returns, 0.0),
+        "dsr": dsr(returns, ratios), "pbo": pbo(trials), "min_trl_days": min_trl(returns, 0.0),
+        "windows_positive": float(sum(w.result > 0 for w in unseen.windows)),
+        "profit_factor_of_days": float(gains / losses) if losses > 0 else math.inf,
+        "exposure": float(unseen.weights.sum(axis=1).mean()), "turnover_per_day": float(unseen.turnover.mean()),
+        "best_month": max(months), "worst_month": min(months),
+        "windows_in_cash": float(sum(w.chosen == CASH for w in unseen.windows)),
+    }
+    return tuple((name, _finite(value)) for name, value in figures.items())
+
+
+def _alarm(unseen: Unseen) -> str:
+    mean, ratio = float(unseen.returns.mean()), annual_sharpe(unseen.returns)
+    if mean <= ALARM_MEAN and ratio <= ALARM_SHARPE:
+        return ""
+    return f"ALARM: {mean:+.2%} a day at a Sharpe ratio of {ratio:.1f} is too good, probably a fault in data or program. "
+
+
+def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
+    """The answer in one paragraph: locked or not, what failed, what would have to change, and what a pass is worth."""
+    failed, waits = ([g for g in gates if g.result == word] for word in (FAIL, WAIT))
+    if not failed and not waits and source == REAL_SOURCE:
+        head = f"All {len(gates)} gates passed."
+    else:
+        head = f"LOCKED, {len(failed)} of {len(gates)} failed"
+        head += f", {len(waits)} not judged yet." if waits else "."
+        if not failed and not waits:
+            head = f"LOCKED. All gates passed, but on {source} candles, which never unlock the exchange."
+    todo = " ".join(f"{g.id} {g.name}: needs {g.needed}, is {g.actual}." for g in failed)
+    return (f"{alarm}{head} {todo} Even a pass is no promise: of strategies as good as the best we tested, 1 in 3 lost"
+            " money in the next two months; expect about three quarters of the tested profit.").replace("  ", " ")
+
+
+def _payload(job: GateJob, gates: Sequence[Gate], shown: Sequence[tuple[str, float | None]],
+             windows: Sequence[Window], size: float) -> str:
+    """Everything the answer rests on, as canonical text; no time, no install."""
+    ends = {m.pair: [int(s.opened[0]), int(s.closed[-1])] for m, s in job.candles if len(s)}
+    return canonical({
+        "gates": {g.id: asdict(g) for g in gates}, "shown": dict(shown), "windows": [asdict(w) for w in windows],
+        "size": size, "attempt": job.attempts, "source": job.source, "config": config_hash(job.settings),
+        "sets": [asdict(p) for p in job.sets], "data": ends, "hashes": dict(job.hashes), "self_test": job.self_test_id,
+        "fees": {m.pair: [m.maker_fee, m.taker_fee] for m, _ in job.candles}, "seed": job.settings.gates.seed,
+        "version": __version__,
+    })
+
+
+def _evaluation(job: GateJob, gates: tuple[Gate, ...], windows: tuple[Window, ...], unseen: Unseen | None,
+                size: float) -> Evaluation:
+    shown = shown_figures(unseen, job.attempts) if unseen is not None else ()
+    alarm = _alarm(unseen) if unseen is not None else ""
+    span = (windows[0].test_from_ms, windows[-1].test_to_ms) if windows else (0, 0)
+    return Evaluation(gates, shown, windows, summary_of(gates, job.source, alarm), job.attempts, size, *span,
+                      _payload(job, gates, shown, windows, size), job.source)
+
+
+def _part(on_progress: Progress, start: float, end: float) -> Progress:
+    """Progress of one part of the whole, in thousandths."""
+    return lambda done, total: on_progress(round(1000 * (start + (end - start) * done / max(1, total))), 1000)
+
+
+class Tested(NamedTuple):
+    """The walk on the real market, before any shuffle: what earned what, and the shuffles to make."""
+
+    unseen: Unseen
+    luck: LuckJob
+
+
+def walk_real(job: GateJob, windows: tuple[Window, ...], on_progress: Progress = always) -> Tested | None:
+    """Train, choose and test on the market as it was; None if cancelled."""
+    walk_job = WalkJob(decision_candles(job.candles, job.settings), job.settings, job.sets, job.peek)
+    past = past_of(walk_job, windows, (walk_job.candles,), _part(on_progress, 0.0, 0.4))
+    if past is None:
+        return None
+    table = later_table(walk_job, windows, (walk_job.candles,))
+    done = walk(table, past, windows, job.settings, _part(on_progress, 0.4, 1.0), is_stressed=True)
+    if done is None:
+        return None
+    luck = LuckJob(walk_job, windows, past, job.settings.gates.seed, ())
+    return Tested(unseen_of(done, walk_job.candles), luck)
+
+
+def cheap_gates(job: GateJob, tested: Tested) -> tuple[Gate, ...]:
+    """G1 and G3 to G6: what can be said without shuffling."""
+    unseen, candles = tested.unseen, tested.luck.walk.candles
+    return (gate_money(job, unseen), gate_trips(job, unseen), gate_stretch(job, unseen), gate_alive(job, unseen),
+            gate_kinds(job, unseen, candles))
+
+
+def evaluate(
+    job: GateJob, on_progress: Progress = always, mapper: Mapper[LuckJob, tuple[float, ...]] = serial
+) -> Evaluation | None:
+    """All gates on the job's candles; None if cancelled. The same job gives the same payload with any mapper."""
+    candles = decision_candles(job.candles, job.settings)
+    windows = windows_of(candles, job.settings.gates)
+    data = gate_data(job, candles, windows)
+    if len(windows) < job.settings.gates.min_windows:
+        rest = tuple(waiting(name, "There is not enough history.") for name in GATE_NAMES if name not in ("G0", "G9"))
+        return _evaluation(job, (data, *rest, gate_self_test(job)), (), None, 0.0)
+    tested = walk_real(job, windows, _part(on_progress, 0.0, 0.1))
+    if tested is None:
+        return None
+    unseen, plan, real = tested.unseen, luck_plan(job.settings.gates, job.attempts), sharpe(tested.unseen.returns)
+    luck = try_luck(tested.luck, real, plan, _part(on_progress, 0.1, 1.0), mapper)
+    if luck is None:
+        return None
+    on_progress(1000, 1000)
+    money, trips, stretch, alive, kinds = cheap_gates(job, tested)
+    size, safe = gate_size(job, unseen)
+    gates = (data, money, gate_luck(luck, real, job.attempts), trips, stretch, alive, kinds, size,
+             gate_paper(job, unseen), gate_self_test(job))
+    return _evaluation(job, gates, unseen.windows, unseen, safe)
+
+
+def _window_json(window: Window) -> dict[str, object]:
+    return {
+        "number": window.number, "train_from": _iso(window.train_from_ms), "train_to": _iso(window.train_to_ms),
+        "test_from": _iso(window.test_from_ms), "test_to": _iso(window.test_to_ms), "chosen": window.chosen,
+        "train_sharpe": window.train_sharpe, "result": window.result, "round_trips": window.round_trips,
+    }
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
+    """The evaluation as plain values for a JSON file."""
+    gates = {g.id: {"name": g.name, "result": g.result, "needed": g.needed, "actual": g.actual, "margin": g.margin,
+                    "text": g.text} for g in evaluation.gates}
+    return {
+        "unlocked": evaluation.is_unlocked, "summary": evaluation.summary, "attempt": evaluation.attempt,
+        "gates": gates, "shown": dict(evaluation.shown), "windows": [_window_json(w) for w in evaluation.windows],
+        "size": evaluation.size, "source": evaluation.source, "payload_hash": evaluation.payload_hash,
+    }
 
 
 # ==============================================================================
 # SELFTEST | how often are the gates themselves wrong
-# pure | uses ERRORS TYPES SETTINGS CANDLES METRICS
+# pure | uses ERRORS TYPES SETTINGS CANDLES METRICS BACKTEST WALK GATES
 # ==============================================================================
 
 # Markets are made whose truth is known, and the gates are asked what they make of them.
@@ -4656,11 +5594,11 @@ def _trial_market(pair: str, fees: tuple[float, float]) -> Market:
     return Market(
         pair, pair[:3], pair[3:], TRIAL_PRICE_SCALE, TRIAL_VOLUME_SCALE, min_volume=10.0**-TRIAL_VOLUME_SCALE,
         max_volume=1e9, min_price=10.0**-TRIAL_PRICE_SCALE, max_price=1e12, maker_fee=fees[0], taker_fee=fees[1],
-        fee_source="self-test", model_spread=0.0 if fees == NO_FEES else 0.001,
+        fee_source=NO_TIER, model_spread=0.0 if fees == NO_FEES else 0.001,
     )  # fmt: skip
 
 
-def self_market(case: TrialCase, recorded: RecordedBars | None = None) -> tuple[tuple[Market, Series], ...]:
+def self_market(case: TrialCase, recorded: RecordedBars | None = None) -> Candles:
     """Three markets of this kind and seed, the same ones each time; DataError for A1 without recorded bars."""
     rng = np.random.default_rng([case.seed, [k.name for k in KINDS].index(case.kind)])
     bars = case.model.days * TRIAL_BARS_A_DAY
@@ -4676,7 +5614,7 @@ def self_market(case: TrialCase, recorded: RecordedBars | None = None) -> tuple[
 class Trial(NamedTuple):
     """What the gates are asked about: one market, the settings, which attempt this is, whether to look ahead."""
 
-    candles: tuple[tuple[Market, Series], ...]
+    candles: Candles
     settings: Settings
     attempt: int
     is_peeking: bool
@@ -4696,12 +5634,46 @@ class TrialVerdict(NamedTuple):
         return {gate for gate, result, _ in self.gates if result == "PASS"} >= set(GATES_OF_TEST)
 
 
-Judge = Callable[[Trial], TrialVerdict]
+Judge = Callable[[Sequence[Trial]], list[TrialVerdict]]
+PEEK = 0.5  # the planted fault: an entry is given half of its signal candle's move
 
 
-def judge_trial(trial: Trial) -> TrialVerdict:
-    """G1 to G6 over one made market, cheap ones first, as far as they pass."""
-    raise DataError("this version has no gates to test")
+def _trial_job(trial: Trial) -> GateJob:
+    return GateJob(trial.candles, trial.settings, attempts=trial.attempt, peek=PEEK if trial.is_peeking else 0.0)
+
+
+def _judged(trial: Trial, tested: Tested) -> TrialVerdict:
+    """The cheap gates, and the shuffles if all of them pass."""
+    job, real = _trial_job(trial), sharpe(tested.unseen.returns)
+    found = [(g.id, g.result, g.margin) for g in cheap_gates(job, tested)]
+    used = 0
+    if all(result == PASS for _, result, _ in found):
+        luck = try_luck(tested.luck, real, luck_plan(trial.settings.gates, trial.attempt), always, serial)
+        used = luck.used if luck is not None else 0
+        passes = luck is not None and luck.is_passed
+        found.append(("G2", PASS if passes else FAIL, luck.p_value if luck is not None else None))
+    else:
+        found.append(("G2", "SKIP", None))
+    returns = tested.unseen.returns
+    return TrialVerdict(tuple(sorted(found)), used, float(returns.mean()), float(returns.std(ddof=1)))
+
+
+def judge_trials(trials: Sequence[Trial]) -> list[TrialVerdict]:
+    """G1 to G6 over made markets of the same settings, walked side by side; the shuffles last."""
+    first = _trial_job(trials[0])
+    runs = tuple(decision_candles(trial.candles, first.settings) for trial in trials)
+    windows = windows_of(runs[0], first.settings.gates)
+    job = WalkJob(runs[0], first.settings, first.sets, first.peek)
+    past = past_of(job, windows, runs)
+    done = None if past is None else walk(later_table(job, windows, runs), past, windows, first.settings,
+                                          is_stressed=True)
+    if past is None or done is None:
+        return []
+    return [
+        _judged(trial, Tested(unseen_of(done, runs[run], run), LuckJob(
+            replace(job, candles=runs[run]), windows, past.of_run(run), first.settings.gates.seed, ())))
+        for run, trial in enumerate(trials)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -4712,7 +5684,7 @@ class SelfTestJob:
     settings: Settings
     config: str
     recorded: RecordedBars | None = None
-    judge: Judge = judge_trial
+    judge: Judge = judge_trials
 
 
 def _trial_settings(settings: Settings, fees: tuple[float, float]) -> Settings:
@@ -4731,14 +5703,36 @@ def retries(settings: Settings) -> tuple[Settings, ...]:
     return tuple(replace(settings, limits=limits) for limits in (settings.limits, *others)[:most])
 
 
-def _verdicts(case: TrialCase, job: SelfTestJob) -> Iterator[TrialVerdict]:
-    """What the gates say of each attempt, up to the first one that unlocks."""
-    candles, settings = self_market(case, job.recorded), _trial_settings(job.settings, case.fees)
-    for attempt, tried in enumerate(retries(settings) if case.kind == "R" else (settings,), start=1):
-        verdict = job.judge(Trial(candles, tried, attempt, case.kind == "A5"))
-        yield verdict
-        if verdict.is_unlocked:
-            return
+def _verdicts(cases: Sequence[TrialCase], job: SelfTestJob) -> list[list[TrialVerdict]]:
+    """What the gates say of each attempt of each case, up to the first one that unlocks."""
+    first, markets = cases[0], [self_market(case, job.recorded) for case in cases]
+    settings = _trial_settings(job.settings, first.fees)
+    verdicts: list[list[TrialVerdict]] = [[] for _ in cases]
+    waiting_ = list(range(len(cases)))
+    for attempt, tried in enumerate(retries(settings) if first.kind == "R" else (settings,), start=1):
+        found = job.judge([Trial(markets[i], tried, attempt, first.kind == "A5") for i in waiting_])
+        for place, verdict in zip(waiting_, found, strict=True):
+            verdicts[place].append(verdict)
+        waiting_ = [i for i in waiting_ if not verdicts[i][-1].is_unlocked]
+        if not waiting_:
+            break
+    return verdicts
+
+
+BATCHES: Mapping[str, int] = types.MappingProxyType({"E": 4, "A4": 4, "A5": 8})  # where shuffles take the time
+BATCH = 24
+
+
+def batches_of(cases: Iterable[TrialCase]) -> Iterator[tuple[TrialCase, ...]]:
+    """Cases that can be judged side by side: of one kind, strength and fees."""
+    waiting_: dict[tuple[str, float, tuple[float, float]], list[TrialCase]] = {}
+    for case in cases:
+        group = waiting_.setdefault((case.kind, case.strength, case.fees), [])
+        group.append(case)
+        if len(group) == BATCHES.get(case.kind, BATCH):
+            yield tuple(group)
+            group.clear()
+    yield from (tuple(group) for group in waiting_.values() if group)
 
 
 def _yearly_sharpe(mean: float, deviation: float) -> float | None:
@@ -4746,9 +5740,13 @@ def _yearly_sharpe(mean: float, deviation: float) -> float | None:
     return mean / deviation * math.sqrt(365) if deviation > 0 else None
 
 
-def self_test_row(case: TrialCase, job: SelfTestJob) -> dict[str, object]:
-    """The result of one case as a JSON row: the gates of its last attempt, the permutations of all."""
-    verdicts = list(_verdicts(case, job))
+def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
+    """The results of one batch of cases as JSON rows."""
+    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
+
+
+def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerdict]) -> dict[str, object]:
+    """The result of one case: the gates of its last attempt, the permutations of all."""
     last = verdicts[-1]
     return {
         "kind": case.kind, "strength": case.strength, "seed": case.seed, "fees": list(case.fees), "key": case.key,
@@ -5673,7 +6671,6 @@ def metrics_rows(metrics: Mapping[str, object], counter: str, target: float) -> 
 import base64
 import contextlib
 import io
-import itertools
 import os
 import random
 import sys
@@ -9715,10 +10712,11 @@ def _self_test_child(job: SelfTestJob, pipe: Connection) -> None:
     """Runs in a process of its own: judge case after case, send a row each, stop between two when asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     try:
-        for case in job.cases:
+        for batch in batches_of(job.cases):
             if pipe.poll():
                 break
-            pipe.send(self_test_row(case, job))
+            for row in self_test_rows(batch, job):
+                pipe.send(row)
     except LunobizError as error:
         pipe.send(Failed(str(error)))
     finally:
@@ -12132,7 +13130,7 @@ def _measure_cases(cases: Sequence[TrialCase], job: SelfTestJob, out: Path) -> N
             sys.stderr.write(f"{done:,} of {len(cases):,} markets, {spent:.0f} s, {left_min:.0f} min left   {end}")
 
 
-def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_trial) -> int:
+def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_trials) -> int:
     """Measure how often the gates are wrong, as far as the file of rows does not tell yet; 1 if a target is missed."""
     out, recorded = Path(a.json), _recorded_bars(a.data, a.pairs) if a.data else None
     job = SelfTestJob((), session.settings, config_hash(session.settings), recorded, judge)

@@ -137,9 +137,9 @@ def test_a_backtest_writes_the_documented_report(tmp_path: Path) -> None:
     assert "NOT CHOSEN" in done.stdout and "NOT CHOSEN" in report["parameters"]
 
 
-def lock_all(trial: lunobiz.Trial) -> lunobiz.TrialVerdict:
+def lock_all(trials: Sequence[lunobiz.Trial]) -> list[lunobiz.TrialVerdict]:
     """A judge of the self-test that stops at the first gate, and can be sent to a process."""
-    return lunobiz.TrialVerdict((("G1", "FAIL", 0.5),), 0, 0.0, 0.01)
+    return [lunobiz.TrialVerdict((("G1", "FAIL", 0.5),), 0, 0.0, 0.01) for _ in trials]
 
 
 def self_test(out: Path, *words: str, judge: lunobiz.Judge = lock_all, **limits: object) -> int:
@@ -200,9 +200,10 @@ def test_recorded_candles_are_drawn_from_where_they_are_named(tmp_path: Path) ->
         self_test(out, "--kinds", "A1", "--count", "1", "--data", str(write_folder(tmp_path / "b", others, 3600)))
 
 
-def unlock_all(trial: lunobiz.Trial) -> lunobiz.TrialVerdict:
+def unlock_all(trials: Sequence[lunobiz.Trial]) -> list[lunobiz.TrialVerdict]:
     """A judge that is always wrong."""
-    return lunobiz.TrialVerdict(tuple((f"G{n}", "PASS", 0.5) for n in range(1, 7)), 199, 0.001, 0.01)
+    gates = tuple((f"G{n}", "PASS", 0.5) for n in range(1, 7))
+    return [lunobiz.TrialVerdict(gates, 199, 0.001, 0.01) for _ in trials]
 
 
 def test_a_missed_target_is_a_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

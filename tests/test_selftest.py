@@ -47,7 +47,7 @@ from lunobiz import (
     self_market,
     self_test_cases,
     self_test_markdown,
-    self_test_row,
+    self_test_rows,
     self_test_table,
     self_test_targets,
     shard_of,
@@ -315,23 +315,23 @@ def verdict(results: Sequence[str], permutations: int = 7) -> TrialVerdict:
     return TrialVerdict(gates, permutations, 0.001, 0.01)
 
 
-def lock_all(trial: Trial) -> TrialVerdict:
+def lock_all(trials: Sequence[Trial]) -> list[TrialVerdict]:
     """A judge that stops at the first gate."""
-    return verdict(["FAIL", *["SKIP"] * 5])
+    return [verdict(["FAIL", *["SKIP"] * 5]) for _ in trials]
 
 
-def by_mean(trial: Trial) -> TrialVerdict:
+def by_mean(trials: Sequence[Trial]) -> list[TrialVerdict]:
     """A judge that unlocks whatever rose, and can be sent to a process."""
-    first = trial.candles[0][1].close
-    return verdict(["PASS"] * 6 if first[-1] > first[0] else ["PASS", "FAIL", *["SKIP"] * 4])
+    closes = [trial.candles[0][1].close for trial in trials]
+    return [verdict(["PASS"] * 6 if c[-1] > c[0] else ["PASS", "FAIL", *["SKIP"] * 4]) for c in closes]
 
 
-def fail_loudly(trial: Trial) -> TrialVerdict:
+def fail_loudly(trials: Sequence[Trial]) -> list[TrialVerdict]:
     """A judge that names a trouble."""
     raise DataError("the judge is ill")
 
 
-def die(trial: Trial) -> TrialVerdict:
+def die(trials: Sequence[Trial]) -> list[TrialVerdict]:
     """A judge whose process ends at once."""
     os._exit(9)
 
@@ -341,8 +341,13 @@ def job(judge: lunobiz.Judge, *cases: TrialCase) -> SelfTestJob:
     return SelfTestJob(cases, Settings(), "c0ffee", RECORDED, judge)
 
 
+def one_row(case: TrialCase, work: SelfTestJob) -> dict[str, object]:
+    """The row of a case that is judged alone."""
+    return self_test_rows((case,), work)[0]
+
+
 def test_a_row_tells_case_gates_and_figures() -> None:
-    row = self_test_row(TrialCase("E", 4, 0.15), job(lambda trial: verdict(["PASS", "FAIL", *["SKIP"] * 4])))
+    row = one_row(TrialCase("E", 4, 0.15), job(lambda trials: [verdict(["PASS", "FAIL", *["SKIP"] * 4]) for _ in trials]))
     assert row == {
         "kind": "E", "strength": 0.15, "seed": 4, "fees": [0.004, 0.006], "key": "E 0.15 0.004,0.006 4",
         "config": "c0ffee", "data": "", "attempts": 1, "permutations": 7, "unlocked": False, "daily_mean": 0.001,
@@ -356,12 +361,12 @@ def test_a_row_tells_case_gates_and_figures() -> None:
 def test_the_judge_sees_the_market_its_costs_and_fitting_timeframes() -> None:
     seen: list[Trial] = []
 
-    def note(trial: Trial) -> TrialVerdict:
-        seen.append(trial)
-        return lock_all(trial)
+    def note(trials: Sequence[Trial]) -> list[TrialVerdict]:
+        seen.extend(trials)
+        return lock_all(trials)
 
-    self_test_row(TrialCase("A5", 1, fees=NO_FEES), job(note))
-    self_test_row(TrialCase("A0", 1), job(note))
+    one_row(TrialCase("A5", 1, fees=NO_FEES), job(note))
+    one_row(TrialCase("A0", 1), job(note))
     free, real = seen
     assert free.is_peeking and not real.is_peeking and free.attempt == real.attempt == 1
     assert {(m.maker_fee, m.taker_fee, m.model_spread) for m, _ in free.candles} == {(0.0, 0.0, 0.0)}
@@ -384,7 +389,7 @@ def test_only_six_passes_unlock() -> None:
 
 def test_where_nothing_moved_there_is_no_sharpe_ratio() -> None:
     still = TrialVerdict(ALL_PASS[:1], 0, 0.0, 0.0)
-    assert self_test_row(TrialCase("A0", 1), job(lambda trial: still))["sharpe"] is None
+    assert one_row(TrialCase("A0", 1), job(lambda trials: [still for _ in trials]))["sharpe"] is None
 
 
 def test_28_attempts_differ_and_end_with_the_first_that_unlocks() -> None:
@@ -392,19 +397,19 @@ def test_28_attempts_differ_and_end_with_the_first_that_unlocks() -> None:
     assert len(tried) == len(set(tried)) == 28 and tried[0] == Settings()
     seen: list[Trial] = []
 
-    def at_third(trial: Trial) -> TrialVerdict:
-        seen.append(trial)
-        return verdict(["PASS"] * 6 if trial.attempt == 3 else ["PASS", "FAIL"])
+    def at_third(trials: Sequence[Trial]) -> list[TrialVerdict]:
+        seen.extend(trials)
+        return [verdict(["PASS"] * 6 if trial.attempt == 3 else ["PASS", "FAIL"]) for trial in trials]
 
-    row = self_test_row(TrialCase("R", 1), job(at_third))
+    row = one_row(TrialCase("R", 1), job(at_third))
     assert (row["attempts"], row["unlocked"], row["permutations"]) == (3, True, 21)
     assert [t.attempt for t in seen] == [1, 2, 3] and len({t.settings for t in seen}) == 3
-    assert self_test_row(TrialCase("R", 1), job(lock_all))["attempts"] == 28
+    assert one_row(TrialCase("R", 1), job(lock_all))["attempts"] == 28
 
 
 def test_a_row_is_the_same_each_time() -> None:
     case = TrialCase("A1", 3)
-    rows = [lunobiz.canonical(self_test_row(case, job(by_mean))) for _ in range(2)]
+    rows = [lunobiz.canonical(one_row(case, job(by_mean))) for _ in range(2)]
     assert rows[0] == rows[1] and f'"data":"{RECORDED.name}"' in rows[0]
 
 
@@ -635,7 +640,7 @@ def test_two_processes_give_the_rows_that_one_gives() -> None:
     cases = self_test_cases(SelfTestPlan(("A0", "A1", "E12"), 0, 2, (REAL_FEES,)))
     jobs = [job(by_mean, *shard_of(cases, number, 2)) for number in (1, 2)]
     found = sorted(map(lunobiz.canonical, rows_of_self_test(jobs)))
-    assert found == sorted(lunobiz.canonical(self_test_row(case, jobs[0])) for case in cases)
+    assert found == sorted(lunobiz.canonical(one_row(case, jobs[0])) for case in cases)
 
 
 @pytest.mark.parametrize(("judge", "says"), [(fail_loudly, "the judge is ill"), (die, "broke off .code 9.")])
