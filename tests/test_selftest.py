@@ -347,7 +347,8 @@ def one_row(case: TrialCase, work: SelfTestJob) -> dict[str, object]:
 
 
 def test_a_row_tells_case_gates_and_figures() -> None:
-    row = one_row(TrialCase("E", 4, 0.15), job(lambda trials: [verdict(["PASS", "FAIL", *["SKIP"] * 4]) for _ in trials]))
+    said = verdict(["PASS", "FAIL", *["SKIP"] * 4])
+    row = one_row(TrialCase("E", 4, 0.15), job(lambda trials: [said for _ in trials]))
     assert row == {
         "kind": "E", "strength": 0.15, "seed": 4, "fees": [0.004, 0.006], "key": "E 0.15 0.004,0.006 4",
         "config": "c0ffee", "data": "", "attempts": 1, "permutations": 7, "unlocked": False, "daily_mean": 0.001,
@@ -519,7 +520,7 @@ def test_kinds_strengths_and_fees_have_lines_of_their_own_and_doubles_count_once
 )
 def test_a_row_that_is_none_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(DataError, match="row of the self-test"):
-        self_test_table([short_row(A0, lock_all(ANY)) | change])
+        self_test_table([short_row(A0, lock_all([ANY])[0]) | change])
 
 
 ANY = Trial((), Settings(), 1, False)
