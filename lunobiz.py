@@ -11772,6 +11772,9 @@ class GateRun:
         """True once GatesDone was told or the run was ended."""
         return self._is_done
 
+    def _has_told(self) -> bool:
+        return self._is_done
+
     def poll(self) -> Iterator[GatesProgress | GatesDone]:
         """What there is to tell; after GatesDone there is nothing more."""
         if self._is_cancelled and not self.is_done:
@@ -11782,7 +11785,7 @@ class GateRun:
             answer = self._hear(message)
             if answer is not None:
                 yield answer
-        if self._child.is_done and not self.is_done and not self._is_cancelled:
+        if self._child.is_done and not (self._is_cancelled or self._has_told()):
             yield self._finish(GatesDone("", f"The evaluation ended early (code {self._child.exit_code})."))
 
     def cancel(self) -> None:
