@@ -1817,12 +1817,26 @@ class SignalTable:
 # The fixed list that training may choose from. All are slow: on markets without any edge a set loses its costs, and
 # that loss falls with the number of round trips (README, "How fast to trade"). Twenty-day channels pay for themselves
 # at the weakest edge; expansions and reversions are rare on purpose, at usual thresholds they lose more than they add.
-PARAMETER_SETS = tuple(
-    StrategyParams(breakout=breakout, stop_atr=stop, trail_atr=trail, exit_channel=240, atr=96, squeeze=384,
-                   expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920, trend_efficiency=0.20)
-    for breakout in (480, 360, 240)
-    for stop, trail in ((6.0, 9.0), (4.0, 6.0))
-)
+class SetPace(NamedTuple):
+    """What tells the sets of the list apart: breakout in hours, stop and trail in average true ranges."""
+
+    breakout: int
+    stop_atr: float
+    trail_atr: float
+
+
+PACES = (SetPace(480, 6.0, 9.0), SetPace(480, 4.0, 6.0), SetPace(360, 6.0, 9.0), SetPace(360, 4.0, 6.0),
+         SetPace(240, 6.0, 9.0), SetPace(240, 4.0, 6.0))
+
+
+def parameter_sets() -> tuple[StrategyParams, ...]:
+    """The fixed list of sets, the same in every mode."""
+    return tuple(
+        StrategyParams(breakout=pace.breakout, stop_atr=pace.stop_atr, trail_atr=pace.trail_atr, exit_channel=240,
+                       atr=96, squeeze=384, expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920,
+                       trend_efficiency=0.20)
+        for pace in PACES
+    )
 
 
 def in_candles(params: StrategyParams, seconds: int) -> StrategyParams:
@@ -4323,8 +4337,8 @@ class LaneState(NamedTuple):
     columns: Mapping[str, NDArray[np.generic]]
 
 
-class Lanes:
-    """The desks of all lanes, as arrays over runs x sets x pairs; `step` takes them through one row of candles."""
+class LaneBook:
+    """Cash, positions and orders of all lanes, as arrays over runs x sets x pairs, and what a row of candles fills."""
 
     def __init__(self, table: LaneTable, settings: Settings) -> None:
         self.table, self.settings = table, settings
@@ -4352,20 +4366,6 @@ class Lanes:
         self.fills: list[LaneFill] | None = None
         self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
         self.day = -1
-
-    def state(self) -> LaneState:
-        """All that a later table needs to go on from here."""
-        columns = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
-
-    def go_on(self, state: LaneState) -> Lanes:
-        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
-        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
-        for name, value in state.columns.items():
-            vars(self)[name] = np.repeat(value, runs, axis=0)
-        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
-        self.sent, self.has_triggered = np.roll(self.sent, -state.rows, axis=2), state.has_triggered
-        return self
 
     def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
         """Lane, pair and market place of flat cells."""
@@ -4476,6 +4476,24 @@ class Lanes:
         if small.any():
             self._clear(cells[small])
             self.volume.reshape(-1)[cells[small]] = 0.0
+
+
+class Lanes(LaneBook):
+    """The desks of all lanes; `step` takes them through one row of candles."""
+
+    def state(self) -> LaneState:
+        """All that a later table needs to go on from here."""
+        columns = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
+
+    def go_on(self, state: LaneState) -> Lanes:
+        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
+        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
+        for name, value in state.columns.items():
+            vars(self)[name] = np.repeat(value, runs, axis=0)
+        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
+        self.sent, self.has_triggered = np.roll(self.sent, -state.rows, axis=2), state.has_triggered
+        return self
 
     def _review_caps(self, now_ms: int, day: int) -> None:
         """Note the lanes that have fallen to their daily or weekly cap."""
@@ -5093,7 +5111,7 @@ class GateJob:
     is_self_tested: bool = False
     self_test_id: str = ""
     paper: PaperRecord | None = None
-    sets: tuple[StrategyParams, ...] = PARAMETER_SETS
+    sets: tuple[StrategyParams, ...] = field(default_factory=parameter_sets)
     peek: float = 0.0
 
 
@@ -5708,7 +5726,7 @@ def with_hashes(job: GateJob) -> GateJob:
 
 def look_of(job: GateJob, code: str, span: tuple[int, int], now_ms: int) -> AttemptRow:
     """The look at the unseen days `span` that an evaluation of this job takes."""
-    tried = configuration_hash(job.settings, code, strategies_hash(PARAMETER_SETS))
+    tried = configuration_hash(job.settings, code, strategies_hash(parameter_sets()))
     return AttemptRow(tried, _digest(canonical(with_hashes(job).hashes)), *span, now_ms)
 
 
@@ -5756,7 +5774,7 @@ def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
     limits = limit_values(job.settings)
     return GatePass(
         gates=evaluation.gates, code_hash=code, config_hash=config_hash(job.settings),
-        strategies_hash=strategies_hash(PARAMETER_SETS), rest_hash=rest_hash(job.settings),
+        strategies_hash=strategies_hash(parameter_sets()), rest_hash=rest_hash(job.settings),
         evaluation_hash=evaluation.payload_hash, limits=tuple(sorted(limits.items())), data=_data_rows(job),
         fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
         unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
@@ -5922,7 +5940,7 @@ def _limit_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
 def _change_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
     if not now.code_hash or held.code_hash != now.code_hash:
         yield "The code that decides has changed since the evaluation."
-    if held.strategies_hash != strategies_hash(PARAMETER_SETS):
+    if held.strategies_hash != strategies_hash(parameter_sets()):
         yield "The list of strategies has changed since the evaluation."
     pairs, evaluated = sorted(now.settings.schedule.pairs), sorted(pair for pair, *_ in held.data)
     if not pairs or pairs != evaluated or pairs != sorted(pair for pair, *_ in held.fees):
@@ -6333,11 +6351,6 @@ def _yearly_sharpe(mean: float, deviation: float) -> float | None:
     return mean / deviation * math.sqrt(365) if deviation > 0 else None
 
 
-def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
-    """The results of one batch of cases as JSON rows."""
-    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
-
-
 def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerdict]) -> dict[str, object]:
     """The result of one case: the gates of its last attempt, the permutations of all."""
     last = verdicts[-1]
@@ -6349,6 +6362,11 @@ def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerd
         "unlocked": last.is_unlocked, "daily_mean": last.mean, "daily_deviation": last.deviation,
         "sharpe": _yearly_sharpe(last.mean, last.deviation),
     }  # fmt: skip
+
+
+def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
+    """The results of one batch of cases as JSON rows."""
+    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
 
 
 def kind_of(word: str) -> tuple[str, float]:
@@ -10956,7 +10974,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -14343,7 +14361,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse

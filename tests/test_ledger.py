@@ -270,7 +270,7 @@ def test_one_change_gives_one_sentence() -> None:
 
 def test_a_changed_list_of_strategies_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = row()
-    monkeypatch.setattr(lunobiz, "PARAMETER_SETS", (lunobiz.StrategyParams(breakout=77),))
+    monkeypatch.setattr(lunobiz, "parameter_sets", lambda: (lunobiz.StrategyParams(breakout=77),))
     assert lock_reasons(stored, facts()) == ("The list of strategies has changed since the evaluation.",)
 
 
