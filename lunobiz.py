@@ -1825,8 +1825,7 @@ class SetPace(NamedTuple):
     trail_atr: float
 
 
-PACES = (SetPace(480, 6.0, 9.0), SetPace(480, 4.0, 6.0), SetPace(360, 6.0, 9.0), SetPace(360, 4.0, 6.0),
-         SetPace(240, 6.0, 9.0), SetPace(240, 4.0, 6.0))
+PACES = (SetPace(480, 6.0, 9.0), SetPace(480, 4.0, 6.0), SetPace(240, 6.0, 9.0), SetPace(240, 4.0, 6.0))
 
 
 def parameter_sets() -> tuple[StrategyParams, ...]:
