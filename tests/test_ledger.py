@@ -166,7 +166,7 @@ GATES = tuple(Gate(f"G{n}", f"Gate {n}", "PASS", "> 0", "0.1", 0.1, "It passed."
 
 
 def evaluation() -> Evaluation:
-    return Evaluation(GATES, (), (), "UNLOCKED", 1, 0.5, NOW - 720 * DAY_MS, NOW, "{}")
+    return Evaluation(GATES, (), (), "UNLOCKED", 1, 0.5, NOW - 720 * DAY_MS, NOW, "{}", "luno")
 
 
 ATTEMPTS = chain(canonical(look("a")))
