@@ -3018,7 +3018,8 @@ def review_limits(draft: Draft) -> None:
 def _plan_retry(draft: Draft, order: Order) -> None:
     """Remember the signal of a timed-out entry if it still stands, to take it once the order is off."""
     wanted = (order.pair, order.strategy, order.timeframe_s)
-    standing = [s for s in draft.signals if (s.pair, s.strategy, s.timeframe_s) == wanted]
+    standing = [s for s in draft.signals if (s.pair, s.strategy, s.timeframe_s) == wanted
+                and math.isfinite(s.break_even)]  # without a quote there is nothing to take
     if standing and order.kind is OrderKind.ENTRY and order.filled == 0:
         draft.desk = replace(draft.desk, retries=(*draft.desk.retries, standing[0]))
 
