@@ -14396,7 +14396,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -14683,12 +14683,12 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
 def gates_text(values: Mapping[str, object]) -> str:
     """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
     gates = values["gates"] if isinstance(values["gates"], dict) else {}
-    lines = [f"{'':4}{'Gate':28}{'Result':8}{'Needed':24}Actual"]
-    for name, gate in sorted(gates.items()):
-        lines.append(f"{name:4}{gate['name']:28}{gate['result']:8}{gate['needed']:24}{gate['actual']}".rstrip())
-        lines.append(f"    {gate['text']}")
-    word = "UNLOCKED" if values["unlocked"] is True else "LOCKED"
-    return "\n".join((*lines, "", f"{word}. Attempt {values['attempt']} on this data. {values['summary']}", ""))
+    cells = [("", "Gate", "Result", "Needed", "Actual")]
+    cells += [(name, g["name"], g["result"], g["needed"], g["actual"]) for name, g in sorted(gates.items())]
+    widths = [max(len(row[column]) for row in cells) + 2 for column in range(5)]
+    lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    told = [f"{line}\n    {gates[row[0]]['text']}" for line, row in zip(lines[1:], cells[1:], strict=True)]
+    return "\n".join((lines[0], *told, "", f"{values['summary']}", f"Attempt {values['attempt']} on this data.", ""))
 
 
 def _show_gates_progress(progress: GatesProgress, spent_s: float) -> None:
@@ -14732,11 +14732,13 @@ def run_gates(session: Session, a: argparse.Namespace) -> int:
         done = _await_gates(task, store, install)
     finally:
         store.close()
+        if sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write("\r" + " " * 70 + "\r")
     if not done.payload:
         if done.problem != CANCELLED:
             raise DataError(f"{done.problem} {done.note}".strip())
         if sys.stderr is not None:
-            sys.stderr.write(f"\nCancelled. {done.note}".rstrip() + "\n")
+            sys.stderr.write(f"Cancelled. {done.note}".rstrip() + "\n")
         return EXIT_NO
     values = json.loads(done.payload)
     if a.json:
