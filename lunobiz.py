@@ -5600,11 +5600,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
 # pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO GATES
 # ==============================================================================
 
-VALID_DAYS, NEWEST_DAYS = 30, 35  # of the evaluation itself, and of the last unseen candle
 LEAST_OVERLAP = 0.5  # an earlier look at less than half of the unseen days is a look at other data
-LEAST_SIZE = 0.10
-GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
-FROM_LUNO = "luno"
 SOURCE_WORDS = types.MappingProxyType({"demo": "the demo market", "test exchange": "the test exchange"})
 TIGHTER: Mapping[str, int] = types.MappingProxyType({  # which way a limit is tighter; one not named may not change
     "limits.risk_per_trade": -1, "limits.daily_loss_cap": -1, "limits.weekly_loss_cap": -1,
@@ -5763,7 +5759,7 @@ def with_hashes(job: GateJob) -> GateJob:
 
 def look_of(job: GateJob, code: str, span: tuple[int, int], now_ms: int) -> AttemptRow:
     """The look at the unseen days `span` that an evaluation of this job takes."""
-    tried = configuration_hash(job.settings, code, strategies_hash(parameter_sets()))
+    tried = configuration_hash(job.settings, code, strategies_hash(job.sets))
     return AttemptRow(tried, _digest(canonical(with_hashes(job).hashes)), *span, now_ms)
 
 
@@ -5811,11 +5807,11 @@ def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
     limits = limit_values(job.settings)
     return GatePass(
         gates=evaluation.gates, code_hash=code, config_hash=config_hash(job.settings),
-        strategies_hash=strategies_hash(parameter_sets()), rest_hash=rest_hash(job.settings),
+        strategies_hash=strategies_hash(job.sets), rest_hash=rest_hash(job.settings),
         evaluation_hash=evaluation.payload_hash, limits=tuple(sorted(limits.items())), data=_data_rows(job),
         fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
         unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
-        seed=int(limits.get("gates.seed", 0)), self_test_id=job.self_test_id, size=float(evaluation.size),
+        seed=job.settings.gates.seed, self_test_id=job.self_test_id, size=float(evaluation.size),
         source=job.source,
     )
 
@@ -5929,24 +5925,26 @@ def _seal_reasons(link: Link, seal: Seal, now: LiveFacts) -> Iterator[str]:
         yield CLOCK_BACK
 
 
-def _gate_reasons(held: GatePass) -> Iterator[str]:
-    passed = {g.id for g in held.gates if g.result == "PASS"} - {g.id for g in held.gates if g.result != "PASS"}
+def _gate_reasons(held: GatePass, least_size: float) -> Iterator[str]:
+    passed = {g.id for g in held.gates if g.result == PASS} - {g.id for g in held.gates if g.result != PASS}
     names = {g.id: f"{g.id} {g.name}" for g in held.gates}
-    missed = [names.get(name, f"{name} (missing)") for name in sorted({*GATE_IDS, *names} - passed)]
+    missed = [names.get(name, f"{name} (missing)") for name in sorted({*GATE_NAMES, *names} - passed)]
     if missed:
-        yield f"{len(missed)} of {len(GATE_IDS)} gates did not pass: {', '.join(missed)}."
-    if not LEAST_SIZE <= held.size <= 1 or held.attempt < 1 or not held.self_test_id:
+        yield f"{len(missed)} of {len(GATE_NAMES)} gates did not pass: {', '.join(missed)}."
+    if not least_size <= held.size <= 1 or held.attempt < 1 or not held.self_test_id:
         yield "The stored evaluation has no safe size, no attempt number or no self-test of the gates."
-    if held.source != FROM_LUNO:
+    if held.source != REAL_SOURCE:
         yield f"It was evaluated on {SOURCE_WORDS.get(held.source, 'recorded or imported candles')}, not on Luno's own."
 
 
 def _age_reasons(time_ms: int, held: GatePass, now: LiveFacts) -> Iterator[str]:
+    limits = now.settings.gates
     age, unseen = ((now.now_ms - t) / DAY_MS for t in (time_ms, held.unseen_to_ms))
-    if age > VALID_DAYS:
-        yield f"The evaluation is {math.floor(age)} days old; it holds for {VALID_DAYS}. Evaluate again."
-    if unseen > NEWEST_DAYS:
-        yield f"The last unseen candle is {math.floor(unseen)} days old; allowed is {NEWEST_DAYS}. Evaluate again."
+    if age > limits.valid_days:
+        yield f"The evaluation is {math.floor(age)} days old; it holds for {limits.valid_days}. Evaluate again."
+    if unseen > limits.max_unseen_age_days:
+        words = f"allowed is {limits.max_unseen_age_days}. Evaluate again."
+        yield f"The last unseen candle is {math.floor(unseen)} days old; {words}"
     if not 0 < held.unseen_from_ms < held.unseen_to_ms <= now.now_ms:
         yield "The stored evaluation has no unseen days that lie in the past."
 
@@ -6007,8 +6005,8 @@ def lock_reasons(row: Link | None, now: LiveFacts) -> tuple[str, ...]:
     if seal is None or held is None:
         return (*place, UNREADABLE)
     return (
-        *place, *_seal_reasons(row, seal, now), *_gate_reasons(held), *_age_reasons(row.time_ms, held, now),
-        *_change_reasons(held, now), *_fee_reasons(held, now),
+        *place, *_seal_reasons(row, seal, now), *_gate_reasons(held, now.settings.gates.min_size),
+        *_age_reasons(row.time_ms, held, now), *_change_reasons(held, now), *_fee_reasons(held, now),
     )
 
 
@@ -6016,7 +6014,7 @@ def _is_a_study(link: Link, key: Credentials) -> bool:
     """True if we signed this row and it says itself that it is not about Luno's own candles."""
     seal = read_seal(link)
     held = read_pass(seal.payload) if seal is not None and is_signed(link, key) else None
-    return held is not None and held.source != FROM_LUNO
+    return held is not None and held.source != REAL_SOURCE
 
 
 def row_that_counts(links: Sequence[Link], key: Credentials) -> Link | None:
@@ -6654,7 +6652,7 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS LEDGER
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS
 # ==============================================================================
 
 DECISIONS_SHOWN = 200
@@ -11902,7 +11900,7 @@ def data_source(mode: Mode, settings: Settings) -> str:
     """Where the candles of this session's cache came from; only Luno's own can ever lead to LIVE."""
     if settings.is_test_exchange:
         return "test exchange"
-    return {Mode.PAPER: FROM_LUNO, Mode.LIVE: FROM_LUNO, Mode.DEMO: "demo"}.get(mode, "recorded")
+    return {Mode.PAPER: REAL_SOURCE, Mode.LIVE: REAL_SOURCE, Mode.DEMO: "demo"}.get(mode, "recorded")
 
 
 def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask:
@@ -14685,12 +14683,12 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
 def gates_text(values: Mapping[str, object]) -> str:
     """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
     gates = values["gates"] if isinstance(values["gates"], dict) else {}
-    lines = [f"{'':4}{'Gate':28}{'Result':8}{'Needed':24}Actual"]
-    for name, gate in sorted(gates.items()):
-        lines.append(f"{name:4}{gate['name']:28}{gate['result']:8}{gate['needed']:24}{gate['actual']}".rstrip())
-        lines.append(f"    {gate['text']}")
-    word = "UNLOCKED" if values["unlocked"] is True else "LOCKED"
-    return "\n".join((*lines, "", f"{word}. Attempt {values['attempt']} on this data. {values['summary']}", ""))
+    cells = [("", "Gate", "Result", "Needed", "Actual")]
+    cells += [(name, g["name"], g["result"], g["needed"], g["actual"]) for name, g in sorted(gates.items())]
+    widths = [max(len(row[column]) for row in cells) + 2 for column in range(5)]
+    lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    told = [f"{line}\n    {gates[row[0]]['text']}" for line, row in zip(lines[1:], cells[1:], strict=True)]
+    return "\n".join((lines[0], *told, "", f"{values['summary']}", f"Attempt {values['attempt']} on this data.", ""))
 
 
 def _show_gates_progress(progress: GatesProgress, spent_s: float) -> None:
@@ -14734,11 +14732,13 @@ def run_gates(session: Session, a: argparse.Namespace) -> int:
         done = _await_gates(task, store, install)
     finally:
         store.close()
+        if sys.stderr is not None and sys.stderr.isatty():
+            sys.stderr.write("\r" + " " * 70 + "\r")
     if not done.payload:
         if done.problem != CANCELLED:
             raise DataError(f"{done.problem} {done.note}".strip())
         if sys.stderr is not None:
-            sys.stderr.write(f"\nCancelled. {done.note}".rstrip() + "\n")
+            sys.stderr.write(f"Cancelled. {done.note}".rstrip() + "\n")
         return EXIT_NO
     values = json.loads(done.payload)
     if a.json:

@@ -690,7 +690,7 @@ def keep_a_pass(paper: Paper, now_ms: int, **changes: object) -> None:
     assert isinstance(task.source, lunobiz.GateJob)
     job = replace(task.source, is_self_tested=True, self_test_id="T-1")
     gates = tuple(lunobiz.Gate(f"G{n}", "Gate", "PASS", "", "", None, "") for n in range(10))
-    found = lunobiz.Evaluation(gates, (), (), "", 1, 0.5, now_ms - 720 * DAY_MS, now_ms, "{}")
+    found = lunobiz.Evaluation(gates, (), (), "", 1, 0.5, now_ms - 720 * DAY_MS, now_ms, "{}", "luno")
     held = replace(lunobiz.gate_pass(job, found, task.code_hash), **changes)  # type: ignore[arg-type]
     attempts = paper.store.links("attempts")
     if not attempts:

@@ -17,6 +17,7 @@ import lunobiz
 from lunobiz import (
     CANCELLED,
     BacktestRequest,
+    Crew,
     Evaluation,
     Gate,
     GateJob,
@@ -25,7 +26,6 @@ from lunobiz import (
     GatesProgress,
     GateTask,
     LunobizError,
-    Mapper,
     Market,
     Mode,
     Progress,
@@ -49,7 +49,8 @@ def answer(job: GateJob, **shown: float) -> Evaluation:
     """An evaluation that shows some numbers."""
     gates = tuple(Gate(f"G{n}", "Gate", "FAIL", "", "", None, "") for n in range(10))
     span = lunobiz.unseen_span(job)
-    return Evaluation(gates, tuple(shown.items()), (), "LOCKED.", job.attempts, 0.0, *span, json.dumps(shown))
+    told = json.dumps(shown)
+    return Evaluation(gates, tuple(shown.items()), (), "LOCKED.", job.attempts, 0.0, *span, told, job.source)
 
 
 def square(value: int) -> int:
@@ -63,24 +64,24 @@ def pid_of(value: int) -> int:
     return os.getpid()
 
 
-def squares(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def squares(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     """Three maps: one in full, one that is left early, one over nothing and one after those."""
-    found = list(mapper(square, range(30)))
-    first = next(iter(mapper(square, itertools.count(5))))
-    nothing = list(mapper(square, ()))
-    pids = set(mapper(pid_of, range(12)))
-    again = list(mapper(square, range(6, 9)))
+    found = list(crew.mapper(square, range(30)))
+    first = next(iter(crew.mapper(square, itertools.count(5))))
+    nothing = list(crew.mapper(square, ()))
+    pids = set(crew.mapper(pid_of, range(12)))
+    again = list(crew.mapper(square, range(6, 9)))
     in_order = found == [n * n for n in range(30)] and again == [36, 49, 64]
     return answer(job, in_order=in_order, first=first, nothing=len(nothing), helpers=len(pids - {os.getpid()}))
 
 
-def two_at_once(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def two_at_once(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     """Two maps read in turns."""
-    both = list(zip(mapper(square, range(9)), mapper(abs, range(-9, 0)), strict=True))
+    both = list(zip(crew.mapper(square, range(9)), crew.mapper(abs, range(-9, 0)), strict=True))
     return answer(job, in_order=both == [(n * n, 9 - n) for n in range(9)])
 
 
-def number_of_attempt(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def number_of_attempt(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     return answer(job)
 
 
@@ -89,11 +90,11 @@ def sleep_long(value: int) -> int:
     return value
 
 
-def endless(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def endless(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     on_progress(1, 4)
     time.sleep(0.3)
     on_progress(2, 4)
-    list(mapper(sleep_long, range(9)))
+    list(crew.mapper(sleep_long, range(9)))
     return answer(job)
 
 
@@ -103,12 +104,12 @@ def die(value: int) -> int:
     return value
 
 
-def helper_dies(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
-    list(mapper(die, range(9)))
+def helper_dies(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
+    list(crew.mapper(die, range(9)))
     return answer(job)
 
 
-def evaluator_dies(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def evaluator_dies(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     os._exit(7)
 
 
@@ -116,16 +117,16 @@ def refuse(value: int) -> int:
     raise LunobizError(f"item {value} is bad")
 
 
-def item_fails(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
-    list(mapper(refuse, range(9)))
+def item_fails(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
+    list(crew.mapper(refuse, range(9)))
     return answer(job)
 
 
-def fault(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def fault(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     raise RuntimeError("hunter2")
 
 
-def touch(job: GateJob, on_progress: Progress, mapper: Mapper) -> Evaluation:
+def touch(job: GateJob, on_progress: Progress, crew: Crew) -> Evaluation:
     """Leaves a trace if it ever runs."""
     Path(job.self_test_id).touch()
     return answer(job)

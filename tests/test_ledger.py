@@ -541,5 +541,7 @@ def test_a_look_names_what_is_tried() -> None:
     assert lunobiz.look_of(other, CODE, span, 5).config_hash != first.config_hash
     wish = replace(job(), settings=schedule(target_daily_return=0.01).settings)
     assert lunobiz.look_of(wish, CODE, span, 5) == first
+    sets = replace(job(), sets=(lunobiz.StrategyParams(),))
+    assert lunobiz.look_of(sets, CODE, span, 5).config_hash != first.config_hash
     files = replace(job(), hashes=(("ETHZAR", "aa"), ("XBTZAR", "bb")))
     assert lunobiz.look_of(files, CODE, span, 5).data_hash != first.data_hash
