@@ -3579,7 +3579,7 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
 
 # ==============================================================================
 # REPLAY | what went into each cycle, and the same line run over it once more
-# pure | uses ERRORS TYPES SETTINGS PORTFOLIO CYCLE
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE
 # ==============================================================================
 
 # The inputs of a session are entries of text: a moment as the line saw it, the answers of the kill switch while
@@ -3829,6 +3829,7 @@ class InputLog:
         self._moment: Moment | None = None
         self._before: Moment | None = None
         self._idle = 0
+        self._candles: list[tuple[int, str, int, list[list[float]]]] = []
 
     @property
     def is_full(self) -> bool:
@@ -3869,13 +3870,25 @@ class InputLog:
         self._entries.append(input_text(row))
         self._times.append(time_ms)
 
+    def add_candles(self, time_ms: int, news: Iterable[tuple[str, int, Sequence[Candle]]]) -> None:
+        """Note candles that are new and in no cache: (pair, seconds, candles)."""
+        for pair, seconds, candles in news:
+            rows = [[c.opened_ms, c.open, c.high, c.low, c.close, c.volume] for c in candles]
+            self._candles.append((time_ms, pair, seconds, rows))
+
+    def _take_candles(self) -> tuple[InputRow, ...]:
+        """The new candles as a row of their own."""
+        news, self._candles = self._candles, []
+        return (InputRow(news[0][0], "candles", input_text({"candles": [n[1:] for n in news]})),) if news else ()
+
     def take(self) -> tuple[InputRow, ...]:
-        """What has come together, as one block; nothing if there is nothing."""
+        """What has come together, as one block and one row of candles; nothing if there is nothing."""
         entries, self._entries, self._before = self._entries, [], None
         times, self._times = self._times, []
         idle, self._idle = self._idle, 0
         text = f'{{"idle":{idle},"entries":[{",".join(entries)}]}}'
-        return (InputRow(times[0], "block", text),) if entries else ()
+        block = (InputRow(times[0], "block", text),) if entries else ()
+        return (*self._take_candles(), *block)
 
 
 class NotingExecutor(SimulatedExecutor):
@@ -3918,6 +3931,43 @@ def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
             found.append(Entry(before, bool(row.get("kept"))))
     return idle, tuple(found)
 
+
+
+CandleRows = Mapping[tuple[str, int], Floats]
+
+
+def candle_rows(texts: Iterable[str]) -> dict[tuple[str, int], Floats]:
+    """Candles per pair and seconds from rows of inputs, the first of each time; DataError if they cannot be read."""
+    found: dict[tuple[str, int], list[Floats]] = {}
+    try:
+        for text in texts:
+            for pair, seconds, rows in _list(_loaded(text)["candles"]):
+                found.setdefault((str(pair), int(seconds)), []).append(np.array(rows, dtype=np.float64).reshape(-1, 6))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"recorded candles cannot be read ({type(error).__name__})") from None
+    whole = {key: np.concatenate(parts) for key, parts in found.items()}
+    return {key: rows[np.unique(rows[:, 0], return_index=True)[1]] for key, rows in whole.items()}
+
+
+class Signals:
+    """The strategies' readings computed once more from the candles; a reading depends on no candle after it."""
+
+    def __init__(self, candles: CandleRows, params: StrategyParams) -> None:
+        self._candles, self._params = candles, params
+        self._tables: dict[tuple[str, int], SignalTable] = {}
+
+    def again(self, told: Outlook) -> Outlook | None:
+        """The reading of the same candle; None if that candle was not kept."""
+        key = (told.pair, told.timeframe_s)
+        if key not in self._tables and key in self._candles:
+            series = series_of(self._candles[key], told.timeframe_s)
+            self._tables[key] = signal_table(told.pair, series, self._params)
+        if key not in self._tables:
+            return None
+        series = self._tables[key].series
+        row = int(np.searchsorted(series.opened, told.opened_ms))
+        is_there = row < len(series) and int(series.opened[row]) == told.opened_ms
+        return outlook_at(self._tables[key], row) if is_there else None
 
 
 class Rerun:
@@ -4035,6 +4085,8 @@ class Health:
     version: str = ""
     folder: str = ""
     lock_reason: str = ""
+    parity: str = ""  # what the last replay check said
+    is_parity_broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -4338,7 +4390,7 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, notices, parameter set."""
+    """The status bar: connection, next cycle, last candle, database, log, replay check, notices, parameter set."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
@@ -4347,7 +4399,8 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append("Last candle " + (DASH if last is None else when_text(last, health.now_ms, zone)))
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
-    parts += [text for text in (health.notice_state, health.label) if text]
+    checked = "✖ Replay differs" if health.is_parity_broken else health.parity
+    parts += [text for text in (checked, health.notice_state, health.label) if text]
     return "  ·  ".join(parts)
 
 
@@ -4396,6 +4449,8 @@ def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, hea
     banners = [cause_banner(c, settings, health.now_ms, zone) for c in causes]
     if not health.log_ok:
         banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
+    if health.is_parity_broken:
+        banners.append(Banner("error", health.parity, key="parity"))
     if health.is_test_exchange:
         banners.append(Banner("warning", "TEST EXCHANGE: prices come from another host than Luno's.", key="test"))
     if health.progress and health.mode not in SIMULATED_MARKETS:
@@ -5104,7 +5159,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES PORTFOLIO CYCLE REPLAY SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE REPLAY SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -5169,7 +5224,7 @@ def _second_schema() -> str:
 CREATE TABLE inputs (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL, number INTEGER NOT NULL,
     kind TEXT NOT NULL, packed BLOB NOT NULL, checksum TEXT NOT NULL, UNIQUE (mode, number));
 CREATE TRIGGER inputs_stay BEFORE UPDATE ON inputs BEGIN SELECT RAISE(ABORT, 'audit'); END;
-CREATE TRIGGER inputs_grow BEFORE DELETE ON inputs WHEN OLD.time_ms >= ({old})
+CREATE TRIGGER inputs_grow BEFORE DELETE ON inputs WHEN OLD.kind = 'candles' OR OLD.time_ms >= ({old})
     BEGIN SELECT RAISE(ABORT, 'audit'); END;
 COMMIT;"""
 
@@ -5363,6 +5418,7 @@ class Audit(NamedTuple):
     inputs: tuple[StoredInput, ...]
     rows: Mapping[str, tuple[Columns, ...]]
     acts: tuple[int, ...]
+    candles: CandleRows
 
 
 def _clean_strings(value: object, clean: Callable[[str], str]) -> object:
@@ -5472,11 +5528,11 @@ class Store:
             self._append_inputs(mode, inputs)
 
     def record_inputs(self, mode: Mode, inputs: Iterable[InputRow]) -> None:
-        """Writes inputs of cycles that left nothing else, and lets go of those that are older than INPUT_DAYS."""
+        """Writes inputs of cycles that left nothing else, and lets go of those older than INPUT_DAYS; candles stay."""
         with self._writing():
             newest = self._append_inputs(mode, inputs)
             oldest = (mode.value, newest - INPUT_DAYS * DAY_MS)
-            self._db.execute("DELETE FROM inputs WHERE mode = ? AND time_ms < ?", oldest)
+            self._db.execute("DELETE FROM inputs WHERE kind <> 'candles' AND mode = ? AND time_ms < ?", oldest)
 
     def marks(self) -> dict[str, int]:
         """The newest row of each table that a replay is compared with."""
@@ -5691,6 +5747,16 @@ def _read_rows(db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput]
     return {t: _rows_between(db, t, mode, span) for t, span in spans.items()}
 
 
+def _all_candles(db: sqlite3.Connection, path: Path, mode: Mode) -> dict[tuple[str, int], Floats]:
+    """All candles a session had: of the cache in real time, of its own inputs on a stepped clock."""
+    query = "SELECT time_ms, mode, number, kind, packed, checksum FROM inputs WHERE mode = ? AND kind = 'candles'"
+    found = candle_rows(_read_input(row, path).text for row in db.execute(f"{query} ORDER BY number", (mode.value,)))
+    parts: dict[tuple[str, int], list[Floats]] = {}
+    for row in db.execute("SELECT * FROM candles ORDER BY pair, timeframe_s, block"):
+        parts.setdefault((str(row[1]), int(row[2])), []).append(_unpack(row, path))
+    return found | {key: np.concatenate(blocks) for key, blocks in parts.items()}
+
+
 def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> Audit:
     """Inputs and rows of the stretches that began between two times; only reads, and holds nothing up for long."""
     with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
@@ -5700,7 +5766,8 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         query = f"SELECT {columns} FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"  # noqa: S608
         inputs = tuple(_read_input(row, path) for row in db.execute(query, (mode.value, *span)))
         acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
-        return Audit(mode, inputs, _read_rows(db, mode, inputs), tuple(int(row[0]) for row in acts))
+        rows, candles = _read_rows(db, mode, inputs), _all_candles(db, path, mode)
+        return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
 
 
 # ==============================================================================
@@ -5771,15 +5838,21 @@ class ParityReport:
         return not self.differences
 
     @property
-    def text(self) -> str:
-        """The result as a sentence or two."""
+    def headline(self) -> str:
+        """The result in a line: how much is equal, or the first difference."""
         if self.differences:
             more = f" And {len(self.differences) - 1} more." if len(self.differences) > 1 else ""
             return f"Replay check: NOT equal. {self.differences[0].text}{more}"
         days = " to ".join(dict.fromkeys(_iso(t)[:10] for t in (self.from_ms, self.to_ms)))
-        made = ", ".join(f"{self.counts.get(t, 0)} {w}" for t, w in
-                         (("decisions", "decisions"), ("order_intents", "orders"), ("fills", "fills")))
-        return f"Replay check: {self.counts.get('cycles', 0)} cycles of {days or 'no day'} equal ({made})"
+        done = f"{self.counts.get('cycles', 0)} cycles of {days} equal" if self.stretches else "nothing to check"
+        return f"Replay check: {done}"
+
+    @property
+    def text(self) -> str:
+        """The headline, and what was compared."""
+        compared = (("signals", "signals"), ("decisions", "decisions"), ("order_intents", "orders"), ("fills", "fills"))
+        made = ", ".join(f"{self.counts.get(table, 0)} {words}" for table, words in compared)
+        return self.headline if self.differences or not self.stretches else f"{self.headline} ({made})"
 
 
 class Stretch(NamedTuple):
@@ -5847,6 +5920,7 @@ class _Run:
         self.stretch, self.audit, self._source = stretch, audit, source_hash
         self.start = start_from_text(stretch.first.text)
         self.rerun = Rerun(self.start.settings, desk_from_json(self.start.desk))
+        self._signals = Signals(audit.candles, self.start.settings.params)
         ends = {} if stretch.following is None else _marks_of(stretch.following.text)
         self.left = {
             t: deque(r for r in audit.rows[t] if self.start.marks[t] < int(str(r["rowid"])) <= ends.get(t, 2**62))
@@ -5862,7 +5936,8 @@ class _Run:
         start = self.start
         acts = sum(self.stretch.first.time_ms <= t <= time_ms for t in self.audit.acts)
         if start.source_hash != self._source:
-            return "program-changed", f"version {start.version} then, {__version__} now"
+            then, now = f"{start.version} {start.source_hash[:8]}", f"{__version__} {self._source[:8]}"
+            return "program-changed", f"version {then} then, {now} now"
         if start.config_hash != config_hash(start.settings):
             return "settings-changed", ""
         if acts > self._acts:
@@ -5905,6 +5980,17 @@ class _Run:
         self.counts.update({table: len(made[table]) for table in REPLAYED})
         return None
 
+    def _reread(self, moment: Moment) -> Difference | None:
+        """The first reading of the strategies that the candles do not give again."""
+        for told in (o for v in moment.views for o in v.outlooks):
+            ours = self._signals.again(told)
+            self.counts["signals"] += ours is not None
+            if ours is not None and canonical(told) != canonical(ours):
+                path, a, b = first_path(json.loads(canonical(told)), json.loads(canonical(ours))) or ("", None, None)
+                cause, detail = self._cause(moment.now_ms, {})
+                return Difference(cause, "signal", moment.now_ms, told.pair, path, _shown(a), _shown(b), detail)
+        return None
+
     def _step(self, entry: Entry, answers: Sequence[bool]) -> Difference | None:
         """One entry: a cycle, or an act of the owner."""
         if entry.act:
@@ -5919,7 +6005,9 @@ class _Run:
             return Difference(self._cause(now, {})[0], "input", now, detail=stops)
         self._times.add(report.now_ms)
         self.counts["cycles"] += 1
-        return self._compare(report, entry.moment) if entry.is_kept or not report.is_quiet else None
+        if not entry.is_kept and report.is_quiet:
+            return None
+        return self._reread(entry.moment) or self._compare(report, entry.moment)
 
     def _entries(self) -> Iterator[Entry]:
         """All entries up to the first row that is missing, and an empty one at the end."""
@@ -6005,7 +6093,7 @@ def check_parity(audit: Audit, source_hash: str, to_ms: int = 2**62) -> ParityRe
 
 def parity_json(report: ParityReport) -> dict[str, object]:
     """The report as plain values for a JSON file."""
-    counts = {"cycles": "cycles", "idle": "idle", **{t: t.replace("order_intents", "orders") for t in REPLAYED}}
+    counts = {t: t.replace("order_intents", "orders") for t in ("cycles", "idle", "signals", *REPLAYED)}
     return {
         "mode": report.mode.value, "equal": report.is_equal, "text": report.text,
         "from": _iso(report.from_ms), "to": _iso(report.to_ms), "stretches": report.stretches,
@@ -7379,6 +7467,7 @@ class Feed:
         self._troubles: dict[str, tuple[Finding, ...]] = {}
         self._day = -1
         self.saves_candles = bar_s == 0
+        self.unsaved: list[tuple[str, int, list[Candle]]] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
 
     def refresh_markets(self, now_ms: int) -> None:
@@ -7433,6 +7522,8 @@ class Feed:
         fresh = track.add(page, now_ms)
         if self.saves_candles and fresh:
             track.conflicts += self._cache.save_candles(track.pair, track.seconds, fresh)
+        elif fresh:
+            self.unsaved.append((track.pair, track.seconds, fresh))
         return len(page) < PAGE_CANDLES or not fresh
 
     def moment(self, now_ms: int, due: tuple[int, ...], conditions: Conditions, wanted: frozenset[str]) -> Moment:
@@ -8832,6 +8923,8 @@ class Engine:
         for kind, level, text in self.parts.feed.events:
             self.tell(Event(moment.now_ms, kind, level, text))
         self.parts.feed.events.clear()
+        self._inputs.add_candles(moment.now_ms, self.parts.feed.unsaved)
+        self.parts.feed.unsaved.clear()
         self._begin_inputs(moment.now_ms)
         before = self.desk
         reports = self.parts.trade(self.desk, moment, self._executor, self._recorder, self.settings)
@@ -8906,7 +8999,7 @@ class Engine:
 
 # ==============================================================================
 # WORKER | the thread that trades, and the processes that backtest
-# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
+# shell | uses ERRORS TYPES SETTINGS CANDLES CYCLE BACKTEST ROWS SYSTEM STORE PARITY LUNO NOTIFY FILES ENGINE | owns multiprocessing queue threading
 # ==============================================================================
 
 import multiprocessing
@@ -9119,6 +9212,16 @@ def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> 
         pipe.close()
 
 
+def _parity_child(database: str, mode: Mode, span_ms: tuple[int, int], pipe: Connection) -> None:
+    """Runs in a process of its own: run what was recorded between two times over again."""
+    try:
+        pipe.send(check_parity(read_audit(Path(database), mode, *span_ms), pure_source_hash(), span_ms[1]))
+    except LunobizError as error:
+        pipe.send(Failed(str(error)))
+    finally:
+        pipe.close()
+
+
 class Child:
     """One process with a pipe: started, polled for messages, asked to stop and then ended."""
 
@@ -9181,11 +9284,56 @@ class WorkerOptions:
     starts_running: bool
 
 
-class Newsroom:
-    """Turns reports into what the window shows, with the last decisions and fills kept for its tables."""
+class DayCheck:
+    """Once a UTC day: was the finished day, run over again in a process of its own, the same."""
 
     def __init__(self, engine: Engine, options: WorkerOptions) -> None:
         self._engine, self._options = engine, options
+        self._day = engine.desk.day
+        self._child: Child | None = None
+        self._has_answered = False
+        self.text, self.is_broken = "", False
+
+    def look_after(self) -> None:
+        """Start a check when a day has ended, and tell what it found."""
+        day = self._engine.desk.day
+        if self._child is not None:
+            self._listen(self._child)
+        elif day > self._day:
+            if self._day:
+                mode, span = self._engine.parts.mode, (self._day * DAY_MS, day * DAY_MS)
+                self._child, self._has_answered = Child(_parity_child, str(self._options.database), mode, span), False
+            self._day = day
+
+    def _listen(self, child: Child) -> None:
+        for message in child.poll():
+            self._has_answered = True
+            if isinstance(message, ParityReport):
+                self._tell(message.headline, message.text, not message.is_equal)
+            elif isinstance(message, Failed):
+                self._tell(f"Replay check: {message.text}", f"Replay check: {message.text}", True)
+        if child.is_done:
+            self._child = None
+            if not self._has_answered:
+                text = f"Replay check: it ended early (code {child.exit_code})"
+                self._tell(text, text, True)
+
+    def _tell(self, headline: str, text: str, is_broken: bool) -> None:
+        self.text, self.is_broken = headline, is_broken
+        level = "error" if is_broken else "info"
+        self._engine.tell(Event(self._options.clock.now_ms(), "parity", level, text))
+
+    def end(self) -> None:
+        """End a check that is under way."""
+        if self._child is not None:
+            self._child.end()
+
+
+class Newsroom:
+    """Turns reports into what the window shows, with the last decisions and fills kept for its tables."""
+
+    def __init__(self, engine: Engine, options: WorkerOptions, checks: DayCheck) -> None:
+        self._engine, self._options, self._checks = engine, options, checks
         self._zone = local_zone()
         self._decisions: deque[Decision] = deque(maxlen=HISTORY_ROWS)
         self._fills: deque[Fill] = deque(maxlen=HISTORY_ROWS)
@@ -9216,6 +9364,7 @@ class Newsroom:
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=engine.parts.lock_reason,
+            parity=self._checks.text, is_parity_broken=self._checks.is_broken,
         )
 
     def _last_candle(self) -> int | None:
@@ -9291,8 +9440,10 @@ class Worker:
             notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier,), daemon=True,
                                        name="lunobiz-notices")
             notices.start()
-            self._newsroom = Newsroom(engine, self._options)
+            self._checks = DayCheck(engine, self._options)
+            self._newsroom = Newsroom(engine, self._options, self._checks)
             self._loop(engine)
+            self._checks.end()
             self._closing.set()
             engine.close()
         except LunobizError as error:
@@ -9415,6 +9566,7 @@ class Worker:
 
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
+        self._checks.look_after()
         if self._export is not None:
             for message in self._export.poll():
                 self._events.put(message)
@@ -11525,9 +11677,9 @@ def run_replay_check(session: Session, is_one: bool, out: str) -> int:
         store = Store(each.database, each.redactor)
         try:
             store.verify()
+            reports.append(check_parity(read_audit(each.database, each.mode), pure_source_hash()))
         finally:
             store.close()
-        reports.append(check_parity(read_audit(each.database, each.mode), pure_source_hash()))
     reports = [r for r in reports if r.stretches]
     if not reports:
         raise DataError(f"there are no recorded inputs in {session.home} yet: start the bot first")
