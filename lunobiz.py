@@ -3603,8 +3603,13 @@ def input_text(value: object) -> str:
 
 
 def _part_row(part: object) -> object:
-    """A part of a view as JSON can hold it."""
-    if isinstance(part, Market | Ticker | Candle | Outlook | OrderBook | Finding):
+    """A part of a view as JSON can hold it; quotes and books come often, and `asdict` takes its time."""
+    if isinstance(part, Ticker):
+        return {"pair": part.pair, "time_ms": part.time_ms, "bid": part.bid, "ask": part.ask, "last": part.last,
+                "volume_24h": part.volume_24h, "status": part.status}
+    if isinstance(part, OrderBook):
+        return {"time_ms": part.time_ms, "bids": part.bids, "asks": part.asks}
+    if isinstance(part, Market | Candle | Outlook | Finding):
         return asdict(part)
     return [_part_row(p) for p in part] if isinstance(part, tuple) else part
 
@@ -3634,7 +3639,8 @@ def moment_row(moment: Moment, before: Moment | None = None) -> dict[str, object
         "views": {v.pair: _view_row(v, old.get(v.pair)) for v in moment.views},
     }
     if before is None or not _is_same(moment.conditions, before.conditions):
-        row["line"] = asdict(moment.conditions)
+        line, known = asdict(moment.conditions), {} if before is None else asdict(before.conditions)
+        row["line"] = {name: v for name, v in line.items() if name not in known or not _is_same(v, known[name])}
     return row
 
 
@@ -3646,11 +3652,15 @@ def _tuples(value: object) -> object:
 Parsed = dict[str, object]
 
 
+def _object(value: object) -> Parsed:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
 def _revived(make: Callable[..., T], row: object, **parts: object) -> T:
     """A value from its row, some of its parts revived before."""
-    if not isinstance(row, dict):
-        raise ValueError("not a row")
-    return make(**{k: parts[k] if k in parts else _tuples(v) for k, v in row.items()})
+    return make(**{k: parts[k] if k in parts else _tuples(v) for k, v in _object(row).items()})
 
 
 def _list(value: object) -> list[Parsed]:
@@ -3694,13 +3704,13 @@ def moment_from_row(row: Parsed, before: Moment | None = None) -> Moment:
     """A moment from its row and the moment before it; DataError if it is none."""
     old = {} if before is None else {v.pair: v for v in before.views}
     try:
-        views = row["views"]
-        if not isinstance(views, dict) or not isinstance(row["t"], int):
+        views = _object(row["views"])
+        if not isinstance(row["t"], int):
             raise ValueError("not a moment")
-        is_told = before is None or "line" in row
-        conditions = _revived(Conditions, row["line"]) if is_told or before is None else before.conditions
+        known = {} if before is None else asdict(before.conditions)
+        conditions = _revived(Conditions, known | _object(row.get("line", {})))
         due = tuple(int(str(s)) for s in _list(row["due"]))
-        made = tuple(_view(parts, old.get(pair)) for pair, parts in views.items())
+        made = tuple(_view(_object(parts), old.get(pair)) for pair, parts in views.items())
         return Moment(row["t"], made, conditions, due, bool(row["follow"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"a recorded moment cannot be read ({type(error).__name__})") from None
@@ -5749,8 +5759,8 @@ def _read_rows(db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput]
 
 def _all_candles(db: sqlite3.Connection, path: Path, mode: Mode) -> dict[tuple[str, int], Floats]:
     """All candles a session had: of the cache in real time, of its own inputs on a stepped clock."""
-    query = "SELECT time_ms, mode, number, kind, packed, checksum FROM inputs WHERE mode = ? AND kind = 'candles'"
-    found = candle_rows(_read_input(row, path).text for row in db.execute(f"{query} ORDER BY number", (mode.value,)))
+    query = "SELECT * FROM inputs WHERE mode = ? AND kind = 'candles' ORDER BY number"
+    found = candle_rows(_read_input(row[1:], path).text for row in db.execute(query, (mode.value,)))
     parts: dict[tuple[str, int], list[Floats]] = {}
     for row in db.execute("SELECT * FROM candles ORDER BY pair, timeframe_s, block"):
         parts.setdefault((str(row[1]), int(row[2])), []).append(_unpack(row, path))
@@ -5762,9 +5772,8 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
     with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
         db.execute("BEGIN")
         span = _numbers(db, mode, from_ms, to_ms)
-        columns = "time_ms, mode, number, kind, packed, checksum"
-        query = f"SELECT {columns} FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"  # noqa: S608
-        inputs = tuple(_read_input(row, path) for row in db.execute(query, (mode.value, *span)))
+        query = "SELECT * FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"
+        inputs = tuple(_read_input(row[1:], path) for row in db.execute(query, (mode.value, *span)))
         acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
         rows, candles = _read_rows(db, mode, inputs), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
@@ -5942,7 +5951,8 @@ class _Run:
             return "settings-changed", ""
         if acts > self._acts:
             return "owner-act", ""
-        return ("kill" if row.get("why") == "kill switch" else "edited"), ""
+        answers = [row, *(r for r in self.left["order_events"] if _time_of(r) == time_ms)]
+        return ("kill" if any(r.get("why") == "kill switch" for r in answers) else "edited"), ""
 
     def _differ(self, table: str, theirs: Columns | None, ours: Columns | None) -> Difference:
         """The difference of two rows that should be the same one; either may be missing."""
@@ -5982,7 +5992,7 @@ class _Run:
 
     def _reread(self, moment: Moment) -> Difference | None:
         """The first reading of the strategies that the candles do not give again."""
-        for told in (o for v in moment.views for o in v.outlooks):
+        for told in (o for v in moment.views for o in v.outlooks if moment.due):
             ours = self._signals.again(told)
             self.counts["signals"] += ours is not None
             if ours is not None and canonical(told) != canonical(ours):
