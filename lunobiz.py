@@ -1617,9 +1617,14 @@ def sma(x: Floats, n: int) -> Floats:
     return rolling_sum(x, n) / n
 
 
-def donchian(series: Series, n: int) -> tuple[Floats, Floats]:
-    """Highest high and lowest low of the n candles before each one (Donchian channel)."""
-    return lag(rolling_max(series.high, n), 1), lag(rolling_min(series.low, n), 1)
+def channel_high(series: Series, n: int) -> Floats:
+    """Highest high of the n candles before each one (Donchian channel)."""
+    return lag(rolling_max(series.high, n), 1)
+
+
+def channel_low(series: Series, n: int) -> Floats:
+    """Lowest low of the n candles before each one (Donchian channel)."""
+    return lag(rolling_min(series.low, n), 1)
 
 
 def true_range(series: Series) -> Floats:
@@ -1756,8 +1761,7 @@ def _share(value: Floats, full: float) -> Floats:
 def momentum_breakout(base: Base, params: StrategyParams) -> SetupColumns:
     """Buy a close above the channel of the candles before it in an up-trend; leave below the exit channel."""
     series, range_ = base.series, base.atr
-    high, _ = donchian(series, params.breakout)
-    _, low = donchian(series, params.exit_channel)
+    high, low = channel_high(series, params.breakout), channel_low(series, params.exit_channel)
     with np.errstate(invalid="ignore", divide="ignore"):
         entry = (series.close > high) & (base.regime.code == 1) & base.regime.is_up & (range_ > 0)
         leave = (series.close < low) | ((base.regime.code == 2) & ~base.regime.is_up)
@@ -1775,7 +1779,7 @@ def volatility_expansion(base: Base, params: StrategyParams) -> SetupColumns:
     quiet = lag(sma(true_range(series), params.squeeze), 1)
     width = true_range(series)
     top = lag(rolling_max(series.close, params.atr), 1)
-    _, low = donchian(series, params.atr)
+    low = channel_low(series, params.atr)
     with np.errstate(invalid="ignore", divide="ignore"):
         place = np.where(series.high > series.low, (series.close - series.low) / (series.high - series.low), 0.0)
         entry = (width > params.expansion * before) & (before < quiet) & (place > 0.75) & (series.close > top)
@@ -1819,12 +1823,25 @@ class SignalTable:
 # The fixed list that training may choose from. All are slow: on markets without any edge a set loses its costs, and
 # that loss falls with the number of round trips (README, "How fast to trade"). Twenty-day channels pay for themselves
 # at the weakest edge; expansions and reversions are rare on purpose, at usual thresholds they lose more than they add.
-PARAMETER_SETS = tuple(
-    StrategyParams(breakout=breakout, stop_atr=stop, trail_atr=trail, exit_channel=240, atr=96, squeeze=384,
-                   expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920, trend_efficiency=0.20)
-    for breakout in (480, 360, 240)
-    for stop, trail in ((6.0, 9.0), (4.0, 6.0))
-)
+class SetPace(NamedTuple):
+    """What tells the sets of the list apart: breakout in hours, stop and trail in average true ranges."""
+
+    breakout: int
+    stop_atr: float
+    trail_atr: float
+
+
+PACES = (SetPace(480, 6.0, 9.0), SetPace(480, 4.0, 6.0), SetPace(240, 6.0, 9.0), SetPace(240, 4.0, 6.0))
+
+
+def parameter_sets() -> tuple[StrategyParams, ...]:
+    """The fixed list of sets, the same in every mode."""
+    return tuple(
+        StrategyParams(breakout=pace.breakout, stop_atr=pace.stop_atr, trail_atr=pace.trail_atr, exit_channel=240,
+                       atr=96, squeeze=384, expansion=3.0, reversion=96, reversion_z=3.0, max_holding=1920,
+                       trend_efficiency=0.20)
+        for pace in PACES
+    )
 
 
 def in_candles(params: StrategyParams, seconds: int) -> StrategyParams:
@@ -4636,6 +4653,11 @@ def _kept(column: Floats) -> Floats:
     return column[rows]
 
 
+def _is_run(rows: Ints) -> bool:
+    """True for numbers without a gap, which are written much faster."""
+    return len(rows) > 0 and int(rows[-1] - rows[0]) == len(rows) - 1
+
+
 class LaneBuilder:
     """Fills the columns of a LaneTable, one market of one run after the other."""
 
@@ -4658,10 +4680,11 @@ class LaneBuilder:
         places = (series.closed - self.times[0]) // (self.seconds * 1000)
         inside = (places >= 0) & (places < len(self.times))
         spots = places[inside]
+        place = slice(int(spots[0]), int(spots[-1]) + 1) if _is_run(spots) else spots
         quotes = _quotes(market, series, self.job.settings, doubt_columns(series))
         for name, values in (("open", series.open), ("high", series.high), ("low", series.low),
                              ("close", series.close), ("volume", series.volume), ("half", quotes.half)):
-            self.columns[name][spots, run, 0, pair] = values[inside]
+            self.columns[name][place, run, 0, pair] = values[inside]
         before = np.flatnonzero(places < 0)  # the last quote before the first row still stands
         bids = _on_grid(quotes.bid[inside], spots, len(self.times))
         if len(before) and np.isnan(bids[:1]).all():
@@ -4670,9 +4693,9 @@ class LaneBuilder:
         readings = Readings(market.pair, series)
         for lane, params in enumerate(self.job.sets):
             table = readings.table(params)
-            self.exits[spots, run, lane, pair] = _exit_bits(table)[inside]
+            self.exits[place, run, lane, pair] = _exit_bits(table)[inside]
             if lane == 0 or not self.has_one_range:
-                self.atr[spots, run, lane, pair] = table.atr[inside]
+                self.atr[place, run, lane, pair] = table.atr[inside]
             wish = _market_wishes(table, quotes, market, self.job.settings.limits)
             self._add_wishes(wish, (run * len(self.job.sets) + lane, pair), market, series, places)
 
@@ -4751,12 +4774,11 @@ class LaneState(NamedTuple):
 
     rows: int
     day: int
-    has_triggered: bool
     columns: Mapping[str, NDArray[np.generic]]
 
 
-class Lanes:
-    """The desks of all lanes, as arrays over runs x sets x pairs; `step` takes them through one row of candles."""
+class LaneBook:
+    """Cash, positions and orders of all lanes, as arrays over runs x sets x pairs, and what a row of candles fills."""
 
     def __init__(self, table: LaneTable, settings: Settings) -> None:
         self.table, self.settings = table, settings
@@ -4777,27 +4799,18 @@ class Lanes:
         self.wanted, self.limit, self.entry_stop = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.expires, self.entry_kind = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
         self.gain = np.zeros(shape)
-        self.has_triggered = False
+        # whether any cell has that, so that quiet rows cost little
+        self.has_triggered = self.has_selling = self.has_wanted = self.has_leaving = self.has_barred = False
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
         self.late, self.is_stressed = np.zeros(lanes), False  # what every fill a candle later would have cost
         self.fills: list[LaneFill] | None = None
         self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
         self.day = -1
-
-    def state(self) -> LaneState:
-        """All that a later table needs to go on from here."""
-        columns = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return LaneState(len(self.table.times), self.day, self.has_triggered, columns)
-
-    def go_on(self, state: LaneState) -> Lanes:
-        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
-        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
-        for name, value in state.columns.items():
-            vars(self)[name] = np.repeat(value, runs, axis=0)
-        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
-        self.sent, self.has_triggered = np.roll(self.sent, -state.rows, axis=2), state.has_triggered
-        return self
+        self.kept = 1 - table.terms.taker
+        limits, slots = settings.limits, self.sent.shape[2]
+        self.is_throttled = (limits.max_positions > limits.orders_per_minute
+                             or limits.max_positions * slots > limits.orders_per_day)
 
     def _where(self, cells: Cells) -> tuple[Cells, Cells, Cells]:
         """Lane, pair and market place of flat cells."""
@@ -4851,6 +4864,7 @@ class Lanes:
         cells, pair, place, start = (v[~np.isnan(start)] for v in (cells, pair, place, start))
         price = start * (1 - table.half[row].reshape(-1)[place])
         limit = self.selling.reshape(-1)[cells]
+        self.has_selling = len(cells) < np.count_nonzero(self.selling)  # without a bar an order stays
         self.selling.reshape(-1)[cells] = 0.0  # filled or not, a taking order has had its chance
         volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
         good = (limit - price * slip <= 0) & (volume > 0)
@@ -4900,22 +4914,46 @@ class Lanes:
         self.opened.reshape(-1)[fresh] = row
         return np.asarray(cells, dtype=np.intp)
 
-    def _sweep(self, cells: Cells) -> None:
-        """Close positions that are too small to sell and have no order to change that."""
+    def _sweep(self, cells: Cells) -> bool:
+        """Close positions that are too small to sell and have no order to change that; True if there were any."""
         flat = self.volume.reshape(-1)[cells]
         small = (flat > 0) & (flat < self.table.terms.min_volume[cells % self.volume.shape[2]])
         small &= (self.wanted.reshape(-1)[cells] == 0) & (self.selling.reshape(-1)[cells] == 0)
         if small.any():
             self._clear(cells[small])
-            self.volume.reshape(-1)[cells[small]] = 0.0
+        return bool(small.any())
+
+
+class Lanes(LaneBook):
+    """The desks of all lanes; `step` takes them through one row of candles."""
+
+    def state(self) -> LaneState:
+        """All that a later table needs to go on from here."""
+        columns = {name: value for name, value in vars(self).items()
+                   if isinstance(value, np.ndarray) and name != "kept"}
+        return LaneState(len(self.table.times), self.day, columns)
+
+    def go_on(self, state: LaneState) -> Lanes:
+        """These lanes from a state, that of one run once for each; their table begins with the row after it."""
+        runs = self.volume.shape[0] // state.columns["volume"].shape[0]
+        for name, value in state.columns.items():
+            vars(self)[name] = np.repeat(value, runs, axis=0)
+        self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
+        self.sent = np.roll(self.sent, -state.rows, axis=2)
+        self.has_triggered = self.has_selling = self.has_wanted = self.has_leaving = self.has_barred = True
+        return self
 
     def _review_caps(self, now_ms: int, day: int) -> None:
         """Note the lanes that have fallen to their daily or weekly cap."""
-        low = (self.equity <= self.day_line) & (self.until == 0)
+        low = self.equity <= self.day_line
         if low.any():
             hours = self.settings.limits.cooldown_hours
-            self.until[low] = max((day + 1) * DAY_MS, now_ms + int(hours * HOUR_MS))
-        np.logical_or(self.is_halted, self.equity <= self.week_line, out=self.is_halted)
+            self.until[low & (self.until == 0)] = max((day + 1) * DAY_MS, now_ms + int(hours * HOUR_MS))
+            self.has_barred = True
+        low = self.equity <= self.week_line
+        if low.any():
+            self.is_halted |= low
+            self.has_barred = True
 
     def _review_limits(self, row: int) -> None:
         """Caps, day roll, end of cooldowns, in the order of the cycle."""
@@ -4926,10 +4964,12 @@ class Lanes:
             self.day_line = self.equity * (1 - limits.daily_loss_cap)
         if (self.day + 3) // 7 > (before + 3) // 7:
             self.week_line = self.equity * (1 - limits.weekly_loss_cap)
-        over = (self.until > 0) & (self.until <= now)
-        if over.any():
+        if self.has_barred:
+            over = (self.until > 0) & (self.until <= now)
             self.until[over] = 0
-            self._review_caps(now, self.day)
+            self.has_barred = bool(self.until.any() or self.is_halted.any())
+            if over.any():
+                self._review_caps(now, self.day)
 
     def _trail(self, row: int) -> Cells:
         """Raise stops behind the highest close; the cells whose stop moved."""
@@ -4956,7 +4996,7 @@ class Lanes:
         old = self.opened <= row - table.holding[row]
         if old.any():
             out |= old & ~np.isnan(table.close[row])
-        if self.settings.limits.daily_cap_action == "close" and (self.until.any() or self.is_halted.any()):
+        if self.settings.limits.daily_cap_action == "close" and self.has_barred:
             out |= ((self.until > 0) | self.is_halted)[:, :, None] & (self.kind != 0)
         if self.has_triggered:
             out |= (self.line == np.inf) & (bid <= self.stop)
@@ -4967,12 +5007,13 @@ class Lanes:
         cells = cells[self.kind.reshape(-1)[cells] != 0]
         for column, value in ((self.leaving, True), (self.kind, 0), (self.stop, np.inf), (self.opened, NEVER_ROW)):
             column.reshape(-1)[cells] = value
-        self._sell(row, np.flatnonzero(self.leaving))
+        self.has_leaving |= len(cells) > 0
+        if self.has_leaving:
+            self._sell(row, np.flatnonzero(self.leaving))
 
     def _sell(self, row: int, cells: Cells) -> None:
         """Send the sales of positions to leave that have none working, and take their protection off."""
-        if not len(cells):
-            return
+        self.has_leaving = len(cells) > 0
         pair, place = self._where(cells)[1:]
         bid, close = (column[row].reshape(-1)[place] for column in (self.table.bid, self.table.close))
         good = (self.selling.reshape(-1)[cells] == 0) & ~np.isnan(close)
@@ -4980,6 +5021,7 @@ class Lanes:
         power = self.table.terms.price_power[pair[good]]
         self.selling.reshape(-1)[cells[good]] = grid_floor(bid[good] * (1 - self.settings.costs.exit_bound), power)
         self.line.reshape(-1)[cells[good]] = -np.inf
+        self.has_selling |= bool(good.any())
 
     def _protect(self, cells: Cells) -> None:
         """Rest a stop-limit for positions that are new, grew, or whose stop moved."""
@@ -4991,6 +5033,12 @@ class Lanes:
         self.line.reshape(-1)[cells] = stop
         self.floor.reshape(-1)[cells] = grid_floor(
             stop * (1 - self.settings.costs.stop_gap), self.table.terms.price_power[pair])
+
+    def _may_send(self, row: int, lane: Ints) -> Flags:
+        """Which lanes have not yet sent as many orders as a minute and a day may have."""
+        sent, limits = self.sent.reshape(-1, self.sent.shape[2])[lane], self.settings.limits
+        few = sent.sum(axis=1) < limits.orders_per_day
+        return np.asarray(few & (sent[:, row % sent.shape[1]] < limits.orders_per_minute), dtype=np.bool_)
 
     def _size(self, row: int, wishes: Ints) -> None:
         """Size one wish per lane against what the lane has left, and let it rest at the bid."""
@@ -5015,12 +5063,12 @@ class Lanes:
         ])
         volume = grid_floor(np.maximum(room, 0.0), terms.volume_power[pair])
         taken = (worst > 0).sum(axis=1)
-        sent = self.sent.reshape(-1, self.sent.shape[2])[lane]
         good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (lots.loss[wishes] > 0)
-        good &= sent.sum(axis=1) < limits.orders_per_day
-        good &= sent[:, row % sent.shape[1]] < limits.orders_per_minute
+        if self.is_throttled:
+            good &= self._may_send(row, lane)
+            self.sent.reshape(-1, self.sent.shape[2])[lane[good], row % self.sent.shape[2]] += 1
         cells = (lane * pairs + pair)[good]
-        self.sent.reshape(-1, sent.shape[1])[lane[good], row % sent.shape[1]] += 1
+        self.has_wanted |= len(cells) > 0
         rests = self.settings.schedule.entry_timeout_candles
         for column, values in (
             (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, lots.stop[wishes[good]]),
@@ -5035,8 +5083,10 @@ class Lanes:
         wishes = np.arange(self.table.starts[row], self.table.starts[row + 1])
         lane = lots.lane[wishes]
         cells = lane * pairs + lots.pair[wishes]
-        is_ready = ((self.until == 0) & ~self.is_halted).reshape(-1)[lane]
-        wishes = wishes[is_ready & (self.volume.reshape(-1)[cells] == 0) & (self.wanted.reshape(-1)[cells] == 0)]
+        free = (self.volume.reshape(-1)[cells] == 0) & (self.wanted.reshape(-1)[cells] == 0)
+        if self.has_barred:
+            free &= ((self.until == 0) & ~self.is_halted).reshape(-1)[lane]
+        wishes = wishes[free]
         while len(wishes):
             lane = lots.lane[wishes]
             is_first = np.concatenate(([True], np.diff(lane) > 0))
@@ -5046,31 +5096,34 @@ class Lanes:
     def _expire(self, row: int) -> None:
         """Take entries off that are out of time, that the lane's state forbids, or whose position is left."""
         cells = np.flatnonzero(self.wanted)
-        barred = ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
-        cells = cells[(self.expires.reshape(-1)[cells] <= row) | self.leaving.reshape(-1)[cells] | barred]
-        if len(cells):
-            self.wanted.reshape(-1)[cells] = 0.0
-            self._sweep(cells)
+        late = (self.expires.reshape(-1)[cells] <= row) | self.leaving.reshape(-1)[cells]
+        if self.has_barred:
+            late |= ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
+        self.has_wanted = not late.all()
+        if late.any():
+            self.wanted.reshape(-1)[cells[late]] = 0.0
+            if self._sweep(cells[late]):
+                self._mark(row)
 
     def _mark(self, row: int) -> None:
-        value = self.volume * self.table.bid[row]
-        self.equity = self.cash + (value * (1 - self.table.terms.taker)).sum(axis=2)
+        self.equity = self.cash + (self.volume * self.table.bid[row]) @ self.kept
 
     def end_week(self, row: int) -> None:
         """A new week has begun: the owner is taken to confirm a weekly halt."""
-        if self.is_halted.any() and is_new_week(int(self.table.times[row]), self.table.step_ms):
+        if self.has_barred and is_new_week(int(self.table.times[row]), self.table.step_ms):
             self.is_halted[...] = False
 
     def step(self, row: int) -> None:
         """One row of candles: settle, mark, caps, trail, leave, protect, enter, expire."""
-        self.sent[:, :, row % self.sent.shape[2]] = 0
-        if self.selling.any():
+        if self.is_throttled:
+            self.sent[:, :, row % self.sent.shape[2]] = 0
+        if self.has_selling:
             self._settle_exits(row)
         hit = np.flatnonzero(self.table.low[row] <= self.line)
         if len(hit):
             self._settle_stops(row, hit)
         fresh = grown = np.empty(0, dtype=np.intp)
-        if self.wanted.any():
+        if self.has_wanted:
             grown = self._settle_entries(row)
             fresh = grown[self.opened.reshape(-1)[grown] == row]
         self._mark(row)
@@ -5082,7 +5135,7 @@ class Lanes:
             self._protect(renewed)
         if self.table.starts[row] < self.table.starts[row + 1]:
             self._enter(row)
-        if self.wanted.any():
+        if self.has_wanted:
             self._expire(row)
 
 
@@ -5098,7 +5151,8 @@ def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) ->
         for row in range(last, end + 1):
             lanes.step(row)
             lanes.end_week(row)
-            lanes.weights += lanes.volume * table.bid[row] / lanes.equity[:, :, None]
+            if lanes.is_stressed:
+                lanes.weights += lanes.volume * table.bid[row] / lanes.equity[:, :, None]
         equity[day], turnover[day], trips[day] = lanes.equity, lanes.turnover, lanes.trips
         weights[day] = lanes.weights / (end + 1 - last)
         for total in (lanes.turnover, lanes.trips, lanes.weights):
@@ -5525,7 +5579,7 @@ class GateJob:
     is_self_tested: bool = False
     self_test_id: str = ""
     paper: PaperRecord | None = None
-    sets: tuple[StrategyParams, ...] = PARAMETER_SETS
+    sets: tuple[StrategyParams, ...] = field(default_factory=parameter_sets)
     peek: float = 0.0
 
 
@@ -6140,7 +6194,7 @@ def with_hashes(job: GateJob) -> GateJob:
 
 def look_of(job: GateJob, code: str, span: tuple[int, int], now_ms: int) -> AttemptRow:
     """The look at the unseen days `span` that an evaluation of this job takes."""
-    tried = configuration_hash(job.settings, code, strategies_hash(PARAMETER_SETS))
+    tried = configuration_hash(job.settings, code, strategies_hash(parameter_sets()))
     return AttemptRow(tried, _digest(canonical(with_hashes(job).hashes)), *span, now_ms)
 
 
@@ -6188,7 +6242,7 @@ def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
     limits = limit_values(job.settings)
     return GatePass(
         gates=evaluation.gates, code_hash=code, config_hash=config_hash(job.settings),
-        strategies_hash=strategies_hash(PARAMETER_SETS), rest_hash=rest_hash(job.settings),
+        strategies_hash=strategies_hash(parameter_sets()), rest_hash=rest_hash(job.settings),
         evaluation_hash=evaluation.payload_hash, limits=tuple(sorted(limits.items())), data=_data_rows(job),
         fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
         unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
@@ -6354,7 +6408,7 @@ def _limit_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
 def _change_reasons(held: GatePass, now: LiveFacts) -> Iterator[str]:
     if not now.code_hash or held.code_hash != now.code_hash:
         yield "The code that decides has changed since the evaluation."
-    if held.strategies_hash != strategies_hash(PARAMETER_SETS):
+    if held.strategies_hash != strategies_hash(parameter_sets()):
         yield "The list of strategies has changed since the evaluation."
     pairs, evaluated = sorted(now.settings.schedule.pairs), sorted(pair for pair, *_ in held.data)
     if not pairs or pairs != evaluated or pairs != sorted(pair for pair, *_ in held.fees):
@@ -6765,11 +6819,6 @@ def _yearly_sharpe(mean: float, deviation: float) -> float | None:
     return mean / deviation * math.sqrt(365) if deviation > 0 else None
 
 
-def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
-    """The results of one batch of cases as JSON rows."""
-    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
-
-
 def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerdict]) -> dict[str, object]:
     """The result of one case: the gates of its last attempt, the permutations of all."""
     last = verdicts[-1]
@@ -6781,6 +6830,11 @@ def _row_of_case(case: TrialCase, job: SelfTestJob, verdicts: Sequence[TrialVerd
         "unlocked": last.is_unlocked, "daily_mean": last.mean, "daily_deviation": last.deviation,
         "sharpe": _yearly_sharpe(last.mean, last.deviation),
     }  # fmt: skip
+
+
+def self_test_rows(cases: Sequence[TrialCase], job: SelfTestJob) -> list[dict[str, object]]:
+    """The results of one batch of cases as JSON rows."""
+    return [_row_of_case(c, job, found) for c, found in zip(cases, _verdicts(cases, job), strict=True)]
 
 
 def kind_of(word: str) -> tuple[str, float]:

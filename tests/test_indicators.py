@@ -55,8 +55,8 @@ CASES = (
     Case("max", lambda s, n: lunobiz.rolling_max(s.high, n), lambda s, n: max(s.high), lambda n: n),
     Case("min", lambda s, n: lunobiz.rolling_min(s.low, n), lambda s, n: min(s.low), lambda n: n),
     Case("sma", lambda s, n: lunobiz.sma(s.close, n), lambda s, n: statistics.fmean(s.close), lambda n: n),
-    Case("channel top", lambda s, n: lunobiz.donchian(s, n)[0], lambda s, n: max(s.high[:-1]), lambda n: n + 1),
-    Case("channel floor", lambda s, n: lunobiz.donchian(s, n)[1], lambda s, n: min(s.low[:-1]), lambda n: n + 1),
+    Case("channel top", lambda s, n: lunobiz.channel_high(s, n), lambda s, n: max(s.high[:-1]), lambda n: n + 1),
+    Case("channel floor", lambda s, n: lunobiz.channel_low(s, n), lambda s, n: min(s.low[:-1]), lambda n: n + 1),
     Case("true range", lambda s, n: lunobiz.true_range(s), lambda s, n: ranges(s)[-1], lambda n: 2),
     Case("atr", lunobiz.atr, lambda s, n: statistics.fmean(ranges(s)), lambda n: n + 1),
     Case("log return", lambda s, n: lunobiz.log_returns(s.close), lambda s, n: returns(s)[-1], lambda n: 2),
@@ -200,7 +200,7 @@ def test_true_range_and_atr_by_hand() -> None:
 
 
 def test_the_channel_is_of_the_candles_before() -> None:
-    top, floor = lunobiz.donchian(series_from(HAND), 2)
+    top, floor = lunobiz.channel_high(series_from(HAND), 2), lunobiz.channel_low(series_from(HAND), 2)
     assert alike(top, np.array([NAN, NAN, 108.0, 108.0]))
     assert alike(floor, np.array([NAN, NAN, 98.0, 95.0]))
 

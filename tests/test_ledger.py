@@ -166,7 +166,7 @@ GATES = tuple(Gate(f"G{n}", f"Gate {n}", "PASS", "> 0", "0.1", 0.1, "It passed."
 
 
 def evaluation() -> Evaluation:
-    return Evaluation(GATES, (), (), "UNLOCKED", 1, 0.5, NOW - 720 * DAY_MS, NOW, "{}")
+    return Evaluation(GATES, (), (), "UNLOCKED", 1, 0.5, NOW - 720 * DAY_MS, NOW, "{}", "luno")
 
 
 ATTEMPTS = chain(canonical(look("a")))
@@ -270,7 +270,7 @@ def test_one_change_gives_one_sentence() -> None:
 
 def test_a_changed_list_of_strategies_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = row()
-    monkeypatch.setattr(lunobiz, "PARAMETER_SETS", (lunobiz.StrategyParams(breakout=77),))
+    monkeypatch.setattr(lunobiz, "parameter_sets", lambda: (lunobiz.StrategyParams(breakout=77),))
     assert lock_reasons(stored, facts()) == ("The list of strategies has changed since the evaluation.",)
 
 
