@@ -4864,7 +4864,7 @@ class LaneBook:
         cells, pair, place, start = (v[~np.isnan(start)] for v in (cells, pair, place, start))
         price = start * (1 - table.half[row].reshape(-1)[place])
         limit = self.selling.reshape(-1)[cells]
-        self.has_selling = len(cells) < np.count_nonzero(self.selling)  # without a bar an order stays
+        self.has_selling = bool(len(cells) < np.count_nonzero(self.selling))  # without a bar an order stays
         self.selling.reshape(-1)[cells] = 0.0  # filled or not, a taking order has had its chance
         volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
         good = (limit - price * slip <= 0) & (volume > 0)
@@ -12282,7 +12282,7 @@ class Engine:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -12475,7 +12475,7 @@ def folder_settings(settings: Settings, folder: CandleFolder, timeframes: tuple[
                        timeframes=timeframes or settings.schedule.timeframes)
     is_foreign = folder.counter != settings.schedule.counter  # the owner's minimum is in his own currency
     limits = replace(settings.limits, min_volume_24h=folder.min_volume_24h) if is_foreign else settings.limits
-    return replace(settings, schedule=schedule, limits=limits)
+    return replace(settings, schedule=schedule, limits=limits, params=parameter_sets()[0])
 
 
 def folder_job(settings: Settings, folder: CandleFolder, fees: tuple[float, float] | None = None) -> BacktestJob:
@@ -15422,7 +15422,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -16019,6 +16019,8 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     if a.timeframe:
         settings = replace(settings, schedule=replace(settings.schedule, timeframes=a.timeframe))
     mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
+    if mode is not Mode.DEMO:  # the demo keeps its lively set, so that there is something to see
+        settings = replace(settings, params=parameter_sets()[0])
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
