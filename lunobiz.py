@@ -20,6 +20,7 @@ Map:
     CYCLE      what happens between a closed candle and the next orders
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
+    REPLAY     what went into each cycle, and the same line run over it once more
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     WALK       which parameter set would have been chosen, and what it earned unseen
     GATES      may this configuration ever trade for real, and why not
@@ -28,6 +29,7 @@ Map:
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
+    PARITY     do the recorded inputs still give what was recorded
     HTTP       one polite way out
     LUNO       the exchange's words turned into ours
     DEMO       a small exchange inside the program, for the first look and for tests
@@ -3992,6 +3994,436 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
 
 
 # ==============================================================================
+# REPLAY | what went into each cycle, and the same line run over it once more
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE
+# ==============================================================================
+
+# The inputs of a session are entries of text: a moment as the line saw it, the answers of the kill switch while
+# orders were being placed, an act of the owner. A moment tells what differs from the one before it in its block, and
+# keeps a book only where one was looked at. A cycle that wrote nothing and left the desk as it was is not kept.
+BLOCK_ENTRIES = 360  # an hour of quotes: more are written without waiting for something to happen
+TAKING = (OrderKind.EXIT, OrderKind.TAKER_ENTRY)
+ACTS = ("rearm", "resolve")
+
+
+def _name_of(value: object) -> str:
+    """The name of an enum's member, for JSON."""
+    if isinstance(value, Enum):
+        return value.name
+    raise TypeError(f"a {type(value).__name__} is no input")
+
+
+def input_text(value: object) -> str:
+    """A value as JSON that gives every number back to the last bit, infinite and unknown ones too."""
+    return json.dumps(value, default=_name_of, separators=(",", ":"))
+
+
+def _part_row(part: object) -> object:
+    """A part of a view as JSON can hold it; quotes and books come often, and `asdict` takes its time."""
+    if isinstance(part, Ticker):
+        return {"pair": part.pair, "time_ms": part.time_ms, "bid": part.bid, "ask": part.ask, "last": part.last,
+                "volume_24h": part.volume_24h, "status": part.status}
+    if isinstance(part, OrderBook):
+        return {"time_ms": part.time_ms, "bids": part.bids, "asks": part.asks}
+    if isinstance(part, Market | Candle | Outlook | Finding):
+        return asdict(part)
+    return [_part_row(p) for p in part] if isinstance(part, tuple) else part
+
+
+def _parts(view: MarketView) -> dict[str, object]:
+    return {
+        "market": view.market, "ticker": view.ticker, "bar": view.bar, "outlooks": view.outlooks, "book": view.book,
+        "findings": view.findings, "correlated": view.correlated,
+    }
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Equal to the last bit; 0.0 and -0.0, and 1 and 1.0, are not."""
+    return a is b or (a == b and repr(a) == repr(b))
+
+
+def _view_row(view: MarketView, before: MarketView | None) -> dict[str, object]:
+    old = {} if before is None else _parts(before)
+    return {n: _part_row(p) for n, p in _parts(view).items() if n not in old or not _is_same(p, old[n])}
+
+
+def moment_row(moment: Moment, before: Moment | None = None) -> dict[str, object]:
+    """A moment as JSON can hold it: all of it, or what differs from the one before."""
+    old = {} if before is None else {v.pair: v for v in before.views}
+    row: dict[str, object] = {
+        "t": moment.now_ms, "due": moment.due, "follow": moment.is_follow_up,
+        "views": {v.pair: _view_row(v, old.get(v.pair)) for v in moment.views},
+    }
+    if before is None or not _is_same(moment.conditions, before.conditions):
+        line, known = asdict(moment.conditions), {} if before is None else asdict(before.conditions)
+        row["line"] = {name: v for name, v in line.items() if name not in known or not _is_same(v, known[name])}
+    return row
+
+
+def _tuples(value: object) -> object:
+    """Lists, and lists in them, as tuples."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+Parsed = dict[str, object]
+
+
+def _object(value: object) -> Parsed:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _revived(make: Callable[..., T], row: object, **parts: object) -> T:
+    """A value from its row, some of its parts revived before."""
+    return make(**{k: parts[k] if k in parts else _tuples(v) for k, v in _object(row).items()})
+
+
+def _list(value: object) -> list[Parsed]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _finding(row: Parsed) -> Finding:
+    return _revived(Finding, row, doubt=Doubt[str(row["doubt"])])
+
+
+def _outlook(row: Parsed) -> Outlook:
+    return _revived(
+        Outlook, row, regime=Regime[str(row["regime"])], setups=tuple(_revived(Setup, s) for s in _list(row["setups"])),
+        findings=tuple(_finding(f) for f in _list(row["findings"])),
+    )
+
+
+VIEW_KINDS: Mapping[str, Callable[..., object]] = types.MappingProxyType(
+    {"market": Market, "ticker": Ticker, "bar": Candle, "book": OrderBook}
+)
+
+
+def _view(row: Parsed, before: MarketView | None) -> MarketView:
+    """A view from its row and the view before it."""
+    made = {} if before is None else _parts(before)
+    for name, part in row.items():
+        if name == "outlooks":
+            made[name] = tuple(_outlook(o) for o in _list(part))
+        elif name == "findings":
+            made[name] = tuple(_finding(f) for f in _list(part))
+        elif name == "correlated" or part is None:
+            made[name] = _tuples(part)
+        else:
+            made[name] = _revived(VIEW_KINDS[name], part)
+    return _revived(MarketView, made)
+
+
+def moment_from_row(row: Parsed, before: Moment | None = None) -> Moment:
+    """A moment from its row and the moment before it; DataError if it is none."""
+    old = {} if before is None else {v.pair: v for v in before.views}
+    try:
+        views = _object(row["views"])
+        if not isinstance(row["t"], int):
+            raise ValueError("not a moment")
+        known = {} if before is None else asdict(before.conditions)
+        conditions = _revived(Conditions, known | _object(row.get("line", {})))
+        due = tuple(int(str(s)) for s in _list(row["due"]))
+        made = tuple(_view(_object(parts), old.get(pair)) for pair, parts in views.items())
+        return Moment(row["t"], made, conditions, due, bool(row["follow"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"a recorded moment cannot be read ({type(error).__name__})") from None
+
+
+def moment_json(moment: Moment) -> str:
+    """All of a moment as text; `moment_from_json` gives it back to the last bit."""
+    return input_text(moment_row(moment))
+
+
+def _loaded(text: str) -> Parsed:
+    """A JSON object; DataError if the text is none."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise DataError("a recorded input cannot be read")
+    return row
+
+
+def moment_from_json(text: str) -> Moment:
+    """A moment from its text; DataError if it is none."""
+    return moment_from_row(_loaded(text))
+
+
+def settings_json(settings: Settings) -> Parsed:
+    """What of the settings decides, as JSON can hold it; wishes, notices and hosts do not."""
+    return {
+        "limits": asdict(settings.limits), "costs": asdict(settings.costs), "schedule": asdict(settings.schedule),
+        "gates": asdict(settings.gates), "params": asdict(settings.params),
+    }
+
+
+def settings_from_json(row: Parsed) -> Settings:
+    """Settings from what decides in them; DataError if this program does not know them."""
+    try:
+        return Settings(
+            _revived(RiskLimits, row["limits"]), _revived(Costs, row["costs"]), _revived(Schedule, row["schedule"]),
+            _revived(GateLimits, row["gates"]), _revived(StrategyParams, row["params"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"the recorded settings cannot be read ({type(error).__name__})") from None
+
+
+def owner_act(desk: Desk, act: str) -> Desk:
+    """The desk after the owner re-armed it, or lifted its halt: then the week starts anew with the equity of now."""
+    if act == "rearm":
+        return clear_cause(desk, CauseKind.KILL)
+    kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
+    return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
+
+
+def is_settled(desk: Desk) -> bool:
+    """True when no order waits for an answer: the executor can be made anew from the desk and is the same."""
+    return all(o.state is OrderState.OPEN and not o.is_cancelling for o in desk.orders)
+
+
+class InputRow(NamedTuple):
+    """A row of inputs: the time of its first entry, "start", "block" or "candles", and its text."""
+
+    time_ms: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRow:
+    """Where a replay can begin: what the session was, its desk, and where the audit stood in each of its tables.
+
+    `is_session` marks the first of a session, `is_after_crash` one whose session before was never closed.
+    """
+
+    is_session: bool
+    is_after_crash: bool
+    version: str
+    source_hash: str
+    config_hash: str
+    settings: Settings
+    desk: str
+    marks: Mapping[str, int]
+
+
+def start_text(start: StartRow) -> str:
+    """The start as text; `start_from_text` gives it back."""
+    return input_text({
+        "session": start.is_session, "crash": start.is_after_crash, "version": start.version,
+        "source": start.source_hash, "config": start.config_hash, "settings": settings_json(start.settings),
+        "desk": start.desk, "marks": dict(start.marks),
+    })
+
+
+def start_from_text(text: str) -> StartRow:
+    """A start from its text; DataError if it is none that this program can run."""
+    row = _loaded(text)
+    settings, marks = row.get("settings"), row.get("marks")
+    if not isinstance(settings, dict) or not isinstance(marks, dict):
+        raise DataError("the start of a recorded session cannot be read")
+    return StartRow(
+        bool(row.get("session")), bool(row.get("crash")), str(row.get("version")), str(row.get("source")),
+        str(row.get("config")), settings_from_json(settings), str(row.get("desk")),
+        {str(table): int(str(mark)) for table, mark in marks.items()},
+    )
+
+
+def without_books(moment: Moment, pairs: frozenset[str]) -> Moment:
+    """The moment with the books of these pairs only."""
+    bare = [v if v.book is None or v.pair in pairs else replace(v, book=None) for v in moment.views]
+    return replace(moment, views=tuple(bare))
+
+
+def read_books(desk: Desk, report: CycleReport) -> frozenset[str]:
+    """The pairs whose books a cycle can have looked at: risk judged an intent there, or an order takes from it."""
+    taking = {o.pair for o in desk.orders if o.kind in TAKING}
+    return frozenset(taking | {v.intent.pair for v in report.verdicts})
+
+
+class InputLog:
+    """The inputs of a session until they are written; `desk` is the one that the next cycle begins with."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._entries: list[str] = []
+        self._times: list[int] = []
+        self._answers: list[bool] = []
+        self._moment: Moment | None = None
+        self._before: Moment | None = None
+        self._idle = 0
+        self._candles: list[tuple[int, str, int, list[list[float]]]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """True when there is enough to be written by itself."""
+        return len(self._entries) >= BLOCK_ENTRIES
+
+    def answer(self, is_killed: bool) -> bool:
+        """Note what the kill switch said while an order was being placed."""
+        self._answers.append(is_killed)
+        return is_killed
+
+    def see(self, moment: Moment) -> None:
+        """Note the moment that a cycle begins with."""
+        if any(self._answers):
+            self._add(moment.now_ms, {"killed": self._answers})
+        self._answers, self._moment = [], moment
+
+    def note(self, report: CycleReport, is_kept: bool) -> None:
+        """Keep the moment of a cycle that changed something; `is_kept` if the audit keeps the cycle."""
+        moment, self._moment = self._moment, None
+        desk, self.desk = self.desk, report.desk
+        if moment is None:
+            return
+        if not is_kept and report.desk == desk:
+            self._idle += 1
+            return
+        moment = without_books(moment, read_books(desk, report))
+        self._add(moment.now_ms, moment_row(moment, self._before) | {"kept": is_kept})
+        self._before = moment
+
+    def act(self, act: str, time_ms: int) -> Desk:
+        """Note an act of the owner; returns the desk after it."""
+        self._add(time_ms, {"act": act, "t": time_ms})
+        self.desk = owner_act(self.desk, act)
+        return self.desk
+
+    def _add(self, time_ms: int, row: Parsed) -> None:
+        self._entries.append(input_text(row))
+        self._times.append(time_ms)
+
+    def add_candles(self, time_ms: int, news: Iterable[tuple[str, int, Sequence[Candle]]]) -> None:
+        """Note candles that are new and in no cache: (pair, seconds, candles)."""
+        for pair, seconds, candles in news:
+            rows = [[c.opened_ms, c.open, c.high, c.low, c.close, c.volume] for c in candles]
+            self._candles.append((time_ms, pair, seconds, rows))
+
+    def _take_candles(self) -> tuple[InputRow, ...]:
+        """The new candles as a row of their own."""
+        news, self._candles = self._candles, []
+        return (InputRow(news[0][0], "candles", input_text({"candles": [n[1:] for n in news]})),) if news else ()
+
+    def take(self) -> tuple[InputRow, ...]:
+        """What has come together, as one block and one row of candles; nothing if there is nothing."""
+        entries, self._entries, self._before = self._entries, [], None
+        times, self._times = self._times, []
+        idle, self._idle = self._idle, 0
+        text = f'{{"idle":{idle},"entries":[{",".join(entries)}]}}'
+        block = (InputRow(times[0], "block", text),) if entries else ()
+        return (*self._take_candles(), *block)
+
+
+class NotingExecutor(SimulatedExecutor):
+    """The executor of a session whose inputs are noted."""
+
+    def __init__(self, log: InputLog, costs: Costs, is_killed: Callable[[], bool], orders: Iterable[Order]) -> None:
+        self._log = log
+        super().__init__(costs, lambda: log.answer(is_killed()), orders)
+
+    def settle(self, moment: Moment) -> Settlement:
+        """The same as without a log."""
+        self._log.see(moment)
+        return super().settle(moment)
+
+
+class Entry(NamedTuple):
+    """One entry read back: a moment, an act or answers of the kill switch, and whether the audit kept the cycle."""
+
+    moment: Moment | None = None
+    is_kept: bool = False
+    act: str = ""
+    answers: tuple[bool, ...] = ()
+
+
+def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
+    """The cycles left out of a block and its entries; DataError if it cannot be read."""
+    block = _loaded(text)
+    found: list[Entry] = []
+    before: Moment | None = None
+    idle, rows = block.get("idle"), block.get("entries")
+    if not isinstance(idle, int) or not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+        raise DataError("a block of recorded inputs cannot be read")
+    for row in rows:
+        if "killed" in row:
+            found.append(Entry(answers=tuple(bool(a) for a in row["killed"])))
+        elif row.get("act") in ACTS:
+            found.append(Entry(act=row["act"]))
+        else:
+            before = moment_from_row(row, before)
+            found.append(Entry(before, bool(row.get("kept"))))
+    return idle, tuple(found)
+
+
+
+CandleRows = Mapping[tuple[str, int], Floats]
+
+
+def candle_rows(texts: Iterable[str]) -> dict[tuple[str, int], Floats]:
+    """Candles per pair and seconds from rows of inputs, the first of each time; DataError if they cannot be read."""
+    found: dict[tuple[str, int], list[Floats]] = {}
+    try:
+        for text in texts:
+            for pair, seconds, rows in _list(_loaded(text)["candles"]):
+                found.setdefault((str(pair), int(seconds)), []).append(np.array(rows, dtype=np.float64).reshape(-1, 6))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"recorded candles cannot be read ({type(error).__name__})") from None
+    whole = {key: np.concatenate(parts) for key, parts in found.items()}
+    return {key: rows[np.unique(rows[:, 0], return_index=True)[1]] for key, rows in whole.items()}
+
+
+class Signals:
+    """The strategies' readings computed once more from the candles; a reading depends on no candle after it."""
+
+    def __init__(self, candles: CandleRows, params: StrategyParams) -> None:
+        self._candles, self._params = candles, params
+        self._tables: dict[tuple[str, int], SignalTable] = {}
+
+    def again(self, told: Outlook) -> Outlook | None:
+        """The reading of the same candle; None if that candle was not kept."""
+        key = (told.pair, told.timeframe_s)
+        if key not in self._tables and key in self._candles:
+            series = series_of(self._candles[key], told.timeframe_s)
+            self._tables[key] = signal_table(told.pair, series, self._params)
+        if key not in self._tables:
+            return None
+        series = self._tables[key].series
+        row = int(np.searchsorted(series.opened, told.opened_ms))
+        is_there = row < len(series) and int(series.opened[row]) == told.opened_ms
+        return outlook_at(self._tables[key], row) if is_there else None
+
+
+class Rerun:
+    """The line run over recorded inputs from a desk on, with the backtest's executor."""
+
+    def __init__(self, settings: Settings, desk: Desk, answers: Sequence[bool] = ()) -> None:
+        self._settings, self.desk = settings, desk
+        self._answers = list(answers)
+        self._executor = SimulatedExecutor(settings.costs, self._is_killed, desk.orders)
+
+    def _is_killed(self) -> bool:
+        """What the kill switch said when this order was placed; nothing was noted while it was off."""
+        return self._answers.pop(0) if self._answers else False
+
+    def record(self, report: CycleReport) -> None:
+        """Nothing is written: it is compared with what was."""
+
+    def cycle(self, moment: Moment, answers: Sequence[bool]) -> CycleReport:
+        """One cycle; `answers` are those of the kill switch while its orders are placed."""
+        self._answers = list(answers)
+        report = trade_cycle(self.desk, moment, self._executor, self, self._settings)
+        self.desk = report.desk
+        return report
+
+    def act(self, act: str) -> None:
+        """An act of the owner."""
+        self.desk = owner_act(self.desk, act)
+
+
+# ==============================================================================
 # LANES | many parameter sets and many markets at once, by the rules of the cycle
 # pure | uses TYPES SETTINGS CANDLES STRATEGIES RISK FILLS CYCLE BACKTEST
 # ==============================================================================
@@ -6755,6 +7187,8 @@ class Health:
     folder: str = ""
     lock_reason: str = ""
     lock_reasons: tuple[str, ...] = ()
+    parity: str = ""  # what the last replay check said
+    is_parity_broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -7001,7 +7435,7 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, notices, parameter set."""
+    """The status bar: connection, next cycle, last candle, database, log, replay check, notices, parameter set."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
@@ -7010,7 +7444,8 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append("Last candle " + (DASH if last is None else when_text(last, health.now_ms, zone)))
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
-    parts += [text for text in (health.notice_state, health.label) if text]
+    checked = "✖ Replay differs" if health.is_parity_broken else health.parity
+    parts += [text for text in (checked, health.notice_state, health.label) if text]
     return "  ·  ".join(parts)
 
 
@@ -7059,6 +7494,8 @@ def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, hea
     banners = [cause_banner(c, settings, health.now_ms, zone) for c in causes]
     if not health.log_ok:
         banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
+    if health.is_parity_broken:
+        banners.append(Banner("error", health.parity, key="parity"))
     if health.is_test_exchange:
         banners.append(Banner("warning", "TEST EXCHANGE: prices come from another host than Luno's.", key="test"))
     if health.progress and health.mode not in SIMULATED_MARKETS:
@@ -7877,7 +8314,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES PORTFOLIO CYCLE LEDGER SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE REPLAY LEDGER SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -7898,6 +8335,8 @@ SEALED: Mapping[str, str] = types.MappingProxyType({  # what their rows hold bet
 })  # fmt: skip
 CHAINED = ("gate_rows", "attempts")  # each row holds the hash of the one before it
 ID_OF: Mapping[str, str] = types.MappingProxyType({"order_intents": "order_id", "fills": "fill_id"})
+INPUT_DAYS = 40  # so long the inputs of a session are kept; it is part of the schema
+REPLAYED = ("fills", "order_events", "trades", "decisions", "order_intents", "snapshots")  # as the causes run
 TABLES = ("trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *CHAINED)
 OTHER_OBJECTS = """
 CREATE INDEX order_events_by_order ON order_events (mode, order_id);
@@ -7933,7 +8372,19 @@ def _first_schema() -> str:
     return "\n".join((*parts, OTHER_OBJECTS, "COMMIT;"))
 
 
-MIGRATIONS = (_first_schema,)  # number n leads from version n to n + 1, in one transaction of its own
+def _second_schema() -> str:
+    """The script that leads to version 2: the inputs of sessions only grow and are swept after their time."""
+    old = f"SELECT MAX(time_ms) - {INPUT_DAYS * DAY_MS} FROM inputs WHERE mode = OLD.mode"  # noqa: S608 - of ours
+    return f"""BEGIN IMMEDIATE; PRAGMA user_version = 2;
+CREATE TABLE inputs (rowid INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, mode TEXT NOT NULL, number INTEGER NOT NULL,
+    kind TEXT NOT NULL, packed BLOB NOT NULL, checksum TEXT NOT NULL, UNIQUE (mode, number));
+CREATE TRIGGER inputs_stay BEFORE UPDATE ON inputs BEGIN SELECT RAISE(ABORT, 'audit'); END;
+CREATE TRIGGER inputs_grow BEFORE DELETE ON inputs WHEN OLD.kind = 'candles' OR OLD.time_ms >= ({old})
+    BEGIN SELECT RAISE(ABORT, 'audit'); END;
+COMMIT;"""
+
+
+MIGRATIONS = (_first_schema, _second_schema)  # number n leads from version n to n + 1, in one transaction of its own
 
 
 def _page_query(table: str, newest: bool = False) -> str:
@@ -8110,6 +8561,76 @@ def _link_of(row: Sequence[object]) -> Link:
     return Link(time_ms if isinstance(time_ms, int) else -1, payload, prev_hash, own_hash)
 
 
+Columns = dict[str, object]
+
+
+class StoredInput(NamedTuple):
+    """A row of inputs read back; `number` counts them without a gap in each mode."""
+
+    number: int
+    time_ms: int
+    kind: str
+    text: str
+
+
+class Audit(NamedTuple):
+    """What the audit knows of a mode: its inputs, the rows of its cycles per table, and the owner's acts."""
+
+    mode: Mode
+    inputs: tuple[StoredInput, ...]
+    rows: Mapping[str, tuple[Columns, ...]]
+    acts: tuple[int, ...]
+    candles: CandleRows
+
+
+def _clean_strings(value: object, clean: Callable[[str], str]) -> object:
+    """The value with all its texts cleaned; numbers stay, infinite and unknown ones too."""
+    if isinstance(value, dict):
+        return {k: _clean_strings(v, clean) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_clean_strings(v, clean) for v in value]
+    return clean(value) if isinstance(value, str) else value
+
+
+def _input_checksum(row: Sequence[object], packed: bytes) -> str:
+    return hashlib.sha256(repr(tuple(row)).encode() + packed).hexdigest()[:32]
+
+
+def _read_input(row: Sequence[object], path: Path) -> StoredInput:
+    """A row of `inputs` from its time on; AuditBroken if it is not as it was written."""
+    time_ms, mode, number, kind, packed, checksum = row
+    if not isinstance(packed, bytes) or checksum != _input_checksum((time_ms, mode, number, kind), packed):
+        raise AuditBroken(f"{path} is damaged in its table inputs: {MOVE_AWAY}")
+    return StoredInput(int(str(number)), int(str(time_ms)), str(kind), zlib.decompress(packed).decode())
+
+
+def cycle_rows(report: CycleReport, mode: Mode, markets: Mapping[str, Market],
+               redactor: Redactor) -> dict[str, list[tuple[object, ...]]]:
+    """What the audit keeps of a cycle, per table of SEALED, as it is written."""
+    clerk, settlement, now = _Clerk(redactor, mode.value, markets), report.settlement, report.now_ms
+    return {
+        "decisions": [clerk.decision(d) for d in report.decisions],
+        "order_intents": [clerk.order(o) for o in report.orders],
+        "order_events": [clerk.order_event(now, "cancel", o) for o in report.cancels]
+        + [clerk.order_event(now, "outcome", o) for o in settlement.outcomes],
+        "fills": [clerk.fill(f) for f in settlement.fills],
+        "trades": [clerk.trip(t) for t in report.round_trips],
+        "events": [clerk.event(e) for e in report.events],
+        "snapshots": [clerk.snapshot(report)],
+    }
+
+
+def _plain_row(row: Sequence[object]) -> list[object]:
+    """Numbers as the types that come back from the database."""
+    return [float(v) if isinstance(v, float) else int(v) if isinstance(v, int) else v for v in row]
+
+
+def named_rows(table: str, rows: Iterable[Sequence[object]]) -> list[Columns]:
+    """Rows of a cycle as they come back from the database, by the names of their columns."""
+    names = ("time_ms", *SEALED[table].split())
+    return [dict(zip(names, _plain_row(row), strict=True)) for row in rows]
+
+
 def _block_checksum(row: Sequence[object], packed: bytes) -> int:
     return zlib.crc32(repr(tuple(row)).encode() + packed)
 
@@ -8159,19 +8680,25 @@ class Store:
             self._db.close()
             raise
 
-    def record(self, report: CycleReport, mode: Mode, markets: Mapping[str, Market]) -> None:
-        """Writes all of a cycle or nothing; AuditBroken then, and nothing of it may be sent."""
-        clerk = _Clerk(self._redactor, mode.value, markets)
+    def record(
+        self, report: CycleReport, mode: Mode, markets: Mapping[str, Market], inputs: Iterable[InputRow] = ()
+    ) -> None:
+        """Writes all of a cycle and its inputs, or nothing; AuditBroken then, and nothing of it may be sent."""
         with self._writing():
-            self._append("decisions", map(clerk.decision, report.decisions))
-            self._append("order_intents", map(clerk.order, report.orders))
-            self._append("order_events", (clerk.order_event(report.now_ms, "cancel", o) for o in report.cancels))
-            outcomes = report.settlement.outcomes
-            self._append("order_events", (clerk.order_event(report.now_ms, "outcome", o) for o in outcomes))
-            self._append("fills", map(clerk.fill, report.settlement.fills))
-            self._append("trades", map(clerk.trip, report.round_trips))
-            self._append("events", map(clerk.event, report.events))
-            self._append("snapshots", [clerk.snapshot(report)])
+            for table, rows in cycle_rows(report, mode, markets, self._redactor).items():
+                self._append(table, rows)
+            self._append_inputs(mode, inputs)
+
+    def record_inputs(self, mode: Mode, inputs: Iterable[InputRow]) -> None:
+        """Writes inputs of cycles that left nothing else, and lets go of those older than INPUT_DAYS; candles stay."""
+        with self._writing():
+            newest = self._append_inputs(mode, inputs)
+            oldest = (mode.value, newest - INPUT_DAYS * DAY_MS)
+            self._db.execute("DELETE FROM inputs WHERE kind <> 'candles' AND mode = ? AND time_ms < ?", oldest)
+
+    def marks(self) -> dict[str, int]:
+        """The newest row of each table that a replay is compared with."""
+        return {t: int(str((self._fetch(_page_query(t, newest=True), (0, 1)) or [(0,)])[0][0])) for t in REPLAYED}
 
     def record_events(self, events: Iterable[Event]) -> None:
         """Writes events that belong to no cycle."""
@@ -8258,6 +8785,8 @@ class Store:
                     raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
             for row in self._db.execute(_page_query("candles"), (0, -1)):
                 _unpack(row, self._path)
+            for row in self._db.execute(_page_query("inputs"), (0, -1)):
+                _read_input(row[1:], self._path)
 
     def links(self, table: str) -> tuple[Link, ...]:
         """All rows of "gate_rows" or "attempts" as they are stored, oldest first; nothing is checked."""
@@ -8339,10 +8868,25 @@ class Store:
         query = f"INSERT INTO {table} VALUES (NULL{marks})"  # noqa: S608 - a name of ours
         for row in rows:
             if table not in ID_OF or not self._is_held(table, row):
-                plain = [float(v) if isinstance(v, float) else int(v) if isinstance(v, int) else v for v in row]
+                plain = _plain_row(row)
                 seal = _seal(self._seals[table], plain)
                 self._db.execute(query, (*plain, seal))
                 self._seals[table] = seal
+
+    def _append_inputs(self, mode: Mode, inputs: Iterable[InputRow]) -> int:
+        """Adds inputs, numbered on; returns the newest time."""
+        query = "SELECT MAX(number), MAX(time_ms) FROM inputs WHERE mode = ?"
+        number, newest = (int(str(v or 0)) for v in self._db.execute(query, (mode.value,)).fetchone())
+        for row in inputs:
+            number, newest = number + 1, max(newest, row.time_ms)
+            text, known = row.text, (row.time_ms, mode.value, number, row.kind)
+            if self._redactor.clean(text) != text:
+                text = input_text(_clean_strings(json.loads(text), self._redactor.clean))
+            packed = zlib.compress(text.encode("utf-8", "replace"))
+            self._db.execute(
+                "INSERT INTO inputs VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*known, packed, _input_checksum(known, packed))
+            )
+        return newest
 
     def _is_held(self, table: str, row: Sequence[object]) -> bool:
         """True if an order or a fill is there already; AuditBroken if another one has its id."""
@@ -8351,6 +8895,400 @@ class Store:
         if held is not None and held[3:-2] != tuple(row[2:-1]):  # all but when it was told and in which words
             raise AuditBroken(f"{self._path}: {row[2]} came a second time, and differently: report this")
         return held is not None
+
+
+def _rows_between(db: sqlite3.Connection, table: str, mode: Mode, span: tuple[int, int]) -> tuple[Columns, ...]:
+    """Rows of a mode with span[0] <= rowid <= span[1], by the names of their columns, without their seals."""
+    query = f"SELECT * FROM {table} WHERE mode = ? AND rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
+    names = ("rowid", "time_ms", *SEALED[table].split())
+    return tuple(dict(zip(names, row[:-1], strict=True)) for row in db.execute(query, (mode.value, *span)))
+
+
+def _marks_of(text: str) -> dict[str, int]:
+    """The marks of a start, whether this program can run it or not."""
+    try:
+        return {t: int(json.loads(text)["marks"][t]) for t in REPLAYED}
+    except (ValueError, TypeError, KeyError):
+        raise AuditBroken("a start in the table inputs cannot be read") from None
+
+
+def _numbers(db: sqlite3.Connection, mode: Mode, from_ms: int, to_ms: int) -> tuple[int, int]:
+    """First and last number of the inputs between two times; the start that comes after them is the last."""
+    query = "SELECT number, time_ms FROM inputs WHERE mode = ? AND kind = 'start' ORDER BY number"
+    starts = db.execute(query, (mode.value,)).fetchall()
+    first = next((n for n, t in starts if from_ms <= t < to_ms), 2**62)
+    return first, next((n for n, t in starts if n > first and t >= to_ms), 2**62)
+
+
+def _read_rows(db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput]) -> dict[str, tuple[Columns, ...]]:
+    """The audit's rows beside these inputs; of the snapshots also the one before, the session's first desk."""
+    if not inputs:
+        return {table: () for table in REPLAYED}
+    low = _marks_of(inputs[0].text)
+    is_open = len(inputs) == 1 or inputs[-1].kind != "start"
+    high = dict.fromkeys(REPLAYED, 2**62) if is_open else _marks_of(inputs[-1].text)
+    last = "SELECT MAX(rowid) FROM snapshots WHERE mode = ? AND rowid <= ?"
+    before = db.execute(last, (mode.value, low["snapshots"])).fetchone()[0]
+    spans = {t: (low[t] + 1, high[t]) for t in REPLAYED}
+    if before is not None:
+        spans["snapshots"] = (before, high["snapshots"])
+    return {t: _rows_between(db, t, mode, span) for t, span in spans.items()}
+
+
+def _all_candles(db: sqlite3.Connection, path: Path, mode: Mode) -> dict[tuple[str, int], Floats]:
+    """All candles a session had: of the cache in real time, of its own inputs on a stepped clock."""
+    query = "SELECT * FROM inputs WHERE mode = ? AND kind = 'candles' ORDER BY number"
+    found = candle_rows(_read_input(row[1:], path).text for row in db.execute(query, (mode.value,)))
+    parts: dict[tuple[str, int], list[Floats]] = {}
+    for row in db.execute("SELECT * FROM candles ORDER BY pair, timeframe_s, block"):
+        parts.setdefault((str(row[1]), int(row[2])), []).append(_unpack(row, path))
+    return found | {key: np.concatenate(blocks) for key, blocks in parts.items()}
+
+
+def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> Audit:
+    """Inputs and rows of the stretches that began between two times; only reads, and holds nothing up for long."""
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        db.execute("BEGIN")
+        span = _numbers(db, mode, from_ms, to_ms)
+        query = "SELECT * FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"
+        inputs = tuple(_read_input(row[1:], path) for row in db.execute(query, (mode.value, *span)))
+        acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
+        rows, candles = _read_rows(db, mode, inputs), _all_candles(db, path, mode)
+        return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
+
+
+# ==============================================================================
+# PARITY | do the recorded inputs still give what was recorded
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO CYCLE BACKTEST REPLAY SYSTEM STORE
+# ==============================================================================
+
+from itertools import pairwise, zip_longest
+
+# A stretch begins with a start, which holds the desk and the settings, and ends before the next start. Each is run by
+# itself: after a difference the rest of its stretch can only differ too, and the next one has its own desk.
+CAUSES: Mapping[str, str] = types.MappingProxyType({
+    "inputs-missing": "inputs are missing",
+    "inputs-unreadable": "this program cannot read the inputs",
+    "cycle-without-input": "a cycle was recorded without its input",
+    "program-changed": "the program has changed since",
+    "settings-changed": "the recorded settings are not the ones the session ran with",
+    "crash": "the program broke off, and went on from another desk than the one written last",
+    "start-differs": "the session went on from another desk than the one written last",
+    "owner-act": "an act of the owner, re-arming or lifting a halt, is missing among the inputs",
+    "kill": "an answer of the kill switch is missing among the inputs",
+    "edited": "same program, same settings: an input or a row was changed after it was written",
+})  # fmt: skip
+ROW_WORDS: Mapping[str, str] = types.MappingProxyType({
+    "fills": "fill", "order_events": "order outcome", "trades": "round trip", "decisions": "decision",
+    "order_intents": "order", "snapshots": "desk",
+})  # fmt: skip
+JSON_COLUMNS = ("numbers", "desk")
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first thing that a stretch gives otherwise than it was recorded: where, what, and why."""
+
+    cause: str
+    what: str
+    time_ms: int
+    pair: str = ""
+    field: str = ""
+    recorded: str = ""
+    replayed: str = ""
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """The difference as sentences."""
+        where = " ".join(w for w in (self.pair, self.what, "at", _iso(self.time_ms)) if w)
+        if self.recorded or self.replayed:
+            where += f", {self.field or 'row'}: recorded {self.recorded}, replayed {self.replayed}"
+        why = CAUSES[self.cause] + (f" ({self.detail})" if self.detail else "")
+        return f"{where}. Cause: {why}."
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What a check found; `idle` counts cycles that changed nothing, whose inputs were not kept."""
+
+    mode: Mode
+    from_ms: int
+    to_ms: int
+    stretches: int
+    counts: Mapping[str, int]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """True when nothing differs."""
+        return not self.differences
+
+    @property
+    def headline(self) -> str:
+        """The result in a line: how much is equal, or the first difference."""
+        if self.differences:
+            more = f" And {len(self.differences) - 1} more." if len(self.differences) > 1 else ""
+            return f"Replay check: NOT equal. {self.differences[0].text}{more}"
+        days = " to ".join(dict.fromkeys(_iso(t)[:10] for t in (self.from_ms, self.to_ms)))
+        done = f"{self.counts.get('cycles', 0)} cycles of {days} equal" if self.stretches else "nothing to check"
+        return f"Replay check: {done}"
+
+    @property
+    def text(self) -> str:
+        """The headline, and what was compared."""
+        compared = (("signals", "signals"), ("decisions", "decisions"), ("order_intents", "orders"), ("fills", "fills"))
+        made = ", ".join(f"{self.counts.get(table, 0)} {words}" for table, words in compared)
+        return self.headline if self.differences or not self.stretches else f"{self.headline} ({made})"
+
+
+class Stretch(NamedTuple):
+    """A start and the rows of inputs after it up to the next start; `gap` is the first number missing, 0 for none."""
+
+    first: StoredInput
+    rest: tuple[StoredInput, ...]
+    following: StoredInput | None
+    gap: int
+
+
+def stretches_of(inputs: Sequence[StoredInput], to_ms: int) -> Iterator[Stretch]:
+    """The stretches that begin before a time; what comes before the first start has no desk to begin from."""
+    places = [i for i, row in enumerate(inputs) if row.kind == "start"]
+    for place, end in zip_longest(places, places[1:]):
+        if inputs[place].time_ms < to_ms or place == places[0]:
+            following = None if end is None else inputs[end]
+            part = inputs[place:] if end is None else inputs[place : end + 1]
+            gap = next((a.number + 1 for a, b in pairwise(part) if b.number != a.number + 1), 0)
+            yield Stretch(inputs[place], tuple(inputs[place + 1 : end]), following, gap)
+
+
+def _shown(value: object) -> str:
+    """A value of a difference, short enough for a sentence."""
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def first_path(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:
+    """Where two JSON values first differ, by the names and places on the way, and both values there."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        places = [(str(k), a.get(k), b.get(k)) for k in dict.fromkeys((*a, *b))]
+    elif isinstance(a, list) and isinstance(b, list):
+        places = [(str(i), x, y) for i, (x, y) in enumerate(zip_longest(a, b))]
+    else:
+        return None if canonical(a) == canonical(b) else (path, a, b)
+    found = (first_path(x, y, f"{path}.{name}" if path else name) for name, x, y in places)
+    return next((place for place in found if place is not None), None)
+
+
+def _opened(row: Columns) -> Columns:
+    """A row with its JSON columns read and its place in the file left out."""
+    return {k: json.loads(str(v)) if k in JSON_COLUMNS else v for k, v in row.items() if k != "rowid"}
+
+
+def _pair_in(row: Columns, path: str) -> str:
+    """The market of the position or order that a path into a desk leads to."""
+    found: object = row
+    for name in path.split(".")[:3]:
+        if isinstance(found, dict):
+            found = found.get(name)
+        else:
+            found = found[int(name)] if isinstance(found, list) and int(name) < len(found) else None
+    return str(found.get("pair", "")) if isinstance(found, dict) else ""
+
+
+def _time_of(row: Columns) -> int:
+    return int(str(row["time_ms"]))
+
+
+class _Run:
+    """One stretch, run beside the rows that were recorded in it."""
+
+    def __init__(self, stretch: Stretch, audit: Audit, source_hash: str) -> None:
+        self.stretch, self.audit, self._source = stretch, audit, source_hash
+        self.start = start_from_text(stretch.first.text)
+        self.rerun = Rerun(self.start.settings, desk_from_json(self.start.desk))
+        self._signals = Signals(audit.candles, self.start.settings.params)
+        ends = {} if stretch.following is None else _marks_of(stretch.following.text)
+        self.left = {
+            t: deque(r for r in audit.rows[t] if self.start.marks[t] < int(str(r["rowid"])) <= ends.get(t, 2**62))
+            for t in REPLAYED
+        }
+        self.pairs = {o.order_id: o.pair for o in self.rerun.desk.orders}
+        self.counts: Counter[str] = Counter()
+        self._times: set[int] = set()
+        self._acts = 0
+
+    def _cause(self, time_ms: int, row: Columns) -> tuple[str, str]:
+        """Why this row differs, and what more there is to say."""
+        start = self.start
+        acts = sum(self.stretch.first.time_ms <= t <= time_ms for t in self.audit.acts)
+        if start.source_hash != self._source:
+            then, now = f"{start.version} {start.source_hash[:8]}", f"{__version__} {self._source[:8]}"
+            return "program-changed", f"version {then} then, {now} now"
+        if start.config_hash != config_hash(start.settings):
+            return "settings-changed", ""
+        if acts > self._acts:
+            return "owner-act", ""
+        answers = [row, *(r for r in self.left["order_events"] if _time_of(r) == time_ms)]
+        return ("kill" if any(r.get("why") == "kill switch" for r in answers) else "edited"), ""
+
+    def _differ(self, table: str, theirs: Columns | None, ours: Columns | None) -> Difference:
+        """The difference of two rows that should be the same one; either may be missing."""
+        is_other = theirs is None or ours is None or _time_of(theirs) != _time_of(ours)
+        if is_other and theirs is not None and (ours is None or _time_of(theirs) < _time_of(ours)):
+            return self._alone(table, theirs, ("a row", "none"))
+        if theirs is None or ours is None or is_other:
+            return self._alone(table, ours or {}, ("none", "a row"))
+        a, b = _opened(theirs), _opened(ours)
+        path, old, new = first_path(a, b) or ("", None, None)
+        pair = self._pair(b) or _pair_in(a, path) or _pair_in(b, path)
+        cause, detail = self._cause(_time_of(a), a)
+        words = ROW_WORDS[table]
+        return Difference(cause, words, _time_of(a), pair, path, _shown(old), _shown(new), detail)
+
+    def _alone(self, table: str, row: Columns, sides: tuple[str, str]) -> Difference:
+        """A row that only one side has."""
+        cause, detail = self._cause(_time_of(row), row)
+        if sides[1] == "none" and _time_of(row) not in self._times:
+            cause, detail = "cycle-without-input", ""
+        return Difference(cause, ROW_WORDS[table], _time_of(row), self._pair(row), "row", *sides, detail)
+
+    def _pair(self, row: Columns) -> str:
+        return str(row.get("pair") or self.pairs.get(str(row.get("order_id")), ""))
+
+    def _compare(self, report: CycleReport, moment: Moment) -> Difference | None:
+        """The first row of a cycle that was recorded otherwise."""
+        made = cycle_rows(report, self.audit.mode, {v.pair: v.market for v in moment.views}, Redactor())
+        self.pairs.update({o.order_id: o.pair for o in report.orders})
+        for table in REPLAYED:
+            for ours in named_rows(table, made[table]):
+                theirs = self.left[table].popleft() if self.left[table] else None
+                if theirs is None or canonical({k: theirs[k] for k in ours}) != canonical(ours):
+                    return self._differ(table, theirs, ours)
+        self.counts.update({table: len(made[table]) for table in REPLAYED})
+        return None
+
+    def _reread(self, moment: Moment) -> Difference | None:
+        """The first reading of the strategies that the candles do not give again."""
+        for told in (o for v in moment.views for o in v.outlooks if moment.due):
+            ours = self._signals.again(told)
+            self.counts["signals"] += ours is not None
+            if ours is not None and canonical(told) != canonical(ours):
+                path, a, b = first_path(json.loads(canonical(told)), json.loads(canonical(ours))) or ("", None, None)
+                cause, detail = self._cause(moment.now_ms, {})
+                return Difference(cause, "signal", moment.now_ms, told.pair, path, _shown(a), _shown(b), detail)
+        return None
+
+    def _step(self, entry: Entry, answers: Sequence[bool]) -> Difference | None:
+        """One entry: a cycle, or an act of the owner."""
+        if entry.act:
+            self.rerun.act(entry.act)
+            self._acts += 1
+        if entry.moment is None:
+            return None
+        try:
+            report = self.rerun.cycle(entry.moment, answers)
+        except (LunobizError, ValueError, TypeError, ArithmeticError) as error:
+            now, stops = entry.moment.now_ms, f"the line stops at it: {type(error).__name__}"
+            return Difference(self._cause(now, {})[0], "input", now, detail=stops)
+        self._times.add(report.now_ms)
+        self.counts["cycles"] += 1
+        if not entry.is_kept and report.is_quiet:
+            return None
+        return self._reread(entry.moment) or self._compare(report, entry.moment)
+
+    def _entries(self) -> Iterator[Entry]:
+        """All entries up to the first row that is missing, and an empty one at the end."""
+        for row in self.stretch.rest:
+            if row.kind == "block" and not 0 < self.stretch.gap < row.number:
+                idle, found = block_entries(row.text)
+                self.counts["idle"] += idle
+                yield from found
+        yield Entry()
+
+    def walk(self) -> Difference | None:
+        """Run all entries; the first difference, a gap, or the first row that is left over."""
+        waiting = Entry()
+        for entry in self._entries():  # the answers to a cycle's orders come after it
+            found = self._step(waiting, entry.answers)
+            if found is not None:
+                return found
+            waiting = entry
+        if self.stretch.gap:
+            rows = [*self.stretch.rest, *([self.stretch.following] if self.stretch.following else [])]
+            later = next(row.time_ms for row in rows if row.number > self.stretch.gap)
+            return Difference("inputs-missing", "input", later, detail=f"number {self.stretch.gap}")
+        rest = [(t, self.left[t][0]) for t in REPLAYED if self.left[t]]
+        first = min(rest, key=lambda r: _time_of(r[1])) if rest else None
+        return None if first is None else self._differ(first[0], first[1], None)
+
+
+def _opening(run: _Run, before: _Run | None) -> Difference | None:
+    """The desk a stretch begins with must be the one that was there: written last, or reached by the replay."""
+    start, mark = run.start, run.start.marks["snapshots"]
+    rows = [r for r in run.audit.rows["snapshots"] if int(str(r["rowid"])) <= mark]
+    if not start.is_session:
+        if before is None:
+            return None
+        expected = desk_json(before.rerun.desk)
+    else:
+        expected = str(rows[-1]["desk"]) if rows else desk_json(Desk(start.settings.schedule.paper_cash))
+    if start.desk == expected:
+        return None
+    path, old, new = first_path(json.loads(start.desk), json.loads(expected)) or ("", None, None)
+    cause = "edited" if not start.is_session else "crash" if start.is_after_crash else "start-differs"
+    if start.is_session and not rows and mark:
+        return None  # the row before was written by a session of long ago, or in another mode
+    time_ms = run.stretch.first.time_ms
+    return Difference(cause, "desk", time_ms, "", path, _shown(old), _shown(new))
+
+
+def _notes(run: _Run, before: StartRow | None, source_hash: str) -> Iterator[str]:
+    """What is worth knowing of a stretch even if it is equal."""
+    start, when = run.start, _iso(run.stretch.first.time_ms)
+    if start.is_after_crash:
+        yield f"{when}: began after a crash, from the desk written last"
+    if before is not None and before.config_hash != start.config_hash:
+        yield f"{when}: other settings from here on ({before.config_hash[:8]}, then {start.config_hash[:8]})"
+    if start.source_hash != source_hash and (before is None or before.source_hash != start.source_hash):
+        yield f"{when}: recorded by another program, version {start.version}"
+
+
+def check_parity(audit: Audit, source_hash: str, to_ms: int = 2**62) -> ParityReport:
+    """Run all stretches that begin before a time; a difference at most from each."""
+    found: list[Difference] = []
+    notes: list[str] = []
+    counts: Counter[str] = Counter()
+    before: _Run | None = None
+    start: StartRow | None = None
+    stretches = list(stretches_of(audit.inputs, to_ms))
+    for stretch in stretches:
+        try:
+            run = _Run(stretch, audit, source_hash)
+            difference = _opening(run, before) or run.walk()
+        except DataError as error:
+            before = None
+            found.append(Difference("inputs-unreadable", "input", stretch.first.time_ms, detail=str(error)))
+            continue
+        notes += _notes(run, start, source_hash)
+        counts.update(run.counts)
+        before, start = (run if difference is None else None), run.start
+        found += [difference] if difference is not None else []
+    times = [row.time_ms for s in stretches for row in (s.first, *s.rest)]
+    span = (min(times), max(times)) if times else (0, 0)
+    return ParityReport(audit.mode, *span, len(stretches), dict(counts), tuple(found), tuple(notes))
+
+
+def parity_json(report: ParityReport) -> dict[str, object]:
+    """The report as plain values for a JSON file."""
+    counts = {t: t.replace("order_intents", "orders") for t in ("cycles", "idle", "signals", *REPLAYED)}
+    return {
+        "mode": report.mode.value, "equal": report.is_equal, "text": report.text,
+        "from": _iso(report.from_ms), "to": _iso(report.to_ms), "stretches": report.stretches,
+        "counts": {name: report.counts.get(key, 0) for key, name in counts.items()},
+        "differences": [asdict(d) | {"time": _iso(d.time_ms), "text": d.text} for d in report.differences],
+        "notes": list(report.notes),
+    }
 
 
 # ==============================================================================
@@ -9717,6 +10655,7 @@ class Feed:
         self._troubles: dict[str, tuple[Finding, ...]] = {}
         self._day = -1
         self.saves_candles = bar_s == 0
+        self.unsaved: list[tuple[str, int, list[Candle]]] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
 
     def refresh_markets(self, now_ms: int) -> None:
@@ -9771,6 +10710,8 @@ class Feed:
         fresh = track.add(page, now_ms)
         if self.saves_candles and fresh:
             track.conflicts += self._cache.save_candles(track.pair, track.seconds, fresh)
+        elif fresh:
+            self.unsaved.append((track.pair, track.seconds, fresh))
         return len(page) < PAGE_CANDLES or not fresh
 
     def moment(self, now_ms: int, due: tuple[int, ...], conditions: Conditions, wanted: frozenset[str]) -> Moment:
@@ -11009,7 +11950,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -11135,17 +12076,21 @@ ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
 class AuditRecorder:
-    """Writes each report that holds anything, before its orders are sent."""
+    """Writes each report that holds anything, and the inputs it came from, before its orders are sent."""
 
-    def __init__(self, store: Store, mode: Mode, feed: Feed) -> None:
-        self._store, self._mode, self._feed = store, mode, feed
+    def __init__(self, store: Store, mode: Mode, feed: Feed, inputs: InputLog) -> None:
+        self._store, self._mode, self._feed, self._inputs = store, mode, feed, inputs
         self.is_due = False
 
     def record(self, report: CycleReport) -> None:
         """One transaction; AuditBroken stops the session before any order goes out."""
-        if self.is_due or not report.is_quiet:
-            self._store.record(report, self._mode, self._feed.markets)
+        is_kept = self.is_due or not report.is_quiet
+        self._inputs.note(report, is_kept)
+        if is_kept:
+            self._store.record(report, self._mode, self._feed.markets, self._inputs.take())
             self.is_due = False
+        elif self._inputs.is_full:
+            self._store.record_inputs(self._mode, self._inputs.take())
 
 
 class Engine:
@@ -11153,7 +12098,6 @@ class Engine:
 
     def __init__(self, parts: EngineParts, settings: Settings) -> None:
         self.parts, self.settings = parts, settings
-        self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed)
         self.report: CycleReport | None = None
         self.moment: Moment | None = None
         self.failures = 0
@@ -11161,7 +12105,10 @@ class Engine:
         self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
         self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
-        self._executor = SimulatedExecutor(settings.costs, parts.is_killed, self.desk.orders)
+        self._inputs = InputLog(self.desk)
+        self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs)
+        self._executor: Executor = NotingExecutor(self._inputs, settings.costs, parts.is_killed, self.desk.orders)
+        self._input_day, self._is_after_crash = -1, parts.store.is_session_open()
         self._resumes_ms = saved[0] if saved is not None else 0
         if saved is not None:
             parts.pace.resume(saved[0])
@@ -11241,6 +12188,9 @@ class Engine:
         for kind, level, text in self.parts.feed.events:
             self.tell(Event(moment.now_ms, kind, level, text))
         self.parts.feed.events.clear()
+        self._inputs.add_candles(moment.now_ms, self.parts.feed.unsaved)
+        self.parts.feed.unsaved.clear()
+        self._begin_inputs(moment.now_ms)
         before = self.desk
         reports = self.parts.trade(self.desk, moment, self._executor, self._recorder, self.settings)
         if before.day and reports[-1].desk.day != before.day:
@@ -11250,6 +12200,17 @@ class Engine:
             for event in report.events:
                 self._pass_on(event)
         return reports
+
+    def _begin_inputs(self, now_ms: int) -> None:
+        """Say where a replay can begin: at the start of the session, and once a UTC day when no order is under way."""
+        is_session, day = self._input_day < 0, now_ms // DAY_MS
+        if day == self._input_day or not (is_session or is_settled(self.desk)):
+            return
+        store, desk = self.parts.store, desk_json(self.desk)
+        start = StartRow(is_session, is_session and self._is_after_crash, __version__, self.parts.install.code_hash,
+                         config_hash(self.settings), self.settings, desk, store.marks())
+        store.record_inputs(self.parts.mode, (*self._inputs.take(), InputRow(now_ms, "start", start_text(start))))
+        self._input_day = day
 
     def _end_day(self, before: Desk, report: CycleReport) -> None:
         """Keep a day's result and tell it."""
@@ -11292,7 +12253,7 @@ class Engine:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
         if self.parts.is_killed():
             return "The kill file is still there: remove the file named KILL first"
-        self.desk, self._recorder.is_due = clear_cause(self.desk, CauseKind.KILL), True
+        self._act("rearm", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Re-armed by the owner"))
         return ""
 
@@ -11301,13 +12262,18 @@ class Engine:
         kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
-        self.desk = replace(clear_cause(self.desk, *kinds), week_start_equity=equity(self.desk))
-        self._recorder.is_due = True
+        self._act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
 
+    def _act(self, act: str, now_ms: int) -> None:
+        """An act of the owner on the desk, which is an input like a moment; the next cycle writes both."""
+        self._begin_inputs(now_ms)
+        self.desk, self._recorder.is_due = self._inputs.act(act, now_ms), True
+
     def close(self) -> None:
         """End the session in order; positions and orders stay in the audit for the next one."""
+        self.parts.store.record_inputs(self.parts.mode, self._inputs.take())
         self.parts.store.mark_session("closed", self.report.now_ms if self.report is not None else 0)
         self.parts.store.close()
         self.parts.log.close()
@@ -11315,7 +12281,7 @@ class Engine:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -11583,6 +12549,16 @@ def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> 
         store.close()
     except LunobizError as error:
         pipe.send(Note("error", f"Export failed: {error}"))
+    finally:
+        pipe.close()
+
+
+def _parity_child(database: str, mode: Mode, span_ms: tuple[int, int], pipe: Connection) -> None:
+    """Runs in a process of its own: run what was recorded between two times over again."""
+    try:
+        pipe.send(check_parity(read_audit(Path(database), mode, *span_ms), code_hash(program_source()), span_ms[1]))
+    except LunobizError as error:
+        pipe.send(Failed(str(error)))
     finally:
         pipe.close()
 
@@ -11919,7 +12895,7 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES CYCLE ROWS SYSTEM STORE NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -11949,11 +12925,56 @@ class WorkerOptions:
     starts_running: bool
 
 
-class Newsroom:
-    """Turns reports into what the window shows, with the last decisions and fills kept for its tables."""
+class DayCheck:
+    """Once a UTC day: was the finished day, run over again in a process of its own, the same."""
 
     def __init__(self, engine: Engine, options: WorkerOptions) -> None:
         self._engine, self._options = engine, options
+        self._day = engine.desk.day
+        self._child: Child | None = None
+        self._has_answered = False
+        self.text, self.is_broken = "", False
+
+    def look_after(self) -> None:
+        """Start a check when a day has ended, and tell what it found."""
+        day = self._engine.desk.day
+        if self._child is not None:
+            self._listen(self._child)
+        elif day > self._day:
+            if self._day:
+                mode, span = self._engine.parts.mode, (self._day * DAY_MS, day * DAY_MS)
+                self._child, self._has_answered = Child(_parity_child, str(self._options.database), mode, span), False
+            self._day = day
+
+    def _listen(self, child: Child) -> None:
+        for message in child.poll():
+            self._has_answered = True
+            if isinstance(message, ParityReport):
+                self._tell(message.headline, message.text, not message.is_equal)
+            elif isinstance(message, Failed):
+                self._tell(f"Replay check: {message.text}", f"Replay check: {message.text}", True)
+        if child.is_done:
+            self._child = None
+            if not self._has_answered:
+                text = f"Replay check: it ended early (code {child.exit_code})"
+                self._tell(text, text, True)
+
+    def _tell(self, headline: str, text: str, is_broken: bool) -> None:
+        self.text, self.is_broken = headline, is_broken
+        level = "error" if is_broken else "info"
+        self._engine.tell(Event(self._options.clock.now_ms(), "parity", level, text))
+
+    def end(self) -> None:
+        """End a check that is under way."""
+        if self._child is not None:
+            self._child.end()
+
+
+class Newsroom:
+    """Turns reports into what the window shows, with the last decisions and fills kept for its tables."""
+
+    def __init__(self, engine: Engine, options: WorkerOptions, checks: DayCheck) -> None:
+        self._engine, self._options, self._checks = engine, options, checks
         self._zone = local_zone()
         self._decisions: deque[Decision] = deque(maxlen=HISTORY_ROWS)
         self._fills: deque[Fill] = deque(maxlen=HISTORY_ROWS)
@@ -11985,6 +13006,7 @@ class Newsroom:
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=locks[0], lock_reasons=locks,
+            parity=self._checks.text, is_parity_broken=self._checks.is_broken,
         )
 
     def _last_candle(self) -> int | None:
@@ -12074,9 +13096,11 @@ class Worker:
             notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier,), daemon=True,
                                        name="lunobiz-notices")
             notices.start()
-            self._newsroom = Newsroom(engine, self._options)
+            self._checks = DayCheck(engine, self._options)
+            self._newsroom = Newsroom(engine, self._options, self._checks)
             self._events.put(saved_runs(engine.parts.store))
             self._loop(engine)
+            self._checks.end()
             self._closing.set()
             engine.close()
         except LunobizError as error:
@@ -12219,6 +13243,7 @@ class Worker:
 
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
+        self._checks.look_after()
         if self._export is not None:
             for message in self._export.poll():
                 self._events.put(message)
@@ -14396,7 +15421,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -14808,6 +15833,30 @@ def run_export(session: Session, folder: str) -> int:
     return EXIT_OK
 
 
+def run_replay_check(session: Session, is_one: bool, out: str) -> int:
+    """Run what PAPER, demo and replay recorded over again; 1 if anything comes out otherwise than it was recorded."""
+    modes = (session.mode,) if is_one else (Mode.PAPER, Mode.DEMO, Mode.REPLAY)
+    chosen = [replace(session, mode=m) for m in modes if replace(session, mode=m).database.exists()]
+    reports = []
+    for each in chosen:
+        store = Store(each.database, each.redactor)
+        try:
+            store.verify()
+            reports.append(check_parity(read_audit(each.database, each.mode), code_hash(program_source())))
+        finally:
+            store.close()
+    reports = [r for r in reports if r.stretches]
+    if not reports:
+        raise DataError(f"there are no recorded inputs in {session.home} yet: start the bot first")
+    is_equal = all(r.is_equal for r in reports)
+    if out:
+        write_json(Path(out), {"version": __version__, "equal": is_equal, "checks": [parity_json(r) for r in reports]})
+    for report in reports:
+        lines = [report.text, *(d.text for d in report.differences[1:]), *report.notes]
+        sys.stdout.write("".join(f"{report.mode.value}: {line}\n" for line in lines))
+    return EXIT_OK if is_equal else EXIT_NO
+
+
 def fault_words(error: BaseException | None) -> str:
     """An unforeseen error as its kind and place; its own text might hold what may not be shown."""
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
@@ -14917,6 +15966,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
     what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
     what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
     what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
@@ -14934,7 +15984,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
     p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
     p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="with --backtest, --gates, --self-test: file for the report")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
     p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
     p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
     p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
@@ -14949,7 +15999,8 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
         p.error("--self-test needs --json OUT; its rows are added to that file")
     if a.gates and not a.data:
         p.error("--gates needs --data DIR")
-    if not (a.backtest or a.gates or a.self_test) and (a.data or a.json or a.pairs or a.fees):
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
         p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
     if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
         p.error("--kinds, --count and --shard belong to --self-test")
@@ -14958,7 +16009,7 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
     if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless and --export")
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
 
@@ -14991,6 +16042,8 @@ def run(argv: Sequence[str]) -> int:
     session = _session(a, home, env)
     if a.export:
         return run_export(session, a.export)
+    if a.replay_check:
+        return run_replay_check(session, a.demo or bool(a.replay), a.json or "")
     if a.backtest:
         return run_file_backtest(session, a)
     if a.self_test:

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -631,12 +631,14 @@ class Fate:
         """Stand between the engine and its file."""
         write = engine.parts.store.record
 
-        def record(report: CycleReport, mode: Mode, markets: Mapping[str, Market]) -> None:
+        def record(
+            report: CycleReport, mode: Mode, markets: Mapping[str, Market], inputs: Iterable[lunobiz.InputRow] = ()
+        ) -> None:
             died = self.deaths[report.now_ms] if self.dies(report) else 2
             self.deaths[report.now_ms] += died < 2
             if died == 0:
                 raise Crash
-            write(report, mode, markets)
+            write(report, mode, markets, inputs)
             self.kept.append(report)
             if died == 1:
                 raise Crash

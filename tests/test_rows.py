@@ -692,3 +692,14 @@ def test_windows_and_figures() -> None:
 def test_connected_is_said_only_after_an_answer(has_network: bool, last_ok_ms: int | None, says: str) -> None:
     health = lb.Health(NOW, has_network=has_network, last_ok_ms=last_ok_ms)
     assert lb.footer_text(health, sc.SAST).startswith(says)
+
+
+def test_the_footer_says_what_the_replay_check_found_and_a_difference_is_a_banner() -> None:
+    equal = "Replay check: 241 cycles of 2026-01-05 equal"
+    assert equal in lb.footer_text(sc.health(parity=equal), sc.SAST)
+    broken = {"parity": "Replay check: NOT equal. XBTZAR decision", "is_parity_broken": True}
+    assert "✖ Replay differs" in lb.footer_text(sc.health(**broken), sc.SAST)
+    found = [b for b in lb.banner_rows(sc.desk(), (), lb.Settings(), sc.health(**broken), sc.SAST) if b.key == "parity"]
+    assert [(b.level, b.text) for b in found] == [("error", broken["parity"])]
+    healthy = lb.banner_rows(sc.desk(), (), lb.Settings(), sc.health(parity=equal), sc.SAST)
+    assert not [b for b in healthy if b.key == "parity"]

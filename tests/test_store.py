@@ -37,6 +37,7 @@ from lunobiz import (
     Desk,
     Event,
     Fill,
+    InputRow,
     Market,
     Mode,
     Order,
@@ -267,6 +268,84 @@ def test_rows_are_never_changed_or_removed(store: Store, path: Path) -> None:
             with pytest.raises(sqlite3.IntegrityError, match="audit"):
                 other.execute(text)
     other.close()
+
+
+# ---- inputs ----------------------------------------------------------------------------------------
+
+
+def inputs(path: Path) -> list[lunobiz.StoredInput]:
+    """The inputs of PAPER, whatever they begin with."""
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT * FROM inputs WHERE mode = 'paper' ORDER BY number").fetchall()
+    db.close()
+    return [lunobiz._read_input(row[1:], path) for row in rows]
+
+
+def test_inputs_are_written_with_their_cycle_or_not_at_all(store: Store, path: Path) -> None:
+    block = InputRow(T0 + 1, "block", '{"idle":0,"entries":[]}')
+    store.record(report(1), Mode.PAPER, MARKETS, (block,))
+    with pytest.raises(AuditBroken, match="not finite"):
+        store.record(report(2, equity=float("nan")), Mode.PAPER, MARKETS, (block,))
+    store.record_inputs(Mode.PAPER, (block._replace(time_ms=T0 + 2), block._replace(time_ms=T0 + 3)))
+    store.record_inputs(Mode.DEMO, (block,))
+    assert [(r.number, r.time_ms, r.kind, r.text) for r in inputs(path)] == [
+        (n, T0 + n, "block", block.text) for n in (1, 2, 3)
+    ]
+    store.verify()
+    assert store.marks() == {t: int(t != "order_events") + 2 * (t == "order_events") for t in lunobiz.REPLAYED}
+
+
+def test_inputs_are_swept_after_their_days_and_candles_are_not(store: Store, path: Path) -> None:
+    for day in range(50):
+        kind = "candles" if day == 3 else "block"
+        store.record_inputs(Mode.PAPER, (InputRow(T0 + day * lunobiz.DAY_MS, kind, "{}"),))
+    assert [r.number for r in inputs(path)] == [4, *range(10, 51)]  # 49 - 40 = 9: day 9 is number 10
+    other = sqlite3.connect(path)
+    for text in ("DELETE FROM inputs WHERE number = 10", "DELETE FROM inputs WHERE number = 4",
+                 "UPDATE inputs SET kind = 'x' WHERE number = 10", "REPLACE INTO inputs SELECT * FROM inputs"):
+        other.execute("PRAGMA recursive_triggers = ON")
+        with pytest.raises(sqlite3.IntegrityError, match="audit"):
+            other.execute(text)
+    other.close()
+
+
+def test_no_secret_is_in_an_input_and_its_numbers_stay(store: Store, path: Path) -> None:
+    text = lunobiz.input_text({"why": f"refused {SECRET}", "atr": float("nan"), "age": float("inf"), "bid": -0.0})
+    store.record_inputs(Mode.PAPER, (InputRow(T0, "block", text),))
+    (row,) = inputs(path)
+    assert row.text == '{"why":"refused ***","atr":NaN,"age":Infinity,"bid":-0.0}'
+
+
+def test_an_input_changed_by_hand_is_damage(store: Store, path: Path) -> None:
+    store.record_inputs(Mode.PAPER, (InputRow(T0, "start", "{}"),))
+    other = sqlite3.connect(path)
+    (text,) = other.execute("SELECT sql FROM sqlite_schema WHERE name = 'inputs_stay'").fetchone()
+    other.execute("DROP TRIGGER inputs_stay")
+    other.execute("UPDATE inputs SET time_ms = time_ms + 1")
+    other.execute(text)
+    other.commit()
+    other.close()
+    with pytest.raises(AuditBroken, match="damaged in its table inputs"):
+        store.verify()
+
+
+def test_an_older_database_is_led_on_and_keeps_its_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lunobiz, "MIGRATIONS", lunobiz.MIGRATIONS[:1])
+    old = Store(path, Redactor([]), synchronous="OFF")
+    old._append_inputs = lambda mode, inputs: 0  # type: ignore[method-assign]
+    old.record(report(1), Mode.PAPER, MARKETS)
+    before = everything(old)
+    old.close()
+    monkeypatch.undo()
+    store = Store(path, Redactor([]), synchronous="OFF")
+    assert everything(store) == before
+    store.record(report(2), Mode.PAPER, MARKETS, (InputRow(T0, "start", "{}"),))
+    store.verify()
+    store.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(lunobiz.MIGRATIONS),)
+    db.close()
+    assert [r.number for r in inputs(path)] == [1]
 
 
 # ---- sessions, events, metrics, tables -------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,48 @@ def test_a_demo_starts_by_itself_decides_and_says_demo(listener: Listener) -> No
     assert news.status.mode == "DEMO"
     assert {len(row.cells) for row in news.decisions} == {5}
     assert any("Wait" in cell or "Enter" in cell for row in news.ranking for cell in row.cells)
+
+
+def test_a_finished_day_is_checked_in_a_process_and_told(listener: Listener) -> None:
+    line = listener.wait(lambda e: isinstance(e, LogLine) and e.kind == "parity")
+    assert isinstance(line, LogLine)
+    assert line.level == "info", line.text
+    days = r"2026-01-\d\d( to 2026-01-\d\d)?"
+    assert re.fullmatch(rf"Replay check: \d+ cycles of {days} equal \(\d+ signals, .*\)", line.text)
+    assert listener.news(lambda n: "Replay check: " in n.footer and " equal" in n.footer)
+
+
+class FakeChild:
+    """A process that has ended with these messages."""
+
+    is_done, exit_code = True, 3
+
+    def __init__(self, messages: list[object]) -> None:
+        self._messages = messages
+
+    def poll(self) -> Iterator[object]:
+        """All of them."""
+        return iter(self._messages)
+
+
+def test_a_day_that_differs_is_an_error_and_so_is_a_process_that_dies(session: Session) -> None:
+    engine, options = open_engine(session, lunobiz.ignore_event)
+    checks = lunobiz.DayCheck(engine, options)
+    found = lunobiz.Difference("edited", "decision", 0, "XBTZAR", "code", "enter", "wait")
+    report = lunobiz.ParityReport(Mode.DEMO, 0, 1, 1, {"cycles": 3}, (found,), ())
+    child = FakeChild([report])
+    checks._child = child  # type: ignore[assignment]
+    checks.look_after()
+    assert checks.is_broken
+    assert "XBTZAR decision" in checks.text and "code: recorded enter, replayed wait" in checks.text
+    rows = engine.parts.store.table("events")
+    assert [(r["kind"], r["level"], r["text"]) for r in rows if r["kind"] == "parity"] == [
+        ("parity", "error", checks.text)
+    ]
+    checks._child, checks._has_answered = FakeChild([]), False  # type: ignore[assignment]
+    checks.look_after()
+    assert "ended early (code 3)" in checks.text
+    engine.close()
 
 
 def test_stop_freezes_the_market_clock_and_start_goes_on(listener: Listener) -> None:

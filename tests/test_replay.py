@@ -1,0 +1,221 @@
+"""REPLAY: inputs as text that gives them back to the last bit, and what a session keeps of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import lunobiz
+from desks import CASH, HOUR, NOW, PAIR, cause, desk, market, moment, outlook, quote, setup, view
+from lunobiz import (
+    CauseKind,
+    Conditions,
+    DataError,
+    Desk,
+    Doubt,
+    Finding,
+    InputLog,
+    Moment,
+    OrderBook,
+    OrderKind,
+    Regime,
+    Settings,
+    StartRow,
+    block_entries,
+    moment_from_json,
+    moment_from_row,
+    moment_json,
+    moment_row,
+    trade_cycle,
+)
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
+PLAIN = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def moments(draw: st.DrawFn) -> Moment:
+    """Any moment: quotes missing or odd, numbers unknown or infinite, books, doubts and correlations."""
+    views = []
+    for base in draw(st.lists(st.sampled_from(("AAA", "BBB", "CCC")), unique=True, max_size=3)):
+        pair = base + "ZAR"
+        book = OrderBook(draw(st.integers(0, 2**50)), ((draw(PLAIN), 1.0),), draw(st.sampled_from(((), ((2.0, 3.0),)))))
+        reading = outlook(
+            setup(strength=draw(NUMBERS), numbers=(("z", draw(NUMBERS)),)), pair=pair, atr=draw(NUMBERS),
+            regime=draw(st.sampled_from(Regime)), findings=(Finding(Doubt.GAP, draw(st.text(max_size=9))),),
+        )  # fmt: skip
+        views.append(view(
+            market=market(base, status=draw(st.sampled_from(("ACTIVE", "POST_ONLY")))),
+            ticker=draw(st.sampled_from((None, quote(pair=pair), quote(draw(PLAIN), pair=pair)))),
+            bar=draw(st.sampled_from((None, lunobiz.Candle(NOW, -0.0, 0.0, 1e-300, 1e300, draw(PLAIN))))),
+            outlooks=draw(st.sampled_from(((), (reading,), (reading, reading)))),
+            book=draw(st.sampled_from((None, book))),
+            findings=draw(st.sampled_from(((), (Finding(Doubt.STALE_QUOTE, "15 s old"),)))),
+            correlated=draw(st.sampled_from(((), ("BBBZAR",)))),
+        ))  # fmt: skip
+    line = Conditions(is_killed=draw(st.booleans()), skew_ms=draw(NUMBERS), reconcile_age_ms=math.inf)
+    due = draw(st.sampled_from(((), (3600,), (3600, 14400))))
+    return Moment(draw(st.integers(0, 2**50)), tuple(views), line, due, draw(st.booleans()))
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(first=moments(), second=moments())
+def test_a_moment_comes_back_to_the_last_bit(first: Moment, second: Moment) -> None:
+    """`repr` tells 0.0 from -0.0, 1 from 1.0, a list from a tuple, and prints every digit of a float."""
+    assert repr(moment_from_json(moment_json(first))) == repr(first)
+    told = json.loads(lunobiz.input_text(moment_row(second, first)))  # what differs from the first
+    assert repr(moment_from_row(told, moment_from_json(moment_json(first)))) == repr(second)
+
+
+def test_what_stays_the_same_is_not_told_twice() -> None:
+    row = moment_row(moment(now_ms=NOW + 10_000, due=()), moment())
+    assert row == {"t": NOW + 10_000, "due": (), "follow": False, "views": {PAIR: {}}}
+    moved = moment(view(ticker=quote(99.8)))
+    views = moment_row(moved, moment())["views"]
+    assert isinstance(views, dict)
+    assert list(views[PAIR]) == ["ticker"]
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", '{"t":1}', '{"t":"x","views":{},"line":{},"due":[],"follow":false}',
+    '{"t":1,"views":{"A":{"market":{"pear":1}}},"line":{},"due":[],"follow":false}',
+    '{"t":1,"views":{"A":{"outlooks":[{"regime":"ODD"}]}},"line":{},"due":[],"follow":false}',
+])  # fmt: skip
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(DataError):
+        moment_from_json(text)
+
+
+def test_settings_and_starts_come_back() -> None:
+    odd = replace(Settings(), limits=replace(Settings().limits, risk_per_trade=0.1 + 0.2 - 0.295))
+    start = StartRow(True, False, "1", "ab", "cd", odd, lunobiz.desk_json(desk()), {"fills": 3})
+    assert lunobiz.start_from_text(lunobiz.start_text(start)) == start
+    row = json.loads(lunobiz.start_text(start))
+    row["settings"]["limits"]["unheard_of"] = 1
+    with pytest.raises(DataError):
+        lunobiz.start_from_text(json.dumps(row))
+
+
+# ---- what a session keeps --------------------------------------------------
+
+
+WISH = view(outlooks=(outlook(setup()),))
+
+
+class Desktop:
+    """A session on a desk, cycle after cycle, and what its log holds."""
+
+    def __init__(self, before: Desk, is_killed: Callable[[], bool] = lambda: False) -> None:
+        self.desk, self.settings = before, Settings()
+        self.log = InputLog(before)
+        self.executor = lunobiz.NotingExecutor(self.log, self.settings.costs, is_killed, before.orders)
+
+    def record(self, report: lunobiz.CycleReport) -> None:
+        """As the recorder of a session does."""
+        self.log.note(report, not report.is_quiet)
+
+    def cycle(self, now: Moment) -> lunobiz.CycleReport:
+        """One cycle."""
+        report = trade_cycle(self.desk, now, self.executor, self, self.settings)
+        self.desk = report.desk
+        return report
+
+    def taken(self) -> list[lunobiz.Entry]:
+        """The entries that have come together."""
+        return [e for row in self.log.take() for e in block_entries(row.text)[1]]
+
+
+def test_a_cycle_that_changed_nothing_is_counted_and_not_kept() -> None:
+    at = Desktop(Desk(CASH))
+    at.cycle(moment(due=()))  # the first one notes the day
+    at.cycle(moment(now_ms=NOW + 10_000, due=()))
+    at.cycle(moment(view(ticker=quote(99.0)), now_ms=NOW + 20_000, due=()))
+    (row,) = at.log.take()
+    idle, entries = block_entries(row.text)
+    assert (row.time_ms, row.kind, idle, len(entries)) == (NOW, "block", 2, 1)
+    assert at.log.take() == ()
+
+
+def test_a_decision_is_kept_and_so_is_a_quote_that_moves_what_is_held() -> None:
+    at = Desktop(Desk(CASH))
+    report = at.cycle(moment(WISH))
+    assert [o.kind for o in report.orders] == [OrderKind.ENTRY]
+    low = view(ticker=quote(99.0, 99.2, last=99.0, at_ms=NOW + 10_000), bar=None)
+    fill = at.cycle(moment(low, now_ms=NOW + 10_000, due=()))
+    assert len(fill.settlement.fills) == 1
+    at.cycle(moment(replace(low, ticker=quote(99.4, 99.6, at_ms=NOW + 60_000)), now_ms=NOW + 60_000, due=()))
+    entries = at.taken()
+    assert [e.moment.now_ms for e in entries if e.moment] == [NOW, NOW + 10_000, NOW + 60_000]
+    assert [e.is_kept for e in entries][:2] == [True, True]
+
+
+def test_a_book_is_kept_only_where_it_was_looked_at() -> None:
+    book = OrderBook(NOW, ((99.9, 500.0),), ((100.1, 500.0),))
+    quiet = view(market=market("BBB"), ticker=quote(pair="BBBZAR"), outlooks=(outlook(pair="BBBZAR"),), book=book)
+    judged = view(outlooks=(outlook(setup()),), book=book)
+    at = Desktop(Desk(CASH))
+    at.cycle(moment(judged, quiet))
+    (entry,) = at.taken()
+    assert entry.moment is not None
+    assert [v.book is None for v in entry.moment.views] == [False, True]
+
+
+def test_answers_of_the_kill_switch_stand_before_the_next_cycle() -> None:
+    at = Desktop(Desk(CASH), lambda: True)  # it came on after the decision
+    at.cycle(moment(WISH))
+    report = at.cycle(moment(now_ms=NOW + 10_000, due=()))
+    assert [o.why for o in report.settlement.outcomes] == ["kill switch"]
+    entries = at.taken()
+    assert [(e.moment is None, e.answers) for e in entries] == [(False, ()), (True, (True,)), (False, ())]
+
+
+@pytest.mark.parametrize(("act", "kinds"), [
+    ("rearm", {CauseKind.WEEKLY_CAP, CauseKind.DAILY_CAP}), ("resolve", {CauseKind.KILL, CauseKind.DAILY_CAP}),
+])  # fmt: skip
+def test_an_act_of_the_owner_is_an_entry(act: str, kinds: set[CauseKind]) -> None:
+    held = desk(causes=tuple(cause(k) for k in (CauseKind.KILL, CauseKind.WEEKLY_CAP, CauseKind.DAILY_CAP)))
+    log = InputLog(held)
+    after = log.act(act, NOW)
+    assert {c.kind for c in after.causes} == kinds
+    assert after.week_start_equity == (lunobiz.equity(held) if act == "resolve" else held.week_start_equity)
+    (row,) = log.take()
+    assert [e.act for e in block_entries(row.text)[1]] == [act]
+
+
+def test_an_hour_of_quotes_is_written_without_waiting() -> None:
+    log = InputLog(Desk(CASH))
+    for number in range(lunobiz.BLOCK_ENTRIES):
+        assert not log.is_full
+        log.act("rearm", NOW + number)
+    assert log.is_full
+
+
+def test_new_candles_are_a_row_of_their_own_and_the_first_of_a_time_stays() -> None:
+    log = InputLog(Desk(CASH))
+    first, second = (lunobiz.Candle(NOW, 1.0, 2.0, 0.5, close, 3.0) for close in (1.5, 1.7))
+    log.add_candles(NOW, [(PAIR, 3600, [first]), ("BBBZAR", 3600, [second])])
+    log.add_candles(NOW + HOUR, [(PAIR, 3600, [second, replace(second, opened_ms=NOW + HOUR)])])
+    (row,) = log.take()
+    assert (row.kind, row.time_ms) == ("candles", NOW)
+    found = lunobiz.candle_rows([row.text])
+    assert found[(PAIR, 3600)].tolist() == [[NOW, 1, 2, 0.5, 1.5, 3], [NOW + HOUR, 1, 2, 0.5, 1.7, 3]]
+    with pytest.raises(DataError):
+        lunobiz.candle_rows(['{"candles":[1]}'])
+
+
+def test_a_rerun_gives_what_the_session_gave() -> None:
+    at = Desktop(Desk(CASH))
+    low = view(ticker=quote(99.0, 99.2, last=99.0, at_ms=NOW + 10_000), bar=None)
+    seen = (moment(WISH), moment(low, now_ms=NOW + 10_000, due=()), moment(low, now_ms=NOW + 20_000, due=()))
+    told = [at.cycle(now) for now in seen]
+    rerun = lunobiz.Rerun(Settings(), Desk(CASH))
+    again = [rerun.cycle(e.moment, ()) for e in at.taken() if e.moment is not None]
+    assert [lunobiz.canonical(r.desk) for r in again] == [lunobiz.canonical(r.desk) for r in told]
+    assert [r.orders for r in again] == [r.orders for r in told]
