@@ -5777,7 +5777,7 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
 
 def gate_self_test(job: GateJob) -> Gate:
     """G9: the gates themselves were measured for these strategies."""
-    words = ("the rate of false unlocks was measured for these strategies" if job.is_self_tested else
+    words = ("the rate of false unlocks was measured for these strategies, on 4-hour candles" if job.is_self_tested else
              "the rate of false unlocks has not been measured for these strategies; run --self-test")
     return _gate("G9", job.is_self_tested, "measured", job.self_test_id or "not measured", None, words + ".")
 
@@ -6044,6 +6044,7 @@ TIGHTER: Mapping[str, int] = types.MappingProxyType({  # which way a limit is ti
 })  # fmt: skip
 ACTION_RANKS: Mapping[str, float] = types.MappingProxyType({"hold": 0.0, "close": 1.0})
 CUT_AT = "\n# SYSTEM | "
+METHOD_ENDS = "\n# LEDGER | "
 NO_ROW = "The gates have not been evaluated yet."
 UNREADABLE = "The stored evaluation cannot be read. Evaluate again."
 NO_KEY = "The signing key of this installation, install.key, is missing or damaged."
@@ -6168,6 +6169,12 @@ def code_hash(program: str) -> str:
 def strategies_hash(sets: Iterable[StrategyParams]) -> str:
     """SHA-256 of the fixed list of parameter sets."""
     return _digest(canonical([asdict(params) for params in sets]))
+
+
+def method_hash(program: str, sets: Iterable[StrategyParams]) -> str:
+    """SHA-256 of what a self-test measures: source up to the gates, list of sets; "" if it cannot be told."""
+    text = program.replace("\r\n", "\n")
+    return _digest(text.partition(METHOD_ENDS)[0] + strategies_hash(sets)) if text.count(METHOD_ENDS) == 1 else ""
 
 
 def configuration_hash(settings: Settings, code: str, strategies: str) -> str:
@@ -6463,7 +6470,7 @@ def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFac
 
 # ==============================================================================
 # SELFTEST | how often are the gates themselves wrong
-# pure | uses ERRORS TYPES SETTINGS CANDLES METRICS BACKTEST WALK GATES
+# pure | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO METRICS BACKTEST WALK GATES
 # ==============================================================================
 
 # Markets are made whose truth is known, and the gates are asked what they make of them.
@@ -6926,6 +6933,11 @@ def trial_outcome(row: Mapping[str, object]) -> TrialOutcome:
         tuple(str(gate.get("result")) if isinstance(gate, dict) else "SKIP" for gate in found),
         _number(row.get("permutations")), _number(row.get("daily_mean")), _number(row.get("daily_deviation")),
     )
+
+
+def name_of_rows(rows: Iterable[Mapping[str, object]]) -> str:
+    """A short name for these rows, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(canonical(dict(row)) for row in rows)).encode()).hexdigest()[:12]
 
 
 def _pooled_sharpe(outcomes: Sequence[TrialOutcome]) -> float | None:
@@ -12656,6 +12668,24 @@ def rows_of_self_test(jobs: Sequence[SelfTestJob]) -> Iterator[dict[str, object]
 
 
 Evaluate = Callable[[GateJob, Progress, Crew], Evaluation | None]
+
+
+class SelfTested(NamedTuple):
+    """The method that `--self-test` has measured, and the name of its rows; README.md has the table."""
+
+    method: str
+    id: str
+
+
+SELF_TESTED = SelfTested("", "")
+
+
+def with_self_test(job: GateJob, program: str) -> GateJob:
+    """The job with what is known of its method's own error rate: nothing, unless exactly this method was measured."""
+    is_known = bool(SELF_TESTED.method) and SELF_TESTED.method == method_hash(program, job.sets)
+    return replace(job, is_self_tested=is_known, self_test_id=SELF_TESTED.id if is_known else "")
+
+
 HELPER_LOST = "A process that helped to evaluate ended early: the computer may be short of memory. Evaluate again."
 
 
@@ -12765,7 +12795,7 @@ def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connecti
     with contextlib.suppress(EOFError, OSError):  # nobody listens any more
         try:
             pipe.send(GatesProgress(0, 0, "Reading candles"))
-            job = task.job()
+            job = with_self_test(task.job(), program_source())
             pipe.send(look_of(job, task.code_hash, unseen_span(job), task.now_ms))
             job = replace(job, attempts=pipe.recv())
             evaluation = task.work(job, on_progress, Crew(HelperPool(helpers).map, len(helpers)))
@@ -15690,7 +15720,8 @@ def _measure_cases(cases: Sequence[TrialCase], job: SelfTestJob, out: Path) -> N
 def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_trials) -> int:
     """Measure how often the gates are wrong, as far as the file of rows does not tell yet; 1 if a target is missed."""
     out, recorded = Path(a.json), _recorded_bars(a.data, a.pairs) if a.data else None
-    job = SelfTestJob((), session.settings, config_hash(session.settings), recorded, judge)
+    method = method_hash(program_source(), parameter_sets())
+    job = SelfTestJob((), session.settings, method, recorded, judge)
     done = {row.get("key") for row in _kept_rows(out, job)}
     cases = [case for case in _test_cases(a, recorded is not None) if case.key not in done]
     try:
@@ -15699,9 +15730,10 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
     except KeyboardInterrupt:
         sys.stderr.write(f"\nStopped. What was measured is in {out}; the same command goes on from there.\n")
         raise
-    lines = self_test_table(_kept_rows(out, job))
+    rows = _kept_rows(out, job)
+    lines = self_test_table(rows)
     targets = self_test_targets(lines)
-    sys.stdout.write(self_test_markdown(lines, targets))
+    sys.stdout.write(f"{self_test_markdown(lines, targets)}\nMethod {method}, rows {name_of_rows(rows)}\n")
     return EXIT_NO if any(target.result == "FAIL" for target in targets) else EXIT_OK
 
 

@@ -366,3 +366,18 @@ def test_the_key_is_in_no_file_but_its_own(store: Store, tmp_path: Path) -> None
 def test_where_cached_candles_came_from(mode: Mode, url: str, wanted: str) -> None:
     settings = replace(Settings(), exchange_url=url) if url else Settings()
     assert lunobiz.data_source(mode, settings) == wanted
+
+
+def test_only_the_measured_method_counts_as_self_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = lunobiz.GateJob((), lunobiz.Settings())
+    source = lunobiz.program_source()
+    monkeypatch.setattr(lunobiz, "SELF_TESTED", lunobiz.SelfTested("", "rows"))
+    assert not lunobiz.with_self_test(plain, source).is_self_tested
+    assert not lunobiz.with_self_test(plain, "no program").is_self_tested  # two unknowns are not equal
+    monkeypatch.setattr(lunobiz, "SELF_TESTED", lunobiz.SelfTested(lunobiz.method_hash(source, plain.sets), "rows"))
+    known = lunobiz.with_self_test(plain, source)
+    assert known.is_self_tested and known.self_test_id == "rows"
+    edited = lunobiz.with_self_test(replace(plain, is_self_tested=True, self_test_id="x"),
+                                    source.replace("# GATES |", "# more\n# GATES |"))
+    assert not edited.is_self_tested and edited.self_test_id == ""
+    assert not lunobiz.with_self_test(replace(plain, sets=plain.sets[:1]), source).is_self_tested

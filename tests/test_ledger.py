@@ -545,3 +545,24 @@ def test_a_look_names_what_is_tried() -> None:
     assert lunobiz.look_of(sets, CODE, span, 5).config_hash != first.config_hash
     files = replace(job(), hashes=(("ETHZAR", "aa"), ("XBTZAR", "bb")))
     assert lunobiz.look_of(files, CODE, span, 5).data_hash != first.data_hash
+
+
+# ---- the self-test's own key --------------------------------------------------------------------------------
+
+
+PROGRAM = "head\n# GATES | why\ncode\n# LEDGER | later\nledger\n# SYSTEM | shell\n"
+
+
+def test_the_method_is_the_code_up_to_the_gates_and_the_list_of_sets() -> None:
+    sets = lunobiz.parameter_sets()
+    method = lunobiz.method_hash(PROGRAM, sets)
+    assert len(method) == 64
+    assert method == lunobiz.method_hash(PROGRAM.replace("ledger", "other"), sets)  # below the gates
+    assert method == lunobiz.method_hash(PROGRAM.replace("\n", "\r\n"), sets)
+    assert method != lunobiz.method_hash(PROGRAM.replace("code", "coda"), sets)
+    assert method != lunobiz.method_hash(PROGRAM, sets[:-1])
+    assert lunobiz.method_hash("no such section", sets) == ""
+
+
+def test_the_program_tells_its_own_method() -> None:
+    assert lunobiz.method_hash(lunobiz.program_source(), lunobiz.parameter_sets())
