@@ -12293,7 +12293,7 @@ class Engine:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -12486,7 +12486,7 @@ def folder_settings(settings: Settings, folder: CandleFolder, timeframes: tuple[
                        timeframes=timeframes or settings.schedule.timeframes)
     is_foreign = folder.counter != settings.schedule.counter  # the owner's minimum is in his own currency
     limits = replace(settings.limits, min_volume_24h=folder.min_volume_24h) if is_foreign else settings.limits
-    return replace(settings, schedule=schedule, limits=limits, params=parameter_sets()[0])
+    return replace(settings, schedule=schedule, limits=limits)
 
 
 def folder_job(settings: Settings, folder: CandleFolder, fees: tuple[float, float] | None = None) -> BacktestJob:
@@ -12925,7 +12925,7 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES STRATEGIES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -13258,7 +13258,9 @@ class Worker:
 
     def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
         schedule, settings = engine.settings.schedule, engine.settings
-        if request.source == "cache":
+        if request.source == "folder":
+            settings = replace(settings, params=parameter_sets()[0])  # not the demo's lively set
+        else:
             chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
                              pairs=request.pairs or schedule.pairs)
             settings = replace(settings, schedule=chosen)
