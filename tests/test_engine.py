@@ -769,3 +769,37 @@ def test_the_cache_is_evaluated_under_the_sessions_settings(paper: Paper) -> Non
     assert isinstance(task.source, lunobiz.GateJob) and task.source.source == "test exchange"
     folder = lunobiz.BacktestRequest("folder", "somewhere")
     assert lunobiz.gate_task(paper.engine, folder, now_ms).source == folder
+
+
+# ---- parity by replay ------------------------------------------------------
+
+
+def test_paper_in_real_time_run_again_is_equal(paper: Paper) -> None:
+    """Orders and fills, a lost network, a refused key and the owner's word, a kill switch, a crash, a new day."""
+    for number in range(1, 30):
+        paper.hour(number)
+        paper.tick(40)
+        if number == 4:
+            paper.exchange.faults.append(Fault("down", ALL, times=10**6))
+            paper.tick(120)
+            paper.exchange.faults.clear()
+            paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/exchange/1/candles", times=10**6))
+        if number == 5:
+            paper.exchange.faults.clear()
+            assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+        if number == 6:
+            (paper.home / "KILL").touch()
+            paper.tick(5)
+            (paper.home / "KILL").unlink()
+            assert paper.engine.rearm(paper.clock.now_ms()) == ""
+        if number == 7:
+            paper.store.close()
+            paper.open()
+    paper.engine.close()
+    report = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), "")
+    assert [d.text for d in report.differences] == []
+    assert report.counts["decisions"] == paper.rows("SELECT count(*) FROM decisions")[0][0] >= 80
+    assert report.counts["fills"] == paper.rows("SELECT count(*) FROM fills")[0][0] >= 2
+    assert report.counts["signals"] >= 80 and report.counts["idle"] >= 100
+    assert report.counts["snapshots"] == paper.rows("SELECT count(*) FROM snapshots")[0][0]
+    assert len(report.notes) == 1 and "after a crash" in report.notes[0]
