@@ -355,6 +355,15 @@ def test_a_cycle_without_its_input_is_named(database: Path) -> None:
     assert (found.cause, found.time_ms) == ("cycle-without-input", taken[0])
 
 
+def test_rows_after_the_last_input_are_named(database: Path) -> None:
+    with meddling(database) as db:
+        number = db.execute("SELECT MAX(number) FROM inputs WHERE kind = 'block'").fetchone()[0]
+        db.execute("DELETE FROM inputs WHERE number >= ?", (number,))
+        (last,) = db.execute("SELECT MAX(time_ms) FROM snapshots").fetchone()
+    found = only(check(database))
+    assert (found.cause, found.time_ms) == ("cycle-without-input", last)
+
+
 def test_settings_changed_in_the_record_are_named(database: Path) -> None:
     def change(start: Row) -> bool:
         settings = start["settings"]
