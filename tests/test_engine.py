@@ -796,7 +796,8 @@ def test_paper_in_real_time_run_again_is_equal(paper: Paper) -> None:
             paper.store.close()
             paper.open()
     paper.engine.close()
-    report = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), "")
+    code = paper.engine.parts.install.code_hash
+    report = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), code)
     assert [d.text for d in report.differences] == []
     tables = ("decisions", "fills", "snapshots")
     assert [(report.counts[t],) for t in tables] == [paper.rows(f"SELECT count(*) FROM {t}")[0] for t in tables]

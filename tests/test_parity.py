@@ -35,7 +35,7 @@ from lunobiz import (
     check_parity,
     read_audit,
 )
-from recordings import Shape, market_rows, quick_settings, write_folder
+from recordings import QUICK, Shape, market_rows, quick_settings, write_folder
 
 PROGRAM = Path(lunobiz.__file__)
 CODE = "c0de"
@@ -52,6 +52,14 @@ def leave_alone(engine: Engine, report: CycleReport) -> None:
 
 class Crash(BaseException):
     """The end of the program in the middle of a step."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lively_sets() -> Iterator[None]:
+    """Recorded candles are traded with the first set of the fixed list; a quick one brings dozens of orders a week."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lunobiz, "parameter_sets", lambda: (QUICK,))
+        yield
 
 
 @pytest.fixture(scope="module")
