@@ -8932,13 +8932,14 @@ def _numbers(db: sqlite3.Connection, mode: Mode, from_ms: int, to_ms: int) -> tu
     return first, next((n for n, t in starts if n > first and t >= to_ms), 2**62)
 
 
-def _read_rows(db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput]) -> dict[str, tuple[Columns, ...]]:
-    """The audit's rows beside these inputs; of the snapshots also the one before, the session's first desk."""
+def _read_rows(
+    db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput], is_closed: bool
+) -> dict[str, tuple[Columns, ...]]:
+    """The audit's rows beside these inputs, up to the last start if they are closed; and the snapshot before them."""
     if not inputs:
         return {table: () for table in REPLAYED}
     low = _marks_of(inputs[0].text)
-    is_open = len(inputs) == 1 or inputs[-1].kind != "start"
-    high = dict.fromkeys(REPLAYED, 2**62) if is_open else _marks_of(inputs[-1].text)
+    high = _marks_of(inputs[-1].text) if is_closed else dict.fromkeys(REPLAYED, 2**62)
     last = "SELECT MAX(rowid) FROM snapshots WHERE mode = ? AND rowid <= ?"
     before = db.execute(last, (mode.value, low["snapshots"])).fetchone()[0]
     spans = {t: (low[t] + 1, high[t]) for t in REPLAYED}
@@ -8965,7 +8966,7 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         query = "SELECT * FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"
         inputs = tuple(_read_input(row[1:], path) for row in db.execute(query, (mode.value, *span)))
         acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
-        rows, candles = _read_rows(db, mode, inputs), _all_candles(db, path, mode)
+        rows, candles = _read_rows(db, mode, inputs, span[1] < 2**62), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
 
 

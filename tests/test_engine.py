@@ -769,3 +769,38 @@ def test_the_cache_is_evaluated_under_the_sessions_settings(paper: Paper) -> Non
     assert isinstance(task.source, lunobiz.GateJob) and task.source.source == "test exchange"
     folder = lunobiz.BacktestRequest("folder", "somewhere")
     assert lunobiz.gate_task(paper.engine, folder, now_ms).source == folder
+
+
+# ---- parity by replay ------------------------------------------------------
+
+
+def test_paper_in_real_time_run_again_is_equal(paper: Paper) -> None:
+    """Orders and fills, a lost network, a refused key and the owner's word, a kill switch, a crash, a new day."""
+    for number in range(1, 30):
+        paper.hour(number)
+        paper.tick(40)
+        if number == 4:
+            paper.exchange.faults.append(Fault("down", ALL, times=10**6))
+            paper.tick(120)
+            paper.exchange.faults.clear()
+            paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/exchange/1/candles", times=10**6))
+        if number == 5:
+            paper.exchange.faults.clear()
+            assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+        if number == 6:
+            (paper.home / "KILL").touch()
+            paper.tick(5)
+            (paper.home / "KILL").unlink()
+            assert paper.engine.rearm(paper.clock.now_ms()) == ""
+        if number == 7:
+            paper.store.close()
+            paper.open()
+    paper.engine.close()
+    code = paper.engine.parts.install.code_hash
+    report = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), code)
+    assert [d.text for d in report.differences] == []
+    tables = ("decisions", "fills", "snapshots")
+    assert [(report.counts[t],) for t in tables] == [paper.rows(f"SELECT count(*) FROM {t}")[0] for t in tables]
+    assert report.counts["decisions"] >= 80 and report.counts["fills"] >= 2
+    assert report.counts["signals"] >= 80 and report.counts["idle"] >= 100
+    assert len(report.notes) == 1 and "after a crash" in report.notes[0]

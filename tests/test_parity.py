@@ -35,7 +35,7 @@ from lunobiz import (
     check_parity,
     read_audit,
 )
-from recordings import Shape, market_rows, quick_settings, write_folder
+from recordings import QUICK, Shape, market_rows, quick_settings, write_folder
 
 PROGRAM = Path(lunobiz.__file__)
 CODE = "c0de"
@@ -52,6 +52,14 @@ def leave_alone(engine: Engine, report: CycleReport) -> None:
 
 class Crash(BaseException):
     """The end of the program in the middle of a step."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lively_sets() -> Iterator[None]:
+    """Recorded candles are traded with the first set of the fixed list; a quick one brings dozens of orders a week."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lunobiz, "parameter_sets", lambda: (QUICK,))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +361,15 @@ def test_a_cycle_without_its_input_is_named(database: Path) -> None:
     rewrite(database, "block", change)
     found = check(database).differences[0]
     assert (found.cause, found.time_ms) == ("cycle-without-input", taken[0])
+
+
+def test_rows_after_the_last_input_are_named(database: Path) -> None:
+    with meddling(database) as db:
+        number = db.execute("SELECT MAX(number) FROM inputs WHERE kind = 'block'").fetchone()[0]
+        db.execute("DELETE FROM inputs WHERE number >= ?", (number,))
+        (last,) = db.execute("SELECT MAX(time_ms) FROM snapshots").fetchone()
+    found = only(check(database))
+    assert (found.cause, found.time_ms) == ("cycle-without-input", last)
 
 
 def test_settings_changed_in_the_record_are_named(database: Path) -> None:

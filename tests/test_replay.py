@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lunobiz
-from desks import CASH, HOUR, NOW, PAIR, cause, desk, market, moment, outlook, quote, setup, view
+from desks import CASH, HOUR, NOW, PAIR, cause, desk, market, moment, order, outlook, quote, setup, view
 from lunobiz import (
     CauseKind,
     Conditions,
@@ -25,6 +25,7 @@ from lunobiz import (
     Moment,
     OrderBook,
     OrderKind,
+    OrderState,
     Regime,
     Settings,
     StartRow,
@@ -187,6 +188,14 @@ def test_an_act_of_the_owner_is_an_entry(act: str, kinds: set[CauseKind]) -> Non
     assert after.week_start_equity == (lunobiz.equity(held) if act == "resolve" else held.week_start_equity)
     (row,) = log.take()
     assert [e.act for e in block_entries(row.text)[1]] == [act]
+
+
+def test_a_replay_begins_where_no_order_waits_for_an_answer() -> None:
+    resting = order(state=OrderState.OPEN)
+    assert lunobiz.is_settled(desk(orders=()))
+    assert lunobiz.is_settled(desk(orders=(resting,)))
+    assert not lunobiz.is_settled(desk(orders=(resting, order(state=OrderState.INTENT, order_id="LB1-2"))))
+    assert not lunobiz.is_settled(desk(orders=(replace(resting, is_cancelling=True),)))
 
 
 def test_an_hour_of_quotes_is_written_without_waiting() -> None:

@@ -295,6 +295,18 @@ def test_inputs_are_written_with_their_cycle_or_not_at_all(store: Store, path: P
     assert store.marks() == {t: int(t != "order_events") + 2 * (t == "order_events") for t in lunobiz.REPLAYED}
 
 
+def test_a_cycle_whose_inputs_cannot_be_written_is_not_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(row: object, packed: bytes) -> str:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(lunobiz, "_input_checksum", full)
+    with pytest.raises(AuditBroken):
+        store.record(report(1), Mode.PAPER, MARKETS, (InputRow(T0, "block", "{}"),))
+    assert all(rows == [] for rows in everything(store).values())
+
+
 def test_inputs_are_swept_after_their_days_and_candles_are_not(store: Store, path: Path) -> None:
     for day in range(50):
         kind = "candles" if day == 3 else "block"
