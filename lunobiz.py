@@ -13067,6 +13067,15 @@ def saved_runs(store: Store) -> RunsListed:
     return RunsListed(tuple(sorted(runs, key=lambda r: -r.number)[:RUNS_LISTED]))
 
 
+def last_evaluation(store: Store, now_ms: int, valid_days: int) -> GatesDone | None:
+    """The newest evaluation in the audit, marked when it is too old to count."""
+    for _, time_ms, payload in store.results("gates", 1):
+        days = (now_ms - time_ms) // DAY_MS
+        return GatesDone(payload, time_ms=time_ms, note="" if days <= valid_days else
+                         f"STALE: {days} days old; an evaluation counts for {valid_days}. Evaluate again.")
+    return None
+
+
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 
 
@@ -13130,6 +13139,9 @@ class Worker:
             self._checks = DayCheck(engine, self._options)
             self._newsroom = Newsroom(engine, self._options, self._checks)
             self._events.put(saved_runs(engine.parts.store))
+            evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
+            if evaluation is not None:
+                self._events.put(evaluation)
             self._loop(engine)
             self._checks.end()
             self._closing.set()
@@ -13255,6 +13267,7 @@ class Worker:
                 self._gates = None
                 locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
                 message = replace(message, note=message.note or locks[0])
+                self._events.put(saved_runs(engine.parts.store))
             self._events.put(message)
 
     def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:

@@ -415,3 +415,15 @@ def test_a_session_that_cannot_open_fails_in_words(session: Session) -> None:
     assert isinstance(failed, Failed) and "lunobiz.db" in failed.text
     listener.wait(lambda e: isinstance(e, Closed))
     assert worker.join(5.0)
+
+
+def test_the_newest_evaluation_is_shown_again_and_an_old_one_is_marked(tmp_path: Path) -> None:
+    store = lunobiz.Store(tmp_path / "lunobiz.db", lunobiz.Redactor())
+    assert lunobiz.last_evaluation(store, 0, 30) is None
+    for time_ms, summary in ((1_000, "first"), (2_000, "second")):
+        store.record_metrics(time_ms, "gates", {"summary": summary})
+    fresh, stale = (lunobiz.last_evaluation(store, 2_000 + days * lunobiz.DAY_MS, 30) for days in (30, 31))
+    store.close()
+    assert fresh is not None and stale is not None
+    assert json.loads(fresh.payload) == {"summary": "second"} and fresh.time_ms == 2_000 and fresh.note == ""
+    assert stale.note.startswith("STALE: 31 days old")
