@@ -635,7 +635,7 @@ def test_g7_counts_the_worst_exits_at_the_low_of_their_candle() -> None:
 
 def rising(days: int = 22) -> Unseen:
     """Days that earned 0, 1, 2, ... steps: sums of two days in a row are 1, 3, 5, ... steps."""
-    return unseen(np.arange(days) * STEP)
+    return unseen([n * STEP for n in range(days)])
 
 
 @pytest.mark.parametrize(
@@ -747,6 +747,12 @@ def test_no_other_source_ever_unlocks(source: str) -> None:
 def test_a_gate_of_another_name_does_not_stand_for_a_missing_one() -> None:
     assert not replace(OPEN, gates=(*ALL[:9], replace(ALL[9], id="G10"))).is_unlocked
     assert not replace(OPEN, gates=(*ALL, replace(ALL[9], id="G10"))).is_unlocked
+
+
+def test_a_gate_that_stands_twice_locks() -> None:
+    for name in GATE_NAMES:
+        for result in (PASS, FAIL, WAIT):
+            assert not replace(OPEN, gates=(*ALL, gate_of(name, result))).is_unlocked
 
 
 def test_a_gate_that_was_not_computed_waits() -> None:
