@@ -5334,8 +5334,10 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
         why = "PAPER has to run on Luno itself; recorded candles cannot stand for it." if paper is None else ""
         return Gate("G8", GATE_NAMES["G8"], WAIT, f"{days} days", f"{done} days", float(done - days),
                     f"{GATE_NAMES['G8']}: {done} of {days} days of PAPER with this exact configuration. {why}".rstrip())
+    if len(unseen.returns) < days:
+        return waiting("G8", f"There are {len(unseen.returns)} unseen days to compare {days} days of PAPER with.")
     sums = np.convolve(unseen.returns, np.ones(days), "valid")
-    floor = float(np.quantile(sums, 0.05)) if len(sums) else math.inf
+    floor = float(np.quantile(sums, 0.05))
     passes = paper.total >= floor and paper.is_within_costs
     cost = "within" if paper.is_within_costs else "above"
     return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,

@@ -667,6 +667,13 @@ def test_g8_compares_with_the_fifth_percentile_of_the_unseen_stretches(
         assert gate.margin == pytest.approx((steps - 3) * STEP)
 
 
+def test_g8_cannot_be_judged_by_fewer_unseen_days_than_paper_has() -> None:
+    job = replace(held(paper_days=22), paper=PaperRecord(22, 9.0, True))
+    assert gate_paper(job, rising(22)).result == PASS  # one stretch
+    short = gate_paper(job, rising(21))
+    assert (short.result, short.margin) == (WAIT, None) and says(short, "21 unseen days", "22 days of PAPER")
+
+
 def test_g9_is_the_measured_table() -> None:
     no = gate_self_test(held())
     assert (no.result, no.actual, no.margin) == (FAIL, "not measured", None) and says(no, "run --self-test")
