@@ -5180,6 +5180,8 @@ class Evaluation:
 
 def _gate(gate: str, passes: bool, needed: str, actual: str, margin: float | None, text: str) -> Gate:
     name = GATE_NAMES[gate]
+    if not passes and margin is not None and margin > 0:
+        margin = None  # it fails for another reason than this number, which the sentence tells
     return Gate(gate, name, PASS if passes else FAIL, needed, actual, margin, f"{name}: {text}")
 
 
@@ -5229,7 +5231,8 @@ def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]
     actual = f"{len(windows)} windows ({days} days), {len(candles)} markets, {max(missing.values()):.2%} missing"
     listed = [f"{m.pair} from {_iso(int(s.opened[0]))[:10]} to {_iso(int(s.closed[-1]))[:10]}" for m, s in candles]
     text = "; ".join(troubles) if troubles else "whole and fresh"
-    return _gate("G0", not troubles, needed, actual, float(len(windows) - limits.min_windows),
+    margin = len(windows) - limits.min_windows
+    return _gate("G0", not troubles, needed, actual, None if troubles and margin >= 0 else float(margin),
                  f"{text}. {', '.join(listed)}.")
 
 
@@ -5248,7 +5251,8 @@ def gate_money(job: GateJob, unseen: Unseen) -> Gate:
     late = float(unseen.returns.sum()) - unseen.late
     passes = test.p_value <= limits.money_p and late > 0
     return _gate(
-        "G1", passes, f"p at most {limits.money_p:.2f}", f"p {test.p_value:.3f}", limits.money_p - test.p_value,
+        "G1", passes, f"p at most {limits.money_p:.2f}, late above 0", f"p {test.p_value:.3f}, late {late:+.1%}",
+        limits.money_p - test.p_value,
         f"in {len(returns)} days the bot had never seen, after fees and stressed slippage, the average day was"
         f" {returns.mean():+.3%}. Allowing for luck we are {1 - limits.money_p:.0%} sure that the true average is above"
         f" {test.lower_bound:+.3%}. With every fill one candle late the total is {late:+.1%}, needed above 0.")
@@ -5340,7 +5344,8 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
     floor = float(np.quantile(sums, 0.05))
     passes = paper.total >= floor and paper.is_within_costs
     cost = "within" if paper.is_within_costs else "above"
-    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,
+    margin = paper.total - floor if paper.is_within_costs else None
+    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", margin,
                  f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days"
                  f" earned more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
 
@@ -5485,7 +5490,8 @@ def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
         head += f", {len(waits)} not judged yet." if waits else "."
         if not failed and not waits:
             head = f"LOCKED. All gates passed, but on {source} candles, which never unlock the exchange."
-    todo = " ".join(f"{g.id} {g.name}: needs {g.needed}, is {g.actual}." for g in failed)
+    todo = " ".join(f"{g.id} {g.text}" if g.margin is None else f"{g.id} {g.name}: needs {g.needed}, is {g.actual}."
+                    for g in failed)
     return (f"{alarm}{head} {todo} Even a pass is no promise: of strategies as good as the best we tested, 1 in 3 lost"
             " money in the next two months; expect about three quarters of the tested profit.").replace("  ", " ")
 

@@ -231,6 +231,12 @@ def test_g0_judges_one_timeframe_and_post_only_entries_alone() -> None:
     assert taker.result == FAIL and says(taker, "post-only entries; set LUNOBIZ_ENTRY_TAKER_AFTER_TIMEOUT to no")
 
 
+def test_g0_shows_no_margin_of_windows_where_something_else_is_wrong() -> None:
+    old = data(quiet(11), quiet(11), as_of_ms=START_MS + 99 * DAY_MS)
+    assert (old.result, old.margin) == (FAIL, None)
+    assert data(quiet(9), quiet(9), as_of_ms=START_MS + 99 * DAY_MS).margin == -1.0  # these are missing as well
+
+
 def test_g0_names_all_troubles_at_once() -> None:
     gate = data(without(quiet(5), (50, 51)), timeframes=(3600, 7200), as_of_ms=START_MS + 30 * DAY_MS)
     assert gate.result == FAIL and gate.text.count("; ") >= 3
@@ -293,6 +299,8 @@ def test_g1_needs_a_profit_with_every_fill_a_candle_late(late: float, result: st
     # 128 days of 1/1024 are 0.125
     gate = gate_money(held(), unseen(np.full(128, STEP), late=late))
     assert gate.result == result and says(gate, f"the total is {0.125 - late:+.1%}, needed above 0")
+    assert (gate.needed, gate.actual) == ("p at most 0.20, late above 0", f"p 0.000, late {0.125 - late:+.1%}")
+    assert (gate.margin is None) is (result == FAIL)  # its p passed: the number does not say why it failed
 
 
 # ---- G2, better than luck -------------------------------------------------------------------------
@@ -345,7 +353,8 @@ def test_luck_passes_only_when_all_shuffles_were_made(luck: Luck, is_passed: boo
     assert luck.is_passed is is_passed
     gate = gate_luck(luck, 0.1, 1)
     assert gate.result == (PASS if is_passed else FAIL) and gate.actual == f"{luck.better} of {luck.used}"
-    assert gate.needed == f"at most {luck.allowed} of {luck.planned}" and gate.margin == luck.allowed - luck.better
+    assert gate.needed == f"at most {luck.allowed} of {luck.planned}"
+    assert gate.margin == (luck.allowed - luck.better if luck.used == luck.planned else None)
     assert says(gate, f"shuffled the market {luck.used} times", f"In {luck.better} shuffled market(s)",
                 f"At most {luck.allowed} of {luck.planned} may.")  # fmt: skip
     assert "attempt" not in gate.text
@@ -663,6 +672,7 @@ def test_g8_compares_with_the_fifth_percentile_of_the_unseen_stretches(
     assert gate.result == result and gate.needed.startswith(f"at least {3 * STEP:+.2%}")
     assert says(gate, f"2 days of PAPER earned {steps * STEP:+.2%}", f"earned more than {3 * STEP:+.2%}",
                 "19 of 20 stretches of 2 unseen days", f"cost {'within' if within else 'above'} what")  # fmt: skip
+    assert (gate.margin is None) is not within  # it earned enough and fails all the same
     if within:
         assert gate.margin == pytest.approx((steps - 3) * STEP)
 
@@ -776,6 +786,18 @@ def test_the_summary_counts_and_names_what_failed() -> None:
     assert "1 in 3 lost money in the next two months; expect about three quarters" in text
     assert summary_of(ALL, "luno", "").startswith("All 10 gates passed. Even a pass is no promise")
     assert "  " not in text + summary_of(ALL, "luno", "") + summary_of(ALL, "demo", "")
+
+
+def test_the_summary_says_why_where_a_number_does_not() -> None:
+    """A gate may fail although its number is good enough, or has none: then its sentence is told."""
+    old = data(quiet(13), quiet(13), as_of_ms=START_MS + 58 * DAY_MS)
+    late = gate_money(held(), unseen(np.full(128, STEP), late=0.2))
+    poor, none = gate_luck(Luck(0, 0, 1, 199), -1.0, 1), gate_self_test(held())
+    text = summary_of((old, late, poor, *ALL[3:9], none), "luno", "")
+    assert text.startswith("LOCKED, 4 of 10 failed. G0 Data: the last candle is 45")
+    assert "G1 Money after costs: in 128 days" in text and "one candle late the total is -7.5%, needed above 0." in text
+    assert "G2 Better than luck: the unseen days earned nothing" in text and "run --self-test" in text
+    assert "needs" not in text
 
 
 # ---- the whole evaluation -------------------------------------------------------------------------
