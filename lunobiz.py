@@ -5202,6 +5202,18 @@ def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[
     return found
 
 
+def _short_troubles(candles: Sequence[Listed], windows: Sequence[Window], limits: GateLimits) -> list[str]:
+    """Too few markets whose candles span training and unseen days; one that ended with the others is not short."""
+    if not windows:
+        return []
+    first, last = windows[0].train_from_ms, windows[-1].test_to_ms - limits.max_age_days * DAY_MS
+    whole = [m for m, s in candles if int(s.opened[0]) <= first and int(s.closed[-1]) >= last]
+    if len(whole) >= limits.min_pairs:
+        return []
+    return [f"only {len(whole)} market(s) have candles from the first training day to the last unseen one,"
+            f" {limits.min_pairs} are needed"]
+
+
 def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]) -> Gate:
     """G0: enough whole history of enough markets, and fresh."""
     limits, troubles = job.settings.gates, []
@@ -5222,12 +5234,11 @@ def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]
     troubles += [f"{pair} misses {share:.2%} of its candles" for pair, share in missing.items()
                  if share > limits.max_missing]
     troubles += _gap_troubles(candles, windows)
-    full = [m.pair for m, s in candles if windows and int(s.opened[0]) <= windows[0].train_from_ms]
-    if windows and len(full) < limits.min_pairs:
-        troubles.append(f"only {len(full)} market(s) reach back to the first training day")
+    troubles += _short_troubles(candles, windows, limits)
     age = ((job.as_of_ms or last_ms) - last_ms) / DAY_MS
     if age > limits.max_age_days:
-        troubles.append(f"the last candle is {age:.0f} days old, at most {limits.max_age_days} are allowed")
+        troubles.append(f"the last candle is {math.ceil(age * 10) / 10:.1f} days old, at most {limits.max_age_days}"
+                        " are allowed")
     actual = f"{len(windows)} windows ({days} days), {len(candles)} markets, {max(missing.values()):.2%} missing"
     listed = [f"{m.pair} from {_iso(int(s.opened[0]))[:10]} to {_iso(int(s.closed[-1]))[:10]}" for m, s in candles]
     text = "; ".join(troubles) if troubles else "whole and fresh"

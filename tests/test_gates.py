@@ -209,18 +209,28 @@ def test_g0_needs_markets_that_reach_back_to_the_first_training_day() -> None:
     # with 13 days the first training begins after the warm-up of 2
     assert data(quiet(13), quiet(11, 2)).result == PASS
     late = data(quiet(13), without(quiet(11, 2), (0,)))
-    assert late.result == FAIL and says(late, "only 1 market(s)")
+    assert late.result == FAIL and says(late, "only 1 market(s) have candles from the first training day to the last")
+    assert says(late, "2 are needed")
     assert data(quiet(13)).result == FAIL  # a single market
     assert data(quiet(13), quiet(13), quiet(5, 8)).result == PASS  # one listed later does no harm
     assert data(quiet(13), quiet(13), gates=replace(SMALL, min_pairs=3)).result == FAIL
+
+
+def test_g0_needs_markets_that_reach_to_the_last_unseen_day() -> None:
+    # the last unseen day ends with day 13; as with the age of the data, two days are allowed
+    assert data(quiet(13), quiet(11)).result == PASS
+    gone = data(quiet(13), without(quiet(11), (263,)))
+    assert gone.result == FAIL and says(gone, "only 1 market(s)")
+    assert data(quiet(13), quiet(6)).result == FAIL  # a coin that was delisted before the unseen days is no second one
+    assert data(quiet(13), quiet(13), quiet(6)).result == PASS
 
 
 def test_g0_counts_the_age_of_the_data_from_the_moment_given() -> None:
     end = START_MS + 13 * DAY_MS
     assert data(quiet(13), quiet(13), as_of_ms=end + 2 * DAY_MS).result == PASS
     old = data(quiet(13), quiet(13), as_of_ms=end + 2 * DAY_MS + 1)
-    assert old.result == FAIL and says(old, "at most 2 are allowed")
-    assert says(data(quiet(13), quiet(13), as_of_ms=end + 45 * DAY_MS), "the last candle is 45", "at most 2")
+    assert old.result == FAIL and says(old, "the last candle is 2.1 days old, at most 2 are allowed")
+    assert says(data(quiet(13), quiet(13), as_of_ms=end + 45 * DAY_MS), "the last candle is 45.0 days old", "at most 2")
     assert data(quiet(13), quiet(13), as_of_ms=0).result == PASS  # 0: the last candle itself
 
 
