@@ -5272,8 +5272,11 @@ def gate_money(job: GateJob, unseen: Unseen) -> Gate:
 def gate_trips(job: GateJob, unseen: Unseen) -> Gate:
     """G3: enough closed round trips on the unseen days."""
     count, least = int(unseen.round_trips.sum()), job.settings.gates.min_round_trips
+    idle = sum(window.chosen == CASH for window in unseen.windows)
+    cash = (f" In {idle} of {len(unseen.windows)} windows no set had earned money in training with {MIN_TRAINING_TRIPS}"
+            " round trips or more, and the bot stayed in cash.") if idle else ""
     return _gate("G3", count >= least, f"{least}", f"{count}", float(count - least),
-                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.")
+                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.{cash}")
 
 
 def gate_stretch(job: GateJob, unseen: Unseen) -> Gate:
@@ -5336,9 +5339,10 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
             (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
     passes = size >= limits.min_size and all(good for _, good in rows)
+    least = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
     return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
                  f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
-                 f" {WORST_EXITS:.0%} of exits at the low of their candle)."), size
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{least}"), size
 
 
 def gate_paper(job: GateJob, unseen: Unseen) -> Gate:

@@ -470,6 +470,13 @@ def test_g3_counts_round_trips(count: int, result: str, margin: float) -> None:
     assert gate_trips(held(min_round_trips=count + 1), unseen(np.zeros(60), round_trips=trips)).result == FAIL
 
 
+def test_g3_tells_where_the_bot_stayed_in_cash() -> None:
+    some = tuple(replace(w, chosen=-1) if w.number > 3 else w for w in windows([0.0] * 12))
+    words = "In 9 of 12 windows no set had earned money in training with 10 round trips or more, and the bot stayed in"
+    assert says(gate_trips(held(), unseen(np.zeros(60), windows=some)), words)
+    assert "cash" not in gate_trips(held(), unseen(np.zeros(60))).text
+
+
 @pytest.mark.parametrize(
     ("results", "out", "rest"),
     [
@@ -615,6 +622,7 @@ def test_g7_keeps_one_and_a_half_worst_days_in_the_owners_limit(worst_day: float
     assert found == size and gate.result == result and gate.actual == f"size {size:.2f}"
     assert gate.margin == pytest.approx(size - 0.10) and gate.needed == "size at least 0.10"
     assert says(gate, f"at {size:.0%} of the tested size", f"1.5 x worst day {worst * size:.1%} of 5% PASS")
+    assert ("less than 10% of the tested size is not worth while" in gate.text) is (result == FAIL)
 
 
 def test_g7_keeps_the_drawdown_within_the_owners_limit() -> None:
