@@ -573,7 +573,7 @@ def test_g6_groups_by_volatility_too() -> None:
 
 def test_g6_fails_a_bull_market_that_was_simply_held() -> None:
     """Holding half of the account in a market that climbs passes every cheap gate but this one."""
-    moves, candles = phases(UP_CALM, UP_WILD, UP_CALM)
+    moves, candles = phases(UP_CALM, (0.05, 1.0), UP_WILD)  # a climb with a pause, which earned a little too
     weights, pairs = np.full((270, 1), 0.5), moves[:, None]
     days = unseen(0.5 * moves - 1e-6, weights=weights, pair_returns=pairs, windows=windows([0.2] * 12),
                   round_trips=np.ones(270, dtype=np.int64))  # fmt: skip
@@ -581,8 +581,21 @@ def test_g6_fails_a_bull_market_that_was_simply_held() -> None:
     passed = [gate(job, days).result for gate in (gate_money, gate_trips, gate_stretch, gate_alive)]
     assert passed == [PASS] * 4
     gate = gate_kinds(job, days, candles)
-    assert gate.result == FAIL and gate.margin == pytest.approx(-270e-6 * 1.0, abs=270e-6)
+    assert gate.result == FAIL and gate.margin == pytest.approx(-270e-6)  # what it lost against holding, all of it
+    alone = replace(days, weights=np.zeros((270, 1)))
+    assert gate_kinds(job, alone, candles).result == PASS  # without the comparison it would have passed
     assert gate_kinds(job, replace(days, returns=0.5 * moves), candles).result == FAIL  # exactly as good as holding
+
+
+def test_g6_judges_a_day_by_the_days_before_it() -> None:
+    closes = 1000 * np.cumprod(1 + 0.001 * (-1.0) ** np.arange(301))
+    closes[171:] *= 1.5  # the jump of unseen day 140
+    days = np.zeros(270)
+    days[140] = 0.25
+    candles = ((market(), series(closes, seconds=DAY_S, start_ms=START_MS - DAY_MS)),)
+    assert says(gate_kinds(held(), unseen(days), candles), "up-trend +0.0%, sideways +25.0%", "wild +0.0%")
+    days[140:142] = 0.0, 0.25
+    assert says(gate_kinds(held(), unseen(days), candles), "up-trend +25.0%, sideways +0.0%", "wild +25.0%")
 
 
 def test_g6_compares_with_the_average_amount_held() -> None:
