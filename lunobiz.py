@@ -5601,8 +5601,9 @@ class Evaluation:
 
     @property
     def is_unlocked(self) -> bool:
-        """True when every gate passed on candles of the real exchange."""
-        return {g.id for g in self.gates if g.result == PASS} == GATE_NAMES.keys() and self.source == REAL_SOURCE
+        """True when each gate stands there once and passed, on candles of the real exchange."""
+        passed = sorted(g.id for g in self.gates if g.result == PASS)
+        return passed == sorted(GATE_NAMES) and len(self.gates) == len(passed) and self.source == REAL_SOURCE
 
     @property
     def payload_hash(self) -> str:
@@ -5612,6 +5613,8 @@ class Evaluation:
 
 def _gate(gate: str, passes: bool, needed: str, actual: str, margin: float | None, text: str) -> Gate:
     name = GATE_NAMES[gate]
+    if not passes and margin is not None and margin > 0:
+        margin = None  # it fails for another reason than this number, which the sentence tells
     return Gate(gate, name, PASS if passes else FAIL, needed, actual, margin, f"{name}: {text}")
 
 
@@ -5630,6 +5633,18 @@ def _gap_troubles(candles: Sequence[Listed], windows: Sequence[Window]) -> list[
             found.append(f"{market.pair} has {len(inside)} gap(s) of more than a day in the unseen days, the first"
                          f" after {_iso(int(series.opened[inside[0]]))}")
     return found
+
+
+def _short_troubles(candles: Sequence[Listed], windows: Sequence[Window], limits: GateLimits) -> list[str]:
+    """Too few markets whose candles span training and unseen days; one that ended with the others is not short."""
+    if not windows:
+        return []
+    first, last = windows[0].train_from_ms, windows[-1].test_to_ms - limits.max_age_days * DAY_MS
+    whole = [m for m, s in candles if int(s.opened[0]) <= first and int(s.closed[-1]) >= last]
+    if len(whole) >= limits.min_pairs:
+        return []
+    return [f"only {len(whole)} market(s) have candles from the first training day to the last unseen one,"
+            f" {limits.min_pairs} are needed"]
 
 
 def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]) -> Gate:
@@ -5652,16 +5667,16 @@ def gate_data(job: GateJob, candles: Sequence[Listed], windows: Sequence[Window]
     troubles += [f"{pair} misses {share:.2%} of its candles" for pair, share in missing.items()
                  if share > limits.max_missing]
     troubles += _gap_troubles(candles, windows)
-    full = [m.pair for m, s in candles if windows and int(s.opened[0]) <= windows[0].train_from_ms]
-    if windows and len(full) < limits.min_pairs:
-        troubles.append(f"only {len(full)} market(s) reach back to the first training day")
+    troubles += _short_troubles(candles, windows, limits)
     age = ((job.as_of_ms or last_ms) - last_ms) / DAY_MS
     if age > limits.max_age_days:
-        troubles.append(f"the last candle is {age:.0f} days old, at most {limits.max_age_days} are allowed")
+        troubles.append(f"the last candle is {math.ceil(age * 10) / 10:.1f} days old, at most {limits.max_age_days}"
+                        " are allowed")
     actual = f"{len(windows)} windows ({days} days), {len(candles)} markets, {max(missing.values()):.2%} missing"
     listed = [f"{m.pair} from {_iso(int(s.opened[0]))[:10]} to {_iso(int(s.closed[-1]))[:10]}" for m, s in candles]
     text = "; ".join(troubles) if troubles else "whole and fresh"
-    return _gate("G0", not troubles, needed, actual, float(len(windows) - limits.min_windows),
+    margin = len(windows) - limits.min_windows
+    return _gate("G0", not troubles, needed, actual, None if troubles and margin >= 0 else float(margin),
                  f"{text}. {', '.join(listed)}.")
 
 
@@ -5680,7 +5695,8 @@ def gate_money(job: GateJob, unseen: Unseen) -> Gate:
     late = float(unseen.returns.sum()) - unseen.late
     passes = test.p_value <= limits.money_p and late > 0
     return _gate(
-        "G1", passes, f"p at most {limits.money_p:.2f}", f"p {test.p_value:.3f}", limits.money_p - test.p_value,
+        "G1", passes, f"p at most {limits.money_p:.2f}, late above 0", f"p {test.p_value:.3f}, late {late:+.1%}",
+        limits.money_p - test.p_value,
         f"in {len(returns)} days the bot had never seen, after fees and stressed slippage, the average day was"
         f" {returns.mean():+.3%}. Allowing for luck we are {1 - limits.money_p:.0%} sure that the true average is above"
         f" {test.lower_bound:+.3%}. With every fill one candle late the total is {late:+.1%}, needed above 0.")
@@ -5689,8 +5705,11 @@ def gate_money(job: GateJob, unseen: Unseen) -> Gate:
 def gate_trips(job: GateJob, unseen: Unseen) -> Gate:
     """G3: enough closed round trips on the unseen days."""
     count, least = int(unseen.round_trips.sum()), job.settings.gates.min_round_trips
+    idle = sum(window.chosen == CASH for window in unseen.windows)
+    cash = (f" In {idle} of {len(unseen.windows)} windows no set had earned money in training with {MIN_TRAINING_TRIPS}"
+            " round trips or more, and the bot stayed in cash.") if idle else ""
     return _gate("G3", count >= least, f"{least}", f"{count}", float(count - least),
-                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.")
+                 f"{count} round trips were closed on the unseen days, {least} are needed to judge by.{cash}")
 
 
 def gate_stretch(job: GateJob, unseen: Unseen) -> Gate:
@@ -5753,9 +5772,10 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
             (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
     passes = size >= limits.min_size and all(good for _, good in rows)
+    least = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
     return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
                  f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
-                 f" {WORST_EXITS:.0%} of exits at the low of their candle)."), size
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{least}"), size
 
 
 def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
@@ -5766,11 +5786,14 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
         why = "PAPER has to run on Luno itself; recorded candles cannot stand for it." if paper is None else ""
         return Gate("G8", GATE_NAMES["G8"], WAIT, f"{days} days", f"{done} days", float(done - days),
                     f"{GATE_NAMES['G8']}: {done} of {days} days of PAPER with this exact configuration. {why}".rstrip())
+    if len(unseen.returns) < days:
+        return waiting("G8", f"There are {len(unseen.returns)} unseen days to compare {days} days of PAPER with.")
     sums = np.convolve(unseen.returns, np.ones(days), "valid")
-    floor = float(np.quantile(sums, 0.05)) if len(sums) else math.inf
+    floor = float(np.quantile(sums, 0.05))
     passes = paper.total >= floor and paper.is_within_costs
     cost = "within" if paper.is_within_costs else "above"
-    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", paper.total - floor,
+    margin = paper.total - floor if paper.is_within_costs else None
+    return _gate("G8", passes, f"at least {floor:+.2%}", f"{paper.total:+.2%}", margin,
                  f"{paper.days} days of PAPER earned {paper.total:+.2%}; 19 of 20 stretches of {days} unseen days"
                  f" earned more than {floor:+.2%}. Its fills cost {cost} what the stressed test allows.")
 
@@ -5915,7 +5938,8 @@ def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
         head += f", {len(waits)} not judged yet." if waits else "."
         if not failed and not waits:
             head = f"LOCKED. All gates passed, but on {source} candles, which never unlock the exchange."
-    todo = " ".join(f"{g.id} {g.name}: needs {g.needed}, is {g.actual}." for g in failed)
+    todo = " ".join(f"{g.id} {g.text}" if g.margin is None else f"{g.id} {g.name}: needs {g.needed}, is {g.actual}."
+                    for g in failed)
     return (f"{alarm}{head} {todo} Even a pass is no promise: of strategies as good as the best we tested, 1 in 3 lost"
             " money in the next two months; expect about three quarters of the tested profit.").replace("  ", " ")
 
