@@ -5598,12 +5598,14 @@ class Evaluation:
     unseen_to_ms: int
     payload: str
     source: str
+    alarm: str = ""  # too good to be true: passes nothing by itself
 
     @property
     def is_unlocked(self) -> bool:
-        """True when each gate stands there once and passed, on candles of the real exchange."""
+        """True when each gate stands there once and passed, on candles of the real exchange, and nothing alarms."""
         passed = sorted(g.id for g in self.gates if g.result == PASS)
-        return passed == sorted(GATE_NAMES) and len(self.gates) == len(passed) and self.source == REAL_SOURCE
+        is_whole = passed == sorted(GATE_NAMES) and len(self.gates) == len(passed)
+        return is_whole and self.source == REAL_SOURCE and not self.alarm
 
     @property
     def payload_hash(self) -> str:
@@ -5925,18 +5927,20 @@ def _alarm(unseen: Unseen) -> str:
     if mean <= ALARM_MEAN and ratio <= ALARM_SHARPE:
         return ""
     return (f"ALARM: {mean:+.2%} a day at a Sharpe ratio of {ratio:.1f} is too good, probably a fault in data or"
-            " program. ")
+            " program. It needs a second confirmation, which this version does not take. ")
 
 
 def summary_of(gates: Sequence[Gate], source: str, alarm: str) -> str:
     """The answer in one paragraph: locked or not, what failed, what would have to change, and what a pass is worth."""
     failed, waits = ([g for g in gates if g.result == word] for word in (FAIL, WAIT))
-    if not failed and not waits and source == REAL_SOURCE:
+    if not failed and not waits and source == REAL_SOURCE and not alarm:
         head = f"All {len(gates)} gates passed."
     else:
         head = f"LOCKED, {len(failed)} of {len(gates)} failed"
         head += f", {len(waits)} not judged yet." if waits else "."
-        if not failed and not waits:
+        if not failed and not waits and alarm:
+            head = "LOCKED. All gates passed, but the result is too good to be believed."
+        elif not failed and not waits:
             head = f"LOCKED. All gates passed, but on {source} candles, which never unlock the exchange."
     todo = " ".join(f"{g.id} {g.text}" if g.margin is None else f"{g.id} {g.name}: needs {g.needed}, is {g.actual}."
                     for g in failed)
@@ -5963,7 +5967,7 @@ def _evaluation(job: GateJob, gates: tuple[Gate, ...], windows: tuple[Window, ..
     alarm = _alarm(unseen) if unseen is not None else ""
     span = (windows[0].test_from_ms, windows[-1].test_to_ms) if windows else (0, 0)
     return Evaluation(gates, shown, windows, summary_of(gates, job.source, alarm), job.attempts, size, *span,
-                      _payload(job, gates, shown, windows, size), job.source)
+                      _payload(job, gates, shown, windows, size), job.source, alarm.strip())
 
 
 def unseen_span(job: GateJob) -> tuple[int, int]:
@@ -6258,6 +6262,7 @@ class GatePass:
     self_test_id: str
     size: float
     source: str
+    alarm: str = ""
 
 
 def _data_rows(job: GateJob) -> tuple[tuple[str, str, int, int], ...]:
@@ -6275,7 +6280,7 @@ def gate_pass(job: GateJob, evaluation: Evaluation, code: str) -> GatePass:
         fees=tuple((m.pair, float(m.maker_fee), float(m.taker_fee)) for m, _ in job.candles),
         unseen_from_ms=evaluation.unseen_from_ms, unseen_to_ms=evaluation.unseen_to_ms, attempt=evaluation.attempt,
         seed=job.settings.gates.seed, self_test_id=job.self_test_id, size=float(evaluation.size),
-        source=job.source,
+        source=job.source, alarm=evaluation.alarm,
     )
 
 
@@ -6292,7 +6297,7 @@ def _limit_value(value: object) -> float | str:
 def _read_fields(row: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """The plain fields of a pass by their kind."""
     hashes = ("code_hash", "config_hash", "strategies_hash", "rest_hash", "evaluation_hash")
-    for name in (*hashes, "self_test_id", "source"):
+    for name in (*hashes, "self_test_id", "source", "alarm"):
         yield name, _as_text(row[name])
     for name in ("unseen_from_ms", "unseen_to_ms", "attempt", "seed"):
         yield name, _as_int(row[name])
@@ -6396,6 +6401,8 @@ def _gate_reasons(held: GatePass, least_size: float) -> Iterator[str]:
         yield f"{len(missed)} of {len(GATE_NAMES)} gates did not pass: {', '.join(missed)}."
     if not least_size <= held.size <= 1 or held.attempt < 1 or not held.self_test_id:
         yield "The stored evaluation has no safe size, no attempt number or no self-test of the gates."
+    if held.alarm:
+        yield held.alarm
     if held.source != REAL_SOURCE:
         yield f"It was evaluated on {SOURCE_WORDS.get(held.source, 'recorded or imported candles')}, not on Luno's own."
 

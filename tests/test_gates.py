@@ -861,11 +861,27 @@ def edge() -> Candles:
     return made("E", 1, 0.6)
 
 
+@pytest.fixture
+def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted edge is strong beyond belief; here that is meant."""
+    monkeypatch.setattr(lunobiz, "ALARM_SHARPE", 99.0)
+
+
 @pytest.fixture(scope="module")
 def unlocked(edge: Candles) -> Evaluation:
-    found = evaluate(job(edge))
+    """So strong that it would alarm: the alarm is set aside here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lunobiz, "ALARM_SHARPE", 99.0)
+        found = evaluate(job(edge))
     assert found is not None
     return found
+
+
+def test_what_is_too_good_stays_locked_although_all_gates_pass(edge: Candles) -> None:
+    found = evaluate(job(edge))
+    assert found is not None and results(found) == dict.fromkeys(GATE_NAMES, PASS)
+    assert not found.is_unlocked and found.alarm.startswith("ALARM")
+    assert "LOCKED. All gates passed, but the result is too good to be believed." in found.summary
 
 
 def results(evaluation: Evaluation | None) -> dict[str, str]:
@@ -909,6 +925,7 @@ def stage(edge: Candles) -> Stage:
     return Stage(tested, Luck(19, 0, 1, 19))
 
 
+@pytest.mark.usefixtures("no_alarm")
 @pytest.mark.parametrize(
     ("change", "gate", "result"),
     [
@@ -951,6 +968,7 @@ def test_the_answer_of_each_gate_counts(
     assert not found.is_unlocked and results(found) == {**dict.fromkeys(GATE_NAMES, PASS), name: result}
 
 
+@pytest.mark.usefixtures("no_alarm")
 @pytest.mark.parametrize("source", ["recorded", "demo", "test exchange"])
 def test_the_same_markets_from_elsewhere_pass_and_stay_locked(
     source: str, edge: Candles, stage: Stage, monkeypatch: pytest.MonkeyPatch
