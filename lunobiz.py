@@ -5347,6 +5347,53 @@ def past_of(
     return None if result is None else Past(lanes.state(), result)
 
 
+class Choice(NamedTuple):
+    """What the chooser takes from one training: a place in the list of sets, CASH, or None where candles of
+    `missing_days` days are not there; `sharpe` is that of the training, a year.
+    """
+
+    chosen: int | None
+    sharpe: float
+    from_ms: int
+    to_ms: int
+    missing_days: int = 0
+
+
+def history_days(gates: GateLimits) -> int:
+    """How many days of candles a choice needs."""
+    return gates.warm_up_days + gates.train_days
+
+
+def missing_days(candles: Iterable[Listed], gates: GateLimits, to_ms: int) -> int:
+    """How many of the days that a training which ends at `to_ms` needs have no candles."""
+    rows = [series for _, series in candles if len(series)]
+    first, last = span_of(rows) if rows else (to_ms, to_ms)
+    start, end = to_ms // DAY_MS - history_days(gates), to_ms // DAY_MS
+    return history_days(gates) - max(0, min(last // DAY_MS, end) - max(-(-first // DAY_MS), start))
+
+
+def _training(candles: Iterable[Listed], settings: Settings, sets: tuple[StrategyParams, ...], window: Window
+              ) -> Past | None:
+    """All sets over one training, on what was known when it ended."""
+    known = decision_candles([(m, closed_only(s, window.train_to_ms)) for m, s in candles], settings)
+    return past_of(WalkJob(known, settings, sets), (window,), (known,))
+
+
+def current_choice(
+    candles: Iterable[Listed], settings: Settings, sets: tuple[StrategyParams, ...], now_ms: int
+) -> Choice:
+    """What `walk` would choose from a first training that ends with the last whole UTC day before now."""
+    listed, to_ms = tuple(candles), now_ms // DAY_MS * DAY_MS
+    from_ms, missing = to_ms - settings.gates.train_days * DAY_MS, missing_days(listed, settings.gates, to_ms)
+    past = None if missing else _training(listed, settings, sets, Window(1, from_ms, to_ms, to_ms, to_ms))
+    if past is None:
+        return Choice(None, 0.0, from_ms, to_ms, missing)
+    returns, days = day_returns(past.result.equity, past.result.start), past.result.days
+    cut = slice(*np.searchsorted(days, (from_ms // DAY_MS, to_ms // DAY_MS)))
+    best, ratio = choose(returns[cut], past.result.round_trips[cut], MIN_TRAINING_TRIPS)
+    return Choice(int(best[0]), float(ratio[0]), from_ms, to_ms)
+
+
 def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
     """The past, a shared one once for each run, and what came after it."""
     runs = later.equity.shape[1] // past.equity.shape[1]
