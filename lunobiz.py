@@ -6377,6 +6377,79 @@ def is_signed(link: Link, key: Credentials) -> bool:
     return seal is not None and bool(key) and hmac.compare_digest(seal.hmac, _signature(seal, link, key))
 
 
+LEAST_PROCESSED = 0.95  # of a day's decision candles, of the market with the fewest
+
+
+class PaperMark(NamedTuple):
+    """From when on PAPER ran which configuration; "" where its set was not chosen by training."""
+
+    time_ms: int
+    configuration: str
+
+
+class PaperFill(NamedTuple):
+    """A fill of PAPER with the limit and the stop of its order."""
+
+    time_ms: int
+    kind: OrderKind
+    side: Side
+    price: float
+    volume: float
+    limit: float
+    stop: float
+
+
+class PaperFacts(NamedTuple):
+    """What the audit has of PAPER: decided candles by (pair, timeframe in s, UTC day), each day's return, fills."""
+
+    marks: tuple[PaperMark, ...]
+    decided: Mapping[tuple[str, int, int], int]
+    results: Mapping[int, float]
+    fills: tuple[PaperFill, ...]
+
+
+def is_whole_day(marks: Sequence[PaperMark], configuration: str, day: int) -> bool:
+    """True if nothing but this configuration ran on a UTC day, from its first moment on."""
+    before = [mark for mark in marks if mark.time_ms <= day * DAY_MS]
+    during = [mark for mark in marks if day * DAY_MS < mark.time_ms < (day + 1) * DAY_MS]
+    return bool(configuration and before) and {m.configuration for m in (before[-1], *during)} == {configuration}
+
+
+def processed_share(decided: Mapping[tuple[str, int, int], int], schedule: Schedule, day: int) -> float:
+    """The share of a day's decision candles that were processed, of the market and timeframe with the fewest."""
+    keys = itertools.product(schedule.pairs, schedule.timeframes)
+    return min((decided.get((pair, s, day), 0) * s * 1000 / DAY_MS for pair, s in keys), default=0.0)
+
+
+def excess_cost(fill: PaperFill, costs: Costs) -> float:
+    """What a fill cost beyond what the backtest assumes, as a fraction of the price it was decided at.
+
+    That is the limit of a resting entry, the stop of a protection, and for orders that take the quote, which their
+    limit tells.
+    """
+    quote = {OrderKind.ENTRY: fill.limit, OrderKind.PROTECTION: fill.stop, OrderKind.EXIT: fill.limit /
+             (1 - costs.exit_bound)}.get(fill.kind, fill.limit / (1 + 2 * costs.slippage))
+    lost = (fill.price - quote) / quote * (1 if fill.side is Side.BUY else -1)
+    return lost - (0.0 if fill.kind is OrderKind.ENTRY else costs.slippage)
+
+
+def is_within_costs(fills: Iterable[PaperFill], costs: Costs) -> bool:
+    """True if fills on average cost no more than the stress of G1 adds; False if that cannot be told."""
+    rows = [(excess_cost(f, costs), f.price * f.volume) for f in fills if min(f.price, f.volume, f.limit, f.stop) > 0]
+    total = sum(value for _, value in rows)
+    return total > 0 and sum(c * value for c, value in rows) <= max(STRESS_PER_SIDE, costs.slippage) * total
+
+
+def paper_days(facts: PaperFacts, settings: Settings, configuration: str) -> PaperRecord:
+    """The newest whole days of PAPER with this configuration, no more than G8 asks for."""
+    days = [day for day in sorted(facts.results) if is_whole_day(facts.marks, configuration, day)
+            and processed_share(facts.decided, settings.schedule, day) >= LEAST_PROCESSED]
+    counted = days[-settings.gates.paper_days:]
+    fills = [f for f in facts.fills if f.time_ms // DAY_MS in set(counted)]
+    return PaperRecord(len(counted), sum(facts.results[day] for day in counted),
+                       is_within_costs(fills, settings.costs))
+
+
 @dataclass(frozen=True, slots=True)
 class LiveFacts:
     """What holds now, for comparison with a stored pass; whatever is not known here locks."""
@@ -8739,6 +8812,11 @@ class Store:
             self._db.close()
             raise
 
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._path
+
     def record(
         self, report: CycleReport, mode: Mode, markets: Mapping[str, Market], inputs: Iterable[InputRow] = ()
     ) -> None:
@@ -9015,6 +9093,38 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
         rows, candles = _read_rows(db, mode, inputs, span[1] < 2**62), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
+
+
+NOT_PROCESSED = ("no_candles", "stale_candles", "no_quote", "stale_quote")  # decided without the candle or a quote
+PAPER_DECIDED = """SELECT pair, timeframe_s, opened_ms / 86400000, COUNT(DISTINCT opened_ms) FROM decisions
+WHERE mode = ? AND code NOT IN (?, ?, ?, ?) GROUP BY 1, 2, 3"""
+PAPER_FILLS = """SELECT f.time_ms, f.kind, f.side, f.price, f.volume, o.limit_price, o.stop_price FROM fills f
+LEFT JOIN order_intents o ON o.mode = f.mode AND o.order_id = f.order_id WHERE f.mode = ? ORDER BY f.rowid"""
+
+
+def _paper_fill(row: Sequence[object]) -> PaperFill:
+    """A fill read back; an order that is not there has prices of 0."""
+    numbers = (float(str(value or 0)) for value in row[3:])
+    return PaperFill(int(str(row[0])), OrderKind(row[1]), Side(row[2]), *numbers)
+
+
+def read_paper(path: Path) -> PaperFacts:
+    """What the audit has of PAPER; only reads. What cannot be read as it was written raises AuditBroken."""
+    mode = Mode.PAPER.value
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        db.execute("BEGIN")
+        told = db.execute("SELECT name, time_ms, payload FROM metrics WHERE name IN (?, ?) ORDER BY rowid",
+                          ("configuration", "day")).fetchall()
+        decided = {(str(p), int(s), int(day)): int(n)
+                   for p, s, day, n in db.execute(PAPER_DECIDED, (mode, *NOT_PROCESSED))}
+        fills = tuple(map(_paper_fill, db.execute(PAPER_FILLS, (mode,))))
+    rows = [(name, int(time_ms), json.loads(payload)) for name, time_ms, payload in told]
+    results: dict[int, float] = {}
+    for name, _, row in rows:
+        if name == "day":
+            results[int(row["day"])] = min(float(row["return"]), results.get(int(row["day"]), math.inf))
+    marks = tuple(PaperMark(t, str(row["configuration"])) for name, t, row in rows if name == "configuration")
+    return PaperFacts(marks, decided, results, fills)
 
 
 # ==============================================================================
@@ -12010,7 +12120,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -12128,6 +12238,12 @@ class EngineParts:
     notifier: Notifier
     listen: Callable[[Event], None]
     install: Install
+
+
+def configuration_of(settings: Settings, install: Install) -> str:
+    """The hash of all that decides a trade; "" if the code cannot be told, which counts for nothing."""
+    code = install.code_hash
+    return configuration_hash(settings, code, strategies_hash(parameter_sets())) if code else ""
 
 
 LOCKS_EVERY_MS = 60_000
@@ -12967,7 +13083,11 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
     settings = replace(settings, schedule=schedule)
     cached = cached_job(parts.store, parts.feed.markets, settings)
     as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
-    job = GateJob(cached.candles, settings, as_of_ms, 1, source=data_source(parts.mode, settings))
+    source = data_source(parts.mode, settings)
+    job = GateJob(cached.candles, settings, as_of_ms, 1, source=source)
+    if source == REAL_SOURCE:
+        paper = paper_days(read_paper(parts.store.path), settings, configuration_of(settings, parts.install))
+        job = replace(job, paper=paper)
     return GateTask(job, settings, parts.install.code_hash, now_ms)
 
 
