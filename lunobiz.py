@@ -308,6 +308,7 @@ class Refusal(Enum):
     MARKET = "P13-market"
     BALANCE = "P14-balance"
     CONDITIONS = "P15-conditions"
+    CASH = "S0-cash"
     CONFIDENCE = "S1-confidence"
     BREAK_EVEN = "S2-break-even"
     HELD = "S3-held"
@@ -924,7 +925,8 @@ class GateLimits:
 class StrategyParams:
     """One set of the strategies' parameters; lengths are in hours, whatever the decision timeframe.
 
-    The default is the lively set of the demo. What trades for real comes from the fixed list of sets.
+    The default is the lively set of the demo. What trades for real comes from the fixed list of sets. A set that
+    `is_cash` enters nothing; what is held is left by its rules.
     """
 
     breakout: int = 120
@@ -939,6 +941,7 @@ class StrategyParams:
     max_holding: int = 480
     trend_efficiency: float = 0.30
     wild_ratio: float = 2.5
+    is_cash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -2319,6 +2322,14 @@ def check_mode(case: Case) -> Problem | None:
     return None if case.moment.conditions.is_mode_allowed else Problem(Refusal.MODE, "This mode may not trade now")
 
 
+CASH_WORDS = "Cash: no set earned its costs in training"
+
+
+def check_cash(case: Case) -> Problem | None:
+    """S0: training has chosen a set to trade with."""
+    return Problem(Refusal.CASH, CASH_WORDS) if case.settings.params.is_cash else None
+
+
 def check_numbers(case: Case) -> Problem | None:
     """P5: prices finite, positive and within the market's range."""
     market, intent = case.view.market, case.intent
@@ -2462,7 +2473,7 @@ def check_line(case: Case) -> Problem | None:
     return None
 
 
-ENTRY_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_numbers, check_signal, check_held,
+ENTRY_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_cash, check_numbers, check_signal, check_held,
                 check_doubts, check_market, check_fresh, check_price, check_throttle, check_losses, check_line)
 EXIT_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_numbers, check_market, check_fresh, check_line)
 
@@ -3273,6 +3284,8 @@ def _row(draft: Draft, view: MarketView, timeframe_s: int) -> Reason:
     if draft.desk.orders_of(view.pair):
         order = draft.desk.orders_of(view.pair)[0]
         return Reason(Action.WAIT, "working", f"Entry order rests at {plain(order.limit)}", 0.0, order.strategy)
+    if draft.settings.params.is_cash:
+        return Reason(Action.WAIT, "cash", CASH_WORDS, 0.0, "", (("close", outlook.close),))
     return Reason(Action.WAIT, "no-signal", explain_nothing(outlook), 0.0, "", (("close", outlook.close),))
 
 
@@ -5347,6 +5360,53 @@ def past_of(
     return None if result is None else Past(lanes.state(), result)
 
 
+class Choice(NamedTuple):
+    """What the chooser takes from one training: a place in the list of sets, CASH, or None where candles of
+    `missing_days` days are not there; `sharpe` is that of the training, a year.
+    """
+
+    chosen: int | None
+    sharpe: float
+    from_ms: int
+    to_ms: int
+    missing_days: int = 0
+
+
+def history_days(gates: GateLimits) -> int:
+    """How many days of candles a choice needs."""
+    return gates.warm_up_days + gates.train_days
+
+
+def missing_days(candles: Iterable[Listed], gates: GateLimits, to_ms: int) -> int:
+    """How many of the days that a training which ends at `to_ms` needs have no candles."""
+    rows = [series for _, series in candles if len(series)]
+    first, last = span_of(rows) if rows else (to_ms, to_ms)
+    start, end = to_ms // DAY_MS - history_days(gates), to_ms // DAY_MS
+    return history_days(gates) - max(0, min(last // DAY_MS, end) - max(-(-first // DAY_MS), start))
+
+
+def _training(candles: Iterable[Listed], settings: Settings, sets: tuple[StrategyParams, ...], window: Window
+              ) -> Past | None:
+    """All sets over one training, on what was known when it ended."""
+    known = decision_candles([(m, closed_only(s, window.train_to_ms)) for m, s in candles], settings)
+    return past_of(WalkJob(known, settings, sets), (window,), (known,))
+
+
+def current_choice(
+    candles: Iterable[Listed], settings: Settings, sets: tuple[StrategyParams, ...], now_ms: int
+) -> Choice:
+    """What `walk` would choose from a first training that ends with the last whole UTC day before now."""
+    listed, to_ms = tuple(candles), now_ms // DAY_MS * DAY_MS
+    from_ms, missing = to_ms - settings.gates.train_days * DAY_MS, missing_days(listed, settings.gates, to_ms)
+    past = None if missing else _training(listed, settings, sets, Window(1, from_ms, to_ms, to_ms, to_ms))
+    if past is None:
+        return Choice(None, 0.0, from_ms, to_ms, missing)
+    returns, days = day_returns(past.result.equity, past.result.start), past.result.days
+    cut = slice(*np.searchsorted(days, (from_ms // DAY_MS, to_ms // DAY_MS)))
+    best, ratio = choose(returns[cut], past.result.round_trips[cut], MIN_TRAINING_TRIPS)
+    return Choice(int(best[0]), float(ratio[0]), from_ms, to_ms)
+
+
 def _joined(past: LaneResult, later: LaneResult) -> LaneResult:
     """The past, a shared one once for each run, and what came after it."""
     runs = later.equity.shape[1] // past.equity.shape[1]
@@ -6357,6 +6417,79 @@ def is_signed(link: Link, key: Credentials) -> bool:
     """True if this installation has signed the row for this place in its chain, as it is."""
     seal = read_seal(link)
     return seal is not None and bool(key) and hmac.compare_digest(seal.hmac, _signature(seal, link, key))
+
+
+LEAST_PROCESSED = 0.95  # of a day's decision candles, of the market with the fewest
+
+
+class PaperMark(NamedTuple):
+    """From when on PAPER ran which configuration; "" where its set was not chosen by training."""
+
+    time_ms: int
+    configuration: str
+
+
+class PaperFill(NamedTuple):
+    """A fill of PAPER with the limit and the stop of its order."""
+
+    time_ms: int
+    kind: OrderKind
+    side: Side
+    price: float
+    volume: float
+    limit: float
+    stop: float
+
+
+class PaperFacts(NamedTuple):
+    """What the audit has of PAPER: decided candles by (pair, timeframe in s, UTC day), each day's return, fills."""
+
+    marks: tuple[PaperMark, ...]
+    decided: Mapping[tuple[str, int, int], int]
+    results: Mapping[int, float]
+    fills: tuple[PaperFill, ...]
+
+
+def is_whole_day(marks: Sequence[PaperMark], configuration: str, day: int) -> bool:
+    """True if nothing but this configuration ran on a UTC day, from its first moment on."""
+    before = [mark for mark in marks if mark.time_ms <= day * DAY_MS]
+    during = [mark for mark in marks if day * DAY_MS < mark.time_ms < (day + 1) * DAY_MS]
+    return bool(configuration and before) and {m.configuration for m in (before[-1], *during)} == {configuration}
+
+
+def processed_share(decided: Mapping[tuple[str, int, int], int], schedule: Schedule, day: int) -> float:
+    """The share of a day's decision candles that were processed, of the market and timeframe with the fewest."""
+    keys = itertools.product(schedule.pairs, schedule.timeframes)
+    return min((decided.get((pair, s, day), 0) * s * 1000 / DAY_MS for pair, s in keys), default=0.0)
+
+
+def excess_cost(fill: PaperFill, costs: Costs) -> float:
+    """What a fill cost beyond what the backtest assumes, as a fraction of the price it was decided at.
+
+    That is the limit of a resting entry, the stop of a protection, and for orders that take the quote, which their
+    limit tells.
+    """
+    quote = {OrderKind.ENTRY: fill.limit, OrderKind.PROTECTION: fill.stop, OrderKind.EXIT: fill.limit /
+             (1 - costs.exit_bound)}.get(fill.kind, fill.limit / (1 + 2 * costs.slippage))
+    lost = (fill.price - quote) / quote * (1 if fill.side is Side.BUY else -1)
+    return lost - (0.0 if fill.kind is OrderKind.ENTRY else costs.slippage)
+
+
+def is_within_costs(fills: Iterable[PaperFill], costs: Costs) -> bool:
+    """True if fills on average cost no more than the stress of G1 adds; False if that cannot be told."""
+    rows = [(excess_cost(f, costs), f.price * f.volume) for f in fills if min(f.price, f.volume, f.limit, f.stop) > 0]
+    total = sum(value for _, value in rows)
+    return total > 0 and sum(c * value for c, value in rows) <= max(STRESS_PER_SIDE, costs.slippage) * total
+
+
+def paper_days(facts: PaperFacts, settings: Settings, configuration: str) -> PaperRecord:
+    """The newest whole days of PAPER with this configuration, no more than G8 asks for."""
+    days = [day for day in sorted(facts.results) if is_whole_day(facts.marks, configuration, day)
+            and processed_share(facts.decided, settings.schedule, day) >= LEAST_PROCESSED]
+    counted = days[-settings.gates.paper_days:]
+    fills = [f for f in facts.fills if f.time_ms // DAY_MS in set(counted)]
+    return PaperRecord(len(counted), sum(facts.results[day] for day in counted),
+                       is_within_costs(fills, settings.costs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -8723,6 +8856,11 @@ class Store:
             self._db.close()
             raise
 
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._path
+
     def record(
         self, report: CycleReport, mode: Mode, markets: Mapping[str, Market], inputs: Iterable[InputRow] = ()
     ) -> None:
@@ -8999,6 +9137,38 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
         rows, candles = _read_rows(db, mode, inputs, span[1] < 2**62), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
+
+
+NOT_PROCESSED = ("no_candles", "stale_candles", "no_quote", "stale_quote")  # decided without the candle or a quote
+PAPER_DECIDED = """SELECT pair, timeframe_s, opened_ms / 86400000, COUNT(DISTINCT opened_ms) FROM decisions
+WHERE mode = ? AND code NOT IN (?, ?, ?, ?) GROUP BY 1, 2, 3"""
+PAPER_FILLS = """SELECT f.time_ms, f.kind, f.side, f.price, f.volume, o.limit_price, o.stop_price FROM fills f
+LEFT JOIN order_intents o ON o.mode = f.mode AND o.order_id = f.order_id WHERE f.mode = ? ORDER BY f.rowid"""
+
+
+def _paper_fill(row: Sequence[object]) -> PaperFill:
+    """A fill read back; an order that is not there has prices of 0."""
+    numbers = (float(str(value or 0)) for value in row[3:])
+    return PaperFill(int(str(row[0])), OrderKind(row[1]), Side(row[2]), *numbers)
+
+
+def read_paper(path: Path) -> PaperFacts:
+    """What the audit has of PAPER; only reads. What cannot be read as it was written raises AuditBroken."""
+    mode = Mode.PAPER.value
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        db.execute("BEGIN")
+        told = db.execute("SELECT name, time_ms, payload FROM metrics WHERE name IN (?, ?) ORDER BY rowid",
+                          ("configuration", "day")).fetchall()
+        decided = {(str(p), int(s), int(day)): int(n)
+                   for p, s, day, n in db.execute(PAPER_DECIDED, (mode, *NOT_PROCESSED))}
+        fills = tuple(map(_paper_fill, db.execute(PAPER_FILLS, (mode,))))
+    rows = [(name, int(time_ms), json.loads(payload)) for name, time_ms, payload in told]
+    results: dict[int, float] = {}
+    for name, _, row in rows:
+        if name == "day":
+            results[int(row["day"])] = min(float(row["return"]), results.get(int(row["day"]), math.inf))
+    marks = tuple(PaperMark(t, str(row["configuration"])) for name, t, row in rows if name == "configuration")
+    return PaperFacts(marks, decided, results, fills)
 
 
 # ==============================================================================
@@ -10698,6 +10868,7 @@ class Feed:
         self._correlated: dict[str, tuple[str, ...]] = {}
         self._troubles: dict[str, tuple[Finding, ...]] = {}
         self._day = -1
+        self._tops: dict[str, int] = {}  # from here on the older history is there, or the exchange has none
         self.saves_candles = bar_s == 0
         self.unsaved: list[tuple[str, int, list[Candle]]] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
@@ -10737,6 +10908,39 @@ class Feed:
         if self._fetch(self._track(pair, seconds, now_ms), now_ms):
             self._loaded.add((pair, seconds))
         return LoadState(len(wanted) - len(missing), len(wanted), f"candles of {pair}, {seconds} s")
+
+    def use(self, params: StrategyParams) -> None:
+        """Read the candles with another set from now on."""
+        self._settings = replace(self._settings, params=params)
+        self._tables = {(p, s): signal_table(p, t.series, params) for (p, s), t in self._tables.items()}
+
+    def history_page(self, now_ms: int) -> bool:
+        """Fetch a page of what a choice of the set needs beyond the strategies' memory; False when all is there."""
+        seconds, gates = min(self._settings.schedule.timeframes), self._settings.gates
+        days = gates.train_days + max(gates.warm_up_days, memory_days(seconds)) + 1
+        since = now_ms // DAY_MS * DAY_MS - days * DAY_MS
+        for pair in (p for p, m in self.markets.items() if m.status != "NOT LISTED"):
+            top = self._whole_from(pair, seconds, since)
+            if top > since:
+                start = max(since, top - PAGE_CANDLES * seconds * 1000)
+                rows, _ = clean_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
+                older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
+                self._cache.save_candles(pair, seconds, older)
+                self._tops[pair] = start  # what is missing in the page is missing at the exchange
+                return True
+        return False
+
+    def _whole_from(self, pair: str, seconds: int, since: int) -> int:
+        """From when on the cache has all that the exchange has, looking back to `since`."""
+        step, track = seconds * 1000, self._tracks.get((pair, seconds))
+        top = self._tops.get(pair, int(track.rows[0, 0]) if track is not None and len(track.rows) else since)
+        if top > since:
+            opened = self._cache.candles(pair, seconds, since)[:, 0]
+            older = opened[opened < top][::-1]
+            is_next = older == top - step * np.arange(1, len(older) + 1)
+            top -= step * int(len(older) if is_next.all() else is_next.argmin())
+        self._tops[pair] = top
+        return top
 
     def _track(self, pair: str, seconds: int, now_ms: int) -> Track:
         key = (pair, seconds)
@@ -11994,7 +12198,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY LEDGER SYSTEM STORE LUNO FEED NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY WALK LEDGER ROWS SYSTEM STORE LUNO FEED NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -12114,9 +12318,36 @@ class EngineParts:
     install: Install
 
 
+def configuration_of(settings: Settings, install: Install) -> str:
+    """The hash of all that decides a trade; "" if the code cannot be told, which counts for nothing."""
+    code = install.code_hash
+    return configuration_hash(settings, code, strategies_hash(parameter_sets())) if code else ""
+
+
+class HeldChoice(NamedTuple):
+    """The choice in force: a place in the list or CASH, the set whose rules hold, the training's ratio and end."""
+
+    chosen: int
+    held: int
+    sharpe: float
+    to_ms: int
+
+
+def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
+    """The choice that PAPER made last, if it was made for this configuration."""
+    rows = parts.store.results("choice", 1) if parts.mode is Mode.PAPER else []
+    row = json.loads(rows[0][2]) if rows else {"configuration": ""}
+    if not row["configuration"] or row["configuration"] != configuration_of(settings, parts.install):
+        return None
+    return HeldChoice(int(row["chosen"]), int(row["held"]), float(row["sharpe"]), int(row["to_ms"]))
+
+
 LOCKS_EVERY_MS = 60_000
 NO_LIVE_YET = "This version sends no real orders, whatever the gates say."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
+
+
+HISTORY_PAUSE_MS = 60_000  # after a page of older history could not be had
 
 
 class AuditRecorder:
@@ -12141,7 +12372,12 @@ class Engine:
     """One session from recovery to close; it knows neither threads nor windows."""
 
     def __init__(self, parts: EngineParts, settings: Settings) -> None:
-        self.parts, self.settings = parts, settings
+        self.parts, self.settings = parts, settings  # the configuration, of which `traded` is what is traded now
+        self.traded, self.choice, self.days_known = settings, last_choice(parts, settings), -1
+        self.has_history, self._history_ms = parts.mode is not Mode.PAPER, 0
+        self._waiting: Choice | None = None
+        if self.choice is not None:
+            self._trade_with(self.choice)
         self.report: CycleReport | None = None
         self.moment: Moment | None = None
         self.failures = 0
@@ -12162,6 +12398,61 @@ class Engine:
     def has_resumed(self) -> bool:
         """True when the desk was read back from the audit."""
         return self._resumes_ms > 0
+
+    @property
+    def has_loaded(self) -> bool:
+        """True once the memory of the strategies is there."""
+        return self._has_loaded
+
+    @property
+    def label(self) -> str:
+        """Which set trades, and since which training."""
+        if self.choice is None:
+            days = history_days(self.settings.gates)
+            known = f": {self.days_known} of {days} days of candles" if self.days_known >= 0 else ""
+            return f"Parameters: first set, NOT CHOSEN{known}"
+        trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
+        if self.choice.chosen == CASH:
+            return f"Parameters: cash, no set earned its costs in training to {trained}"
+        return f"Parameters: set {self.choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+
+    def is_choice_due(self, now_ms: int) -> bool:
+        """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
+        days = self.settings.gates.test_days
+        is_old = self.choice is None or now_ms >= self.choice.to_ms + days * DAY_MS
+        return self.parts.mode is Mode.PAPER and self._has_loaded and self._waiting is None and is_old
+
+    def take_choice(self, choice: Choice) -> None:
+        """Trade by this choice from the next cycle on before which no order is under way."""
+        self._waiting = choice
+
+    def _trade_with(self, choice: HeldChoice) -> None:
+        params = replace(parameter_sets()[choice.held], is_cash=choice.chosen == CASH)
+        self.choice, self.traded = choice, replace(self.settings, params=params)
+        self.parts.feed.use(params)
+
+    def _apply_choice(self, now_ms: int) -> None:
+        """Take over a new choice between two cycles; a replay begins anew there."""
+        if self._waiting is None or self._input_day < 0 or not is_settled(self.desk):
+            return
+        found, self._waiting = self._waiting, None
+        held = 0 if self.choice is None else self.choice.held  # in cash its exits go on
+        held = held if found.chosen in (CASH, None) else found.chosen
+        chosen = HeldChoice(CASH if found.chosen is None else found.chosen, held, found.sharpe, found.to_ms)
+        row = {"configuration": configuration_of(self.settings, self.parts.install), **chosen._asdict()}
+        self.parts.store.record_metrics(now_ms, "choice", row)
+        self._trade_with(chosen)
+        self._begin_inputs(now_ms, is_changed=True)
+        self.tell(Event(now_ms, "choice", "info", f"{self.label}, Sharpe ratio {found.sharpe:.2f} in training"))
+
+    def _fill_history(self, now_ms: int) -> None:
+        """Fetch a page of the history that a choice needs, in a moment without work."""
+        if self.has_history or self.failures or now_ms < self._history_ms:
+            return
+        try:
+            self.has_history = not self.parts.feed.history_page(now_ms)
+        except (ExchangeDown, ExchangeRefused):
+            self._history_ms = now_ms + HISTORY_PAUSE_MS
 
     def load(self, now_ms: int) -> LoadState | None:
         """Fetch one page of missing history; None when the session can begin."""
@@ -12184,8 +12475,10 @@ class Engine:
             return None
         is_killed = self.parts.is_killed()
         if not beat.has_quote and is_killed == self._was_killed:
+            self._fill_history(beat.now_ms)
             return ()
         self._was_killed = is_killed
+        self._apply_choice(beat.now_ms)
         return self._trade(self._observe(beat, is_killed))
 
     def _follow_up(self) -> tuple[CycleReport, ...]:
@@ -12236,7 +12529,7 @@ class Engine:
         self.parts.feed.unsaved.clear()
         self._begin_inputs(moment.now_ms)
         before = self.desk
-        reports = self.parts.trade(self.desk, moment, self._executor, self._recorder, self.settings)
+        reports = self.parts.trade(self.desk, moment, self._executor, self._recorder, self.traded)
         if before.day and reports[-1].desk.day != before.day:
             self._end_day(before, reports[-1])
         self.moment, self.report, self.desk = moment, reports[-1], reports[-1].desk
@@ -12245,14 +12538,19 @@ class Engine:
                 self._pass_on(event)
         return reports
 
-    def _begin_inputs(self, now_ms: int) -> None:
-        """Say where a replay can begin: at the start of the session, and once a UTC day when no order is under way."""
+    def _begin_inputs(self, now_ms: int, is_changed: bool = False) -> None:
+        """Say where a replay can begin: at the start of the session, once a UTC day, and with a new choice; but while
+        the session runs only when no order is under way.
+        """
         is_session, day = self._input_day < 0, now_ms // DAY_MS
-        if day == self._input_day or not (is_session or is_settled(self.desk)):
+        if not is_changed and (day == self._input_day or not (is_session or is_settled(self.desk))):
             return
         store, desk = self.parts.store, desk_json(self.desk)
+        if (is_session or is_changed) and self.parts.mode is Mode.PAPER:
+            known = "" if self.choice is None else configuration_of(self.settings, self.parts.install)
+            store.record_metrics(now_ms, "configuration", {"configuration": known})
         start = StartRow(is_session, is_session and self._is_after_crash, __version__, self.parts.install.code_hash,
-                         config_hash(self.settings), self.settings, desk, store.marks())
+                         config_hash(self.traded), self.traded, desk, store.marks())
         store.record_inputs(self.parts.mode, (*self._inputs.take(), InputRow(now_ms, "start", start_text(start))))
         self._input_day = day
 
@@ -12325,7 +12623,7 @@ class Engine:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO BACKTEST GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST WALK GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -12337,6 +12635,7 @@ NEWS_EVERY_S = 0.2
 CHILD_PATIENCE_S = 3.0
 MOST_HELPERS = 8
 RUNS_LISTED = 100
+CHOICE_LOOK_MS, CHOICE_RETRY_MS = 60_000, HOUR_MS  # between two looks while history is coming, and after it
 CANCELLED = "Cancelled"
 NOT_KEPT = frozenset(("round_trips", "equity_daily", "decisions"))  # long lists: the command line writes them
 
@@ -12605,6 +12904,18 @@ def _parity_child(database: str, mode: Mode, span_ms: tuple[int, int], pipe: Con
         pipe.send(Failed(str(error)))
     finally:
         pipe.close()
+
+
+def _choice_child(candles: Candles, settings: Settings, now_ms: int, pipe: Connection) -> None:
+    """Runs in a process of its own: choose a set on the latest training."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    with contextlib.suppress(OSError):
+        try:
+            pipe.send(current_choice(candles, settings, parameter_sets(), now_ms))
+        except LunobizError as error:
+            pipe.send(Failed(str(error)))
+        finally:
+            pipe.close()
 
 
 def _self_test_child(job: SelfTestJob, pipe: Connection) -> None:
@@ -12951,8 +13262,58 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
     settings = replace(settings, schedule=schedule)
     cached = cached_job(parts.store, parts.feed.markets, settings)
     as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
-    job = GateJob(cached.candles, settings, as_of_ms, 1, source=data_source(parts.mode, settings))
+    source = data_source(parts.mode, settings)
+    job = GateJob(cached.candles, settings, as_of_ms, 1, source=source)
+    if source == REAL_SOURCE:
+        paper = paper_days(read_paper(parts.store.path), settings, configuration_of(settings, parts.install))
+        job = replace(job, paper=paper)
     return GateTask(job, settings, parts.install.code_hash, now_ms)
+
+
+class Chooser:
+    """In PAPER: has the set chosen in a process of its own, at the start and after each `test_days`."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine, self._clock = engine, clock
+        self._child: Child | None = None
+        self._next_ms = 0
+        self._has_answered = False
+
+    def look_after(self) -> None:
+        """Start a choice when one is due and its candles are there; pass on what came out."""
+        engine, now_ms = self._engine, self._clock.now_ms()
+        if self._child is not None:
+            self._listen(self._child, now_ms)
+        elif engine.is_choice_due(now_ms) and now_ms >= self._next_ms:
+            self._next_ms = now_ms + (CHOICE_RETRY_MS if engine.has_history else CHOICE_LOOK_MS)
+            with contextlib.suppress(DataError):  # no candles yet
+                self._begin(cached_job(engine.parts.store, engine.parts.feed.markets, engine.settings), now_ms)
+
+    def _begin(self, job: BacktestJob, now_ms: int) -> None:
+        engine, gates = self._engine, job.settings.gates
+        missing = missing_days(job.candles, gates, now_ms // DAY_MS * DAY_MS)
+        engine.days_known = history_days(gates) - missing
+        if engine.has_history and not missing:
+            self._has_answered = False
+            self._child = Child(_choice_child, job.candles, job.settings, now_ms)
+
+    def _listen(self, child: Child, now_ms: int) -> None:
+        for message in child.poll():
+            self._has_answered = True
+            if isinstance(message, Choice) and message.chosen is not None:
+                self._engine.take_choice(message)
+            elif isinstance(message, Failed):
+                self._engine.tell(Event(now_ms, "choice", "warning", f"No set could be chosen: {message.text}"))
+        if child.is_done:
+            self._child = None
+            if not self._has_answered:
+                text = f"No set could be chosen: the process ended early (code {child.exit_code})"
+                self._engine.tell(Event(now_ms, "choice", "warning", text))
+
+    def end(self) -> None:
+        """End a choice that is under way."""
+        if self._child is not None:
+            self._child.end()
 
 
 # ==============================================================================
@@ -13061,7 +13422,7 @@ class Newsroom:
         now = report.now_ms if report is not None else options.clock.now_ms()
         locks = engine.lock_reasons(SystemClock().now_ms())
         return Health(
-            now_ms=now, mode=engine.parts.mode, label="Parameters: first set, NOT CHOSEN", is_running=is_running,
+            now_ms=now, mode=engine.parts.mode, label=engine.label, is_running=is_running,
             has_network=engine.failures == 0, is_test_exchange=engine.settings.is_test_exchange,
             latency_ms=client.latency_ms, last_ok_ms=client.last_ok_ms or None, calls_left=options.calls_left(),
             failures=engine.failures, skew_ms=client.skew_ms, last_candle_ms=self._last_candle(),
@@ -13168,6 +13529,7 @@ class Worker:
                                        name="lunobiz-notices")
             notices.start()
             self._checks = DayCheck(engine, self._options)
+            self._chooser = Chooser(engine, self._options.clock)
             self._newsroom = Newsroom(engine, self._options, self._checks)
             self._events.put(saved_runs(engine.parts.store))
             evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
@@ -13175,6 +13537,7 @@ class Worker:
                 self._events.put(evaluation)
             self._loop(engine)
             self._checks.end()
+            self._chooser.end()
             self._closing.set()
             engine.close()
         except LunobizError as error:
@@ -13321,6 +13684,7 @@ class Worker:
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
         self._checks.look_after()
+        self._chooser.look_after()
         if self._export is not None:
             for message in self._export.poll():
                 self._events.put(message)
@@ -15675,6 +16039,7 @@ def _pause(market_s: float, session: Session) -> None:
 def run_headless(session: Session, cycles: int) -> int:
     """The same engine without a window, one JSON object a line; ends after `cycles` decisions, 0 for never."""
     engine, options = open_engine(session, ignore_event)
+    chooser = Chooser(engine, options.clock)
     decided = fills = 0
     try:
         while engine.load(options.clock.now_ms()) is not None:
@@ -15683,6 +16048,7 @@ def run_headless(session: Session, cycles: int) -> int:
             emit({"t": options.clock.now_ms(), "kind": "event", "event": "resumed after an interruption"})
         while not cycles or decided < cycles:
             state = engine.desk.state
+            chooser.look_after()
             reports = engine.step()
             if reports is None:
                 break
@@ -15693,6 +16059,7 @@ def run_headless(session: Session, cycles: int) -> int:
                 fills, decided = fills + len(report.settlement.fills), decided + bool(report.due)
             _pause(engine.parts.pace.wait_s(), session)
     finally:
+        chooser.end()
         engine.close()
     emit({"kind": "end", "mode": session.mode.value, "cycles": decided, "fills": fills,
           "equity": round(equity(engine.desk), 8), "state": engine.desk.state.name})
