@@ -111,8 +111,9 @@ def own(name: str, folder: Path) -> list[Figure]:
 
 
 def machine() -> str:
-    """What it ran on, without names."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    """What it runs on, and how busy that is: above its cores the clock on the wall means little."""
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}{busy}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results[work] = {r.system: r for r in found}
         print(f"\nWork {work}\n{work_table(found)}", flush=True)
     figures = of_works(results) + [f for name in OWN if name in a.works for f in own(name, a.work_dir)]
-    print(f"\n{figure_table(figures)}")
+    print(f"\n{machine()}\n\n{figure_table(figures)}")
     if a.json is not None:
         kept = {"machine": machine(), "works": {w: [asdict(r) for r in by.values()] for w, by in results.items()},
                 "figures": [{**f._asdict(), "verdict": f.verdict} for f in figures]}
