@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ def machine() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, keep."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     a = arguments(argv)
     a.work_dir.mkdir(parents=True, exist_ok=True)
     systems = tuple(s for s in SYSTEMS if not s.packages or s.name in a.peers)

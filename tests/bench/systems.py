@@ -164,12 +164,12 @@ class Running:
         spent = sum(r["cpu_s"] for r in counted)
         return not counted or (len(counted) < rounds and spent + counted[-1]["cpu_s"] <= budget_s)
 
-    def end(self) -> None:
+    def end(self, patience_s: float = 10.0) -> None:
         """Close its stdin, which ends it, and if it does not, end it."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
-            self._process.wait(10.0)
+            self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -180,12 +180,22 @@ def measure(work: str, systems: tuple[System, ...], candles: Path, folder: Path,
     """One work on all systems that do it: all are started, then they run in turns until each has had enough."""
     running: list[Running] = []
     results: list[Result] = []
-    for system in (s for s in systems if work in s.works):
-        try:
-            running.append(Running(system, work, candles, folder, sets))
-            results.append(running[-1].result)
-        except Trouble as trouble:
-            results.append(Result(system.name, trouble=str(trouble)))
+    try:
+        for system in (s for s in systems if work in s.works):
+            try:
+                running.append(Running(system, work, candles, folder, sets))
+                results.append(running[-1].result)
+            except Trouble as trouble:
+                results.append(Result(system.name, trouble=str(trouble)))
+        take_turns(work, running, rounds, budget_s)
+    finally:  # broken off: nothing goes on behind our back
+        for one in running:
+            one.end(0.0)
+    return results
+
+
+def take_turns(work: str, running: list[Running], rounds: int, budget_s: float) -> None:
+    """A run of each, again and again, until each has had enough; who has is taken from the list."""
     while running:
         for one in tuple(running):
             try:
@@ -193,9 +203,9 @@ def measure(work: str, systems: tuple[System, ...], candles: Path, folder: Path,
                 one.run()
             except (Trouble, OSError) as trouble:
                 one.result.trouble = str(trouble)
+                one.end()
                 running.remove(one)
                 continue
             if not one.wants_more(rounds, budget_s):
                 one.end()
                 running.remove(one)
-    return results
