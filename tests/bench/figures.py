@@ -50,10 +50,11 @@ def near_limit(id_: str, work: str, times: float, results: Results) -> Figure:
 
 
 def small(id_: str, work: str, most_mb: float, results: Results) -> Figure:
-    """This program's process may have this much memory."""
+    """This program's process may have this much memory; a few sets of a sweep say nothing about all of them."""
     mine = results.get(work, {}).get(MINE)
-    peak = mine.peak_mb if mine is not None else math.nan
-    return Figure(id_, f"work {work}: our peak memory", most_mb, peak, False, "MB")
+    is_whole = mine is not None and mine.share == 1
+    peak = mine.peak_mb if mine is not None and is_whole else math.nan
+    return Figure(id_, f"work {work}: our peak memory", most_mb, peak, False, "MB", "" if is_whole else "needs all sets")
 
 
 def of_works(results: Results) -> list[Figure]:
