@@ -54,7 +54,8 @@ def small(id_: str, work: str, most_mb: float, results: Results) -> Figure:
     mine = results.get(work, {}).get(MINE)
     is_whole = mine is not None and mine.share == 1
     peak = mine.peak_mb if mine is not None and is_whole else math.nan
-    return Figure(id_, f"work {work}: our peak memory", most_mb, peak, False, "MB", "" if is_whole else "needs all sets")
+    note = "" if is_whole else "needs all sets"
+    return Figure(id_, f"work {work}: our peak memory", most_mb, peak, False, "MB", note)
 
 
 def of_works(results: Results) -> list[Figure]:
