@@ -2,18 +2,25 @@
 
 Those rules are not the ones of `works`: entries are post-only orders at the bid that rest for a candle and fill only
 when the market trades through them, stops are stop-limits that trail, sales take, positions of all markets together
-have a bound, and the kind of market comes from four-hour and daily candles. So round trips and profit differ from the
-peers'; what is compared is the time for the same candles, markets and number of sets. A, B, C and PF trade the
-breakout alone, D and WF all strategies, decided at every 5-minute candle.
+have a bound, and the kind of market comes from slower candles. So round trips and profit differ from the peers'; what
+is compared is the time for the same candles, markets and number of sets. A, B, C and PF trade the breakout alone, D
+and WF all strategies, decided at every candle.
 
-`ENGINE` is the one thing to change when a faster engine is there, and with it how many sets `run.py` lets it run.
+This program's lengths are in hours, a candle of an hour at least; 20 candles of 5 minutes cannot be said to it. So the
+candles are stamped as if each lasted an hour: as many rows, the same prices, the same lengths in candles. Its days are
+24 candles then and its slower candles 4 and 24, where 5 minutes would give 48 and 288: it rolls days and renews
+correlations 12 times as often. For WF twelve of its days make one.
+
+`ENGINE` runs all sets of a work at once. Before anything is measured, `check` compares it with the cycle, which is what
+trades, on the first candles: round trips and money must be the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import works as w
@@ -24,14 +31,23 @@ from works import Outcome, Rule
 
 NEVER = 1e9  # a threshold that no candle reaches: that strategy stays out
 BASES = ("AAA", "BBB", "CCC", "DDD", "EEE")
+HOUR_S, DAYS_AS_ONE = 3600, 12
+CHECKED, CENT = 5_000, 0.01
 LIMITS = lb.RiskLimits(
     risk_per_trade=w.RISK, daily_loss_cap=w.DAY_CAP, weekly_loss_cap=NEVER, max_positions=w.PLACES, max_exposure=0.96,
     max_asset_exposure=w.LARGEST, max_group_exposure=0.96, min_confidence=0.0, min_edge=0.0, orders_per_minute=100,
     orders_per_day=10_000, round_trips_per_day=10_000, cooldown_hours=1.0,
 )
-# per engine: a job for each set in, for each set round trips, profit and the daily returns out
-Ran = tuple[int, float, np.ndarray]
-Engine = Callable[[Sequence[lb.BacktestJob]], list[Ran]]
+
+
+class Ran(NamedTuple):
+    """Of each set: round trips, and equity at the end of each of this program's days, [days, sets]."""
+
+    round_trips: np.ndarray
+    equity: np.ndarray
+
+
+Engine = Callable[[lb.LaneJob], Ran]
 
 
 def params(rule: Rule, is_ensemble: bool) -> lb.StrategyParams:
@@ -41,46 +57,64 @@ def params(rule: Rule, is_ensemble: bool) -> lb.StrategyParams:
     return usual if is_ensemble else replace(usual, expansion=NEVER, reversion_z=NEVER)
 
 
-def settings(rule: Rule, is_ensemble: bool) -> lb.Settings:
+def settings(is_ensemble: bool) -> lb.Settings:
     """Everything decided at each candle, 1,000,000 in cash, slippage as in work D or none."""
     pairs = tuple(base + "ZAR" for base in BASES)
     return lb.Settings(
-        limits=LIMITS, params=params(rule, is_ensemble),
-        costs=lb.Costs(slippage=w.SLIPPAGE if is_ensemble else 0.0),
-        schedule=lb.Schedule(pairs=pairs, timeframes=(300,), paper_cash=w.CASH),
+        limits=LIMITS, costs=lb.Costs(slippage=w.SLIPPAGE if is_ensemble else 0.0),
+        schedule=lb.Schedule(pairs=pairs, timeframes=(HOUR_S,), paper_cash=w.CASH),
     )
 
 
-def job(c: Candles, markets: int, chosen: lb.Settings) -> lb.BacktestJob:
-    """The year as this program's job."""
+def job(c: Candles, markets: int, rules: tuple[Rule, ...], is_ensemble: bool, rows: int | None = None) -> lb.LaneJob:
+    """The year, or its first rows, as one job of all sets."""
+    opened = c.opened[0] + np.arange(len(c.opened), dtype=np.int64)[:rows] * lb.HOUR_MS
     candles = []
     for m, base in enumerate(BASES[:markets]):
         market = lb.Market(base + "ZAR", base, "ZAR", 2, 6, 1e-6, 1e9, 0.01, 1e9, maker_fee=w.FEE, taker_fee=w.FEE,
                            fee_source="study", model_spread=0.0001)
-        candles.append((market, lb.Series(300, c.opened, c.open[m], c.high[m], c.low[m], c.close[m], c.volume[m])))
-    return lb.BacktestJob(tuple(candles), chosen, int(c.opened[0]), int(c.opened[-1]) + 300_000)
+        columns = (column[m, :rows] for column in (c.open, c.high, c.low, c.close, c.volume))
+        candles.append((market, lb.Series(HOUR_S, opened, *columns)))
+    return lb.LaneJob((tuple(candles),), settings(is_ensemble), tuple(params(rule, is_ensemble) for rule in rules),
+                      int(opened[0]), int(opened[-1]) + lb.HOUR_MS)
 
 
-def one_by_one(jobs: Sequence[lb.BacktestJob]) -> list[Ran]:
-    """The cycle over each job."""
-    found = []
-    for each in jobs:
-        report = lb.run_backtest(each)
-        values = np.array([value for _, value in report.equity_daily])
-        before = np.concatenate(([w.CASH], values[:-1]))
-        found.append((len(report.round_trips), float(values[-1] - w.CASH), values / before - 1))
-    return found
+def at_once(asked: lb.LaneJob) -> Ran:
+    """All sets as lanes."""
+    table = lb.lane_table(asked)
+    result = lb.run_lanes(table, lb.Lanes(table, asked.settings))
+    return Ran(result.round_trips.sum(axis=0)[0], result.equity[:, 0])
 
 
-ENGINE: Engine = one_by_one
+def one_by_one(asked: lb.LaneJob) -> Ran:
+    """The cycle over each set."""
+    trips, values = [], []
+    for each in asked.sets:
+        chosen = replace(asked.settings, params=each)
+        report = lb.run_backtest(lb.BacktestJob(asked.runs[0], chosen, asked.start_ms, asked.end_ms))
+        trips.append(len(report.round_trips))
+        values.append([value for _, value in report.equity_daily])
+    return Ran(np.array(trips), np.array(values).T)
+
+
+ENGINE: Engine = at_once
+
+
+def check(asked: lb.LaneJob) -> None:
+    """ValueError if the engine and the cycle differ."""
+    mine, cycle = ENGINE(asked), one_by_one(asked)
+    away = float(np.abs(mine.equity[-1] - cycle.equity[-1]).max())
+    if away > CENT or (mine.round_trips != cycle.round_trips).any():
+        raise ValueError(f"round trips {mine.round_trips}, the cycle's {cycle.round_trips}; {away:.2f} apart")
 
 
 def _prepare(markets: int, is_ensemble: bool, is_sweep: bool, c: Candles, rules: tuple[Rule, ...]) -> Run:
-    jobs = [job(c, markets, settings(rule, is_ensemble)) for rule in (rules if is_sweep else (w.USUAL,))]
+    check(job(c, markets, (w.USUAL,), is_ensemble, CHECKED))
+    asked = job(c, markets, rules if is_sweep else (w.USUAL,), is_ensemble)
 
     def run() -> Outcome:
-        found = ENGINE(jobs)
-        return Outcome(sum(f[0] for f in found), sum(f[1] for f in found))
+        found = ENGINE(asked)
+        return Outcome(int(found.round_trips.sum()), float((found.equity[-1] - w.CASH).sum()))
 
     return run
 
@@ -94,11 +128,14 @@ work_d = partial(_prepare, 5, True, False)
 
 def work_wf(c: Candles, rules: tuple[Rule, ...]) -> Run:
     """A yearly run of each set, cut into windows."""
-    jobs = [job(c, 5, settings(rule, True)) for rule in rules]
+    check(job(c, 5, (w.USUAL,), True, CHECKED))
+    asked = job(c, 5, rules, True)
 
     def run() -> Outcome:
-        found = ENGINE(jobs)
-        return Outcome(sum(f[0] for f in found), w.CASH * w.joined([f[2] for f in found]))
+        found = ENGINE(asked)
+        values = found.equity[DAYS_AS_ONE - 1 :: DAYS_AS_ONE]
+        before = np.vstack((np.full(len(asked.sets), w.CASH), values[:-1]))
+        return Outcome(int(found.round_trips.sum()), w.CASH * w.joined(list((values / before - 1).T)))
 
     return run
 
