@@ -32,7 +32,7 @@ class Candles(NamedTuple):
         return self.opened // 86_400_000
 
 
-def _swell(rng: np.random.Generator, keep: float, push: float, count: int) -> np.ndarray:
+def swell(rng: np.random.Generator, keep: float, push: float, count: int) -> np.ndarray:
     """A level that is pushed about and returns to zero."""
     found, level = np.empty(count), 0.0
     for row, move in enumerate(rng.normal(0.0, push, count).tolist()):
@@ -54,7 +54,7 @@ def _drift(rng: np.random.Generator, count: int) -> np.ndarray:
 def _market(rng: np.random.Generator, common: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, ...]:
     """Open, high, low, close and volume of one market."""
     count = len(heat)
-    size = YEARLY / np.sqrt(count) * np.exp(0.6 * heat + 0.6 * _swell(rng, 0.995, 0.04, count) - 0.35)
+    size = YEARLY / np.sqrt(count) * np.exp(0.6 * heat + 0.6 * swell(rng, 0.995, 0.04, count) - 0.35)
     own = rng.standard_t(5, (count, STEPS)) / np.sqrt(5 / 3)
     moves = (COMMON * common + np.sqrt(1 - COMMON**2) * own) / np.sqrt(STEPS) + _drift(rng, count)[:, None] / STEPS
     path = np.cumsum(size[:, None] * moves).reshape(count, STEPS)
@@ -69,7 +69,7 @@ def generate(markets: int = MARKETS, candles: int = CANDLES, seed: int = SEED) -
     """The candles of this seed."""
     rng = np.random.default_rng(seed)
     time_of_day = 0.25 * np.sin(np.arange(candles) * (2 * np.pi / 288))
-    heat = _swell(rng, 0.997, 0.06, candles) + time_of_day
+    heat = swell(rng, 0.997, 0.06, candles) + time_of_day
     common = rng.standard_normal((candles, STEPS))
     columns = zip(*(_market(rng, common, heat) for _ in range(markets)), strict=True)
     opened = START_MS + np.arange(candles, dtype=np.int64) * CANDLE_MS
