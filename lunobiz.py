@@ -16135,7 +16135,7 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
     """Measure how often the gates are wrong, as far as the file of rows does not tell yet; 1 if a target is missed."""
     out, recorded = Path(a.json), _recorded_bars(a.data, a.pairs) if a.data else None
     method = method_hash(program_source(), parameter_sets())
-    job = SelfTestJob((), session.settings, method, recorded, judge)
+    job = SelfTestJob((), session.settings, f"{method} {config_hash(session.settings)}", recorded, judge)
     done = {row.get("key") for row in _kept_rows(out, job)}
     cases = [case for case in _test_cases(a, recorded is not None) if case.key not in done]
     try:
