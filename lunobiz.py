@@ -4626,31 +4626,34 @@ def _exit_bits(table: SignalTable) -> NDArray[np.uint8]:
     return bits
 
 
+def _daily_closes(markets: Sequence[Series], days: Ints) -> Floats:
+    """[pairs, days]: the close of each UTC day, NaN where there is no candle."""
+    closes = np.full((len(markets), len(days)), np.nan)
+    for place, series in enumerate(markets):
+        daily = resample(series, 86_400)
+        at = daily.opened // DAY_MS - days[0]
+        inside = (at >= 0) & (at < len(days))
+        closes[place, at[inside]] = daily.close[inside]
+    return closes
+
+
 def daily_friends(markets: Sequence[Series], days: Ints) -> Flags:
-    """[days, pairs, pairs]: which pairs moved together over the 60 days before each day; unknown counts as yes."""
-    found = np.ones((len(days), len(markets), len(markets)), dtype=np.bool_)
-    daily = [resample(series, 86_400) for series in markets]
-    first = max(int(d.opened[0]) for d in daily) // DAY_MS
-    last = min(int(d.opened[-1]) for d in daily) // DAY_MS
-    if any(len(d) != (int(d.opened[-1]) - int(d.opened[0])) // DAY_MS + 1 for d in daily):
-        for place, day in enumerate(days):  # a day is missing: the plain way
-            named = correlated_pairs({f"{i:03d}": s for i, s in enumerate(markets)}, int(day) * DAY_MS)
-            found[place] = [[i == j or f"{j:03d}" in named[f"{i:03d}"] for j in range(len(markets))]
-                            for i in range(len(markets))]
-        return found
-    closes = np.stack([d.close[first - int(d.opened[0]) // DAY_MS:][: last - first + 1] for d in daily])
+    """[days, pairs, pairs]: which pairs moved together before each of consecutive days, as `correlated_pairs` says."""
+    span = CORRELATION_DAYS + 1  # one more than is looked at: it counts where another is missing
+    closes = _daily_closes(markets, np.arange(int(days[0]) - span - 1, int(days[-1])))
     returns = np.log(closes[:, 1:] / closes[:, :-1])
-    if returns.shape[1] < CORRELATION_DAYS:
-        return found
-    window = np.lib.stride_tricks.sliding_window_view(returns, CORRELATION_DAYS, axis=1)
-    away = window - window.mean(axis=2, keepdims=True)
-    cross = np.einsum("pdw,qdw->dpq", away, away)
-    size = np.sqrt(np.einsum("dpp->dp", cross))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        close_ = ~(cross / (size[:, :, None] * size[:, None, :]) <= CORRELATION_LIMIT)
-    places = days - (first + CORRELATION_DAYS + 1)  # the window that ends the day before
-    known = (places >= 0) & (places < len(close_))
-    found[known] = close_[places[known]] | np.eye(len(markets), dtype=np.bool_)
+    window = np.lib.stride_tricks.sliding_window_view(returns, span, axis=1)
+    found = np.ones((len(days), len(markets), len(markets)), dtype=np.bool_)
+    for one, other in itertools.combinations(range(len(markets)), 2):
+        common = np.isfinite(window[one]) & np.isfinite(window[other])
+        common[common.all(axis=1), 0] = False
+        count = common.sum(axis=1)
+        here, there = (np.where(common, window[place], 0.0) for place in (one, other))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            here, there = (np.where(common, v - (v.sum(axis=1) / count)[:, None], 0.0) for v in (here, there))
+            size = np.sqrt((here * here).sum(axis=1) * (there * there).sum(axis=1))
+            is_apart = (here * there).sum(axis=1) / size <= CORRELATION_LIMIT
+        found[:, one, other] = found[:, other, one] = ~((count >= 30) & is_apart)
     return found
 
 
@@ -4806,7 +4809,7 @@ class LaneBook:
         self.volume, self.best = np.zeros(shape), np.zeros(shape)
         self.stop = np.full(shape, np.inf)  # of positions that are neither leaving nor empty
         self.line = np.full(shape, -np.inf)  # where a protection rests; +inf once it was triggered
-        self.floor = np.zeros(shape)  # the limit of that protection
+        self.floor, self.guarded = np.zeros(shape), np.zeros(shape)  # limit and volume of that protection
         self.kind = np.zeros(shape, dtype=np.uint8)
         self.opened = np.full(shape, NEVER_ROW, dtype=np.int64)
         self.leaving, self.selling = np.zeros(shape, dtype=np.bool_), np.zeros(shape)
@@ -4895,13 +4898,18 @@ class LaneBook:
         worst = np.minimum(table.open[row].reshape(-1)[place], line) * (1 - table.half[row].reshape(-1)[place])
         price = grid_floor(worst * (1 - costs.slippage), terms.price_power[pair])
         through = table.high[row].reshape(-1)[place] >= floor + terms.tick[pair] * 0.999999
-        volume = self._share(row, place, pair, self.volume.reshape(-1)[cells])
+        guarded = self.guarded.reshape(-1)[cells]
+        volume = self._share(row, place, pair, guarded)
         good = np.where(was_triggered, through, price >= floor) & (volume > 0)
         self.line.reshape(-1)[cells] = np.inf
         self.has_triggered = True
         fee = np.where(was_triggered, terms.maker[pair], terms.taker[pair])
         price = np.where(was_triggered, floor, price)
         self._sold(row, cells[good], "protection", price[good], volume[good], fee[good])
+        self.guarded.reshape(-1)[cells[good]] -= volume[good]
+        done = cells[good & (guarded - volume < 0.5 / terms.volume_power[pair])]
+        self.line.reshape(-1)[done] = -np.inf
+        self._sweep(done)
         self.has_triggered = bool((self.line == np.inf).any())
 
     def _settle_entries(self, row: int) -> Cells:
@@ -4933,6 +4941,7 @@ class LaneBook:
         flat = self.volume.reshape(-1)[cells]
         small = (flat > 0) & (flat < self.table.terms.min_volume[cells % self.volume.shape[2]])
         small &= (self.wanted.reshape(-1)[cells] == 0) & (self.selling.reshape(-1)[cells] == 0)
+        small &= np.isneginf(self.line.reshape(-1)[cells])
         if small.any():
             self._clear(cells[small])
         return bool(small.any())
@@ -5026,7 +5035,7 @@ class Lanes(LaneBook):
             self._sell(row, np.flatnonzero(self.leaving))
 
     def _sell(self, row: int, cells: Cells) -> None:
-        """Send the sales of positions to leave that have none working, and take their protection off."""
+        """Send the sales of positions to leave that have none working, and take their other orders off."""
         self.has_leaving = len(cells) > 0
         pair, place = self._where(cells)[1:]
         bid, close = (column[row].reshape(-1)[place] for column in (self.table.bid, self.table.close))
@@ -5035,6 +5044,7 @@ class Lanes(LaneBook):
         power = self.table.terms.price_power[pair[good]]
         self.selling.reshape(-1)[cells[good]] = grid_floor(bid[good] * (1 - self.settings.costs.exit_bound), power)
         self.line.reshape(-1)[cells[good]] = -np.inf
+        self.wanted.reshape(-1)[cells[good]] = 0.0
         self.has_selling |= bool(good.any())
 
     def _protect(self, cells: Cells) -> None:
@@ -5044,7 +5054,7 @@ class Lanes(LaneBook):
                                                       >= self.table.terms.min_volume[pair])
         cells, pair = cells[good], pair[good]
         stop = self.stop.reshape(-1)[cells]
-        self.line.reshape(-1)[cells] = stop
+        self.line.reshape(-1)[cells], self.guarded.reshape(-1)[cells] = stop, self.volume.reshape(-1)[cells]
         self.floor.reshape(-1)[cells] = grid_floor(
             stop * (1 - self.settings.costs.stop_gap), self.table.terms.price_power[pair])
 
@@ -5108,9 +5118,9 @@ class Lanes(LaneBook):
             wishes = wishes[~is_first]
 
     def _expire(self, row: int) -> None:
-        """Take entries off that are out of time, that the lane's state forbids, or whose position is left."""
+        """Take entries off that are out of time or that the lane's state forbids."""
         cells = np.flatnonzero(self.wanted)
-        late = (self.expires.reshape(-1)[cells] <= row) | self.leaving.reshape(-1)[cells]
+        late = self.expires.reshape(-1)[cells] <= row
         if self.has_barred:
             late |= ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
         self.has_wanted = not late.all()
@@ -5134,12 +5144,12 @@ class Lanes(LaneBook):
         if self.has_selling:
             self._settle_exits(row)
         hit = np.flatnonzero(self.table.low[row] <= self.line)
-        if len(hit):
-            self._settle_stops(row, hit)
         fresh = grown = np.empty(0, dtype=np.intp)
         if self.has_wanted:
             grown = self._settle_entries(row)
             fresh = grown[self.opened.reshape(-1)[grown] == row]
+        if len(hit):  # after the entries, which were placed before: what they add is not in the protection
+            self._settle_stops(row, hit)
         self._mark(row)
         self._review_limits(row)
         raised = self._trail(row)
