@@ -12418,9 +12418,8 @@ class Engine:
     def label(self) -> str:
         """Which set trades, and since which training."""
         if self.choice is None:
-            days = history_days(self.settings.gates)
-            known = f": {self.days_known} of {days} days of candles" if self.days_known >= 0 else ""
-            return f"Parameters: first set, NOT CHOSEN{known}"
+            known = f": {self.days_known} of {history_days(self.settings.gates)} days of candles"
+            return f"Parameters: first set, NOT CHOSEN{known if self.days_known >= 0 else ''}"
         trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
         if self.choice.chosen == CASH:
             return f"Parameters: cash, no set earned its costs in training to {trained}"
