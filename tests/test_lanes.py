@@ -194,7 +194,9 @@ def go_on(first: Ran, job: LaneJob) -> Ran:
 def busy_midnights(job: LaneJob) -> list[int]:
     """Midnights at which something is held, and at which an entry rests; three of each at most."""
     table = lane_table(job)
-    lanes, holding, resting = Lanes(table, job.settings), [], []
+    lanes = Lanes(table, job.settings)
+    holding: list[int] = []
+    resting: list[int] = []
     for row, time in enumerate(table.times.tolist()):
         lanes.step(row)
         lanes.end_week(row)
