@@ -4444,7 +4444,8 @@ class Rerun:
 # A lane is one parameter set on one run of markets. State is held in arrays over runs x sets x pairs, and each row of
 # candles takes the same steps in the same order as `trade_moment`: settle, mark, caps, trail, leave, enter. A test
 # compares it with the cycle, fill for fill. One timeframe only, and candles of that timeframe; no taking entries.
-# Left out because they cannot be reached at a candle an hour or slower: the limit of round trips per day.
+# Left out: the limit of round trips per day, which needs a candle an hour or faster and an entry every second one, and
+# the fills that the cycle gives a triggered protection on an old quote when the next candle is missing.
 BIT_OF: Mapping[str, int] = types.MappingProxyType({MOMENTUM: 1, EXPANSION: 2, REVERSION: 4})
 NAMES_IN_ORDER = (REVERSION, MOMENTUM, EXPANSION)  # as ties between strategies are settled: by name
 NEVER_ROW = 2**31 - 1
@@ -4491,7 +4492,6 @@ class Terms(NamedTuple):
     maker: Floats
     taker: Floats
     dearest: Floats
-    spread: Floats
 
 
 def terms_of(markets: Sequence[Market]) -> Terms:
@@ -4505,7 +4505,7 @@ def terms_of(markets: Sequence[Market]) -> Terms:
         column(lambda m: m.min_volume),
         column(lambda m: m.min_volume / (1 - max(m.maker_fee, m.taker_fee)) + 10.0**-m.volume_scale),
         column(lambda m: m.max_volume), column(lambda m: m.min_price), column(lambda m: m.maker_fee),
-        column(lambda m: m.taker_fee), dearest, column(lambda m: m.model_spread),
+        column(lambda m: m.taker_fee), dearest,
     )
 
 
@@ -4533,7 +4533,7 @@ class LaneTable:
     """All that lanes read. Market columns are [rows, runs, 1, pairs], `exits` is [rows, runs, sets, pairs], `trail`
     and `holding` are [rows, runs or 1, sets, 1].
 
-    `line` is the row in `wishes` at which each row of candles starts; `friends` says per day, run and pair which
+    `starts` is the place in `wishes` at which each row of candles begins; `friends` says per day, run and pair which
     pairs move with it, itself included; NaN stands for a missing candle.
     """
 
