@@ -271,7 +271,7 @@ def test_without_a_whole_ledger_nothing_is_looked_at(store: Store, tmp_path: Pat
 # ---- the end ---------------------------------------------------------------------------------------
 
 
-def test_cancel_answers_within_a_fifth_of_a_second_and_leaves_no_process(store: Store, tmp_path: Path) -> None:
+def test_cancel_answers_at_once_and_leaves_no_process(store: Store, tmp_path: Path) -> None:
     run = start(store, tmp_path, endless)
     told = events(run)
     assert next(e for e in told if isinstance(e, GatesProgress) and e.done == 2)
@@ -279,7 +279,7 @@ def test_cancel_answers_within_a_fifth_of_a_second_and_leaves_no_process(store: 
     began = time.monotonic()
     run.cancel()
     done = next(e for e in told if isinstance(e, GatesDone))
-    assert time.monotonic() - began < 5  # 0.2 s on a quiet machine
+    assert time.monotonic() - began < 2  # 0.2 s on a quiet machine; a busy one may not decide
     assert done.problem == CANCELLED
     assert not any(process.is_alive() for process in (*run._helpers, run._child._process))
 

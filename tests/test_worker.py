@@ -222,6 +222,9 @@ def test_a_backtest_of_a_folder_runs_in_a_process_and_is_saved(listener: Listene
     values = json.loads(done.run.payload)
     assert "NOT CHOSEN" in values["parameters"]
     assert set(values["data"]) == {"XBTUSDT", "ETHUSDT"}
+    first = replace(lunobiz.Settings(), params=lunobiz.parameter_sets()[0])  # not the lively set that the demo trades
+    as_run = lunobiz.folder_settings(first, lunobiz.read_folder(folder))
+    assert values["config_hash"] == lunobiz.config_hash(as_run)
     assert not {"round_trips", "equity_daily", "decisions"} & set(values)
     assert any(isinstance(e, BacktestProgress) for e in listener.seen)
     assert listener.wait(lambda e: isinstance(e, RunsListed)) == RunsListed((done.run,))
@@ -257,14 +260,14 @@ def test_the_period_keeps_the_history_before_it() -> None:
             lunobiz.within(job, replace(asked, from_ms=bounds[0], to_ms=bounds[1]))
 
 
-def test_a_cancelled_backtest_answers_within_a_fifth_of_a_second(listener: Listener, tmp_path: Path) -> None:
+def test_a_cancelled_backtest_answers_at_once(listener: Listener, tmp_path: Path) -> None:
     folder = recorded(tmp_path / "data")
     listener.worker.send(RunBacktest(BacktestRequest("folder", str(folder))))
     listener.wait(lambda e: isinstance(e, BacktestProgress))
     started = time.monotonic()
     listener.worker.send(CancelBacktest())
     assert finished(listener) == BacktestDone(None, "Cancelled")
-    assert time.monotonic() - started < 5  # 0.2 s on a quiet machine
+    assert time.monotonic() - started < 2  # 0.2 s on a quiet machine; a busy one may not decide
     listener.worker.send(CancelBacktest())  # nothing to cancel is no trouble
 
 
@@ -285,7 +288,7 @@ def test_a_backtest_is_ended_while_the_worker_waits_for_the_exchange(
     started = time.monotonic()
     listener.worker.send(CancelBacktest())
     child._process.join(PATIENCE_S)
-    assert time.monotonic() - started < 5  # 0.2 s on a quiet machine
+    assert time.monotonic() - started < 2  # 0.2 s on a quiet machine; a busy one may not decide
     monkeypatch.undo()
 
 
@@ -342,7 +345,7 @@ def test_gates_on_a_folder_are_evaluated_counted_and_locked(listener: Listener, 
     assert any(isinstance(e, GatesProgress) for e in listener.seen)
 
 
-def test_cancelled_gates_answer_within_a_fifth_of_a_second(listener: Listener, tmp_path: Path) -> None:
+def test_cancelled_gates_answer_at_once(listener: Listener, tmp_path: Path) -> None:
     folder = recorded(tmp_path / "data")
     listener.worker.send(EvaluateGates(BacktestRequest("folder", str(folder))))
     end = time.monotonic() + PATIENCE_S
@@ -352,7 +355,7 @@ def test_cancelled_gates_answer_within_a_fifth_of_a_second(listener: Listener, t
     listener.worker.send(CancelGates())
     done = listener.wait(lambda e: isinstance(e, GatesDone))
     assert isinstance(done, GatesDone) and done.problem == lunobiz.CANCELLED
-    assert time.monotonic() - began < 5  # 0.2 s on a quiet machine
+    assert time.monotonic() - began < 2  # 0.2 s on a quiet machine; a busy one may not decide
     listener.worker.send(CancelGates())  # there is nothing to cancel any more
     listener.worker.send(EvaluateGates(BacktestRequest("folder", str(tmp_path / "nowhere"))))
     done = listener.wait(lambda e: isinstance(e, GatesDone))
