@@ -12378,6 +12378,13 @@ class AuditRecorder:
             self._store.record_inputs(self._mode, self._inputs.take())
 
 
+def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
+    """Which set trades while training has chosen none; days below 0 are not known."""
+    first = "the demo's own set" if mode is Mode.DEMO else "first set"
+    known = f": {days_known} of {days_needed} days of candles" if days_known >= 0 else ""
+    return f"Parameters: {first}, NOT CHOSEN{known}"
+
+
 class Engine:
     """One session from recovery to close; it knows neither threads nor windows."""
 
@@ -12418,8 +12425,7 @@ class Engine:
     def label(self) -> str:
         """Which set trades, and since which training."""
         if self.choice is None:
-            known = f": {self.days_known} of {history_days(self.settings.gates)} days of candles"
-            return f"Parameters: first set, NOT CHOSEN{known if self.days_known >= 0 else ''}"
+            return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
         trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
         if self.choice.chosen == CASH:
             return f"Parameters: cash, no set earned its costs in training to {trained}"

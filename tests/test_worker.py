@@ -103,6 +103,7 @@ def listener(session: Session) -> Iterator[Listener]:
 def test_a_demo_starts_by_itself_decides_and_says_demo(listener: Listener) -> None:
     news = listener.news(lambda n: len(n.decisions) >= 14)
     assert news.status.mode == "DEMO"
+    assert "Parameters: the demo's own set, NOT CHOSEN" in news.footer
     assert {len(row.cells) for row in news.decisions} == {5}
     assert any("Wait" in cell or "Enter" in cell for row in news.ranking for cell in row.cells)
 
