@@ -591,7 +591,7 @@ def test_the_end_of_a_day_is_kept_and_told(paper: Paper) -> None:
     day = paper.engine.desk.day
     paper.clock.advance((DEMO_START_MS + DAY_MS - 20_000 - paper.clock.now_ms()) / 1000)
     paper.tick(60)
-    rows = [(name, json.loads(str(text))) for name, text in paper.rows("SELECT name, payload FROM metrics")]
+    rows = [(name, json.loads(str(text))) for name, text in paper.rows("SELECT name, payload FROM metrics")][1:]
     assert [name for name, _ in rows] == ["day"]
     found = rows[0][1]
     assert (found["day"], found["return"], found["wished"], found["positions"]) == (day, 0, 0.03, 0)
@@ -804,3 +804,123 @@ def test_paper_in_real_time_run_again_is_equal(paper: Paper) -> None:
     assert report.counts["decisions"] >= 80 and report.counts["fills"] >= 2
     assert report.counts["signals"] >= 80 and report.counts["idle"] >= 100
     assert len(report.notes) == 1 and "after a crash" in report.notes[0]
+
+
+# ---- the chosen set --------------------------------------------------------
+
+
+def chosen(number: int | None, paper: Paper) -> lunobiz.Choice:
+    day = paper.clock.now_ms() // DAY_MS * DAY_MS
+    return lunobiz.Choice(number, 1.5, day - 365 * DAY_MS, day)
+
+
+def test_a_choice_is_traded_remembered_and_run_again_equal(paper: Paper) -> None:
+    """The first set, then the third, then cash, then a restart; the replay finds all of it equal."""
+    sets = lunobiz.parameter_sets()
+    paper.hour(1)
+    assert paper.engine.label == "Parameters: first set, NOT CHOSEN"
+    assert paper.engine.is_choice_due(paper.clock.now_ms())
+    paper.engine.take_choice(chosen(2, paper))
+    paper.hour(2)
+    assert paper.engine.traded.params == sets[2] and paper.engine.settings == paper.settings
+    assert paper.engine.label.startswith("Parameters: set 3 of ") and "choice" in paper.kinds()
+    now_ms = paper.clock.now_ms()
+    assert not paper.engine.is_choice_due(now_ms) and not paper.engine.is_choice_due(now_ms + 58 * DAY_MS)
+    assert paper.engine.is_choice_due(now_ms + 60 * DAY_MS)
+    paper.engine.take_choice(chosen(lunobiz.CASH, paper))
+    report = paper.hour(3)
+    assert paper.engine.traded.params == replace(sets[2], is_cash=True), "its exits go on"
+    assert not report.orders and {d.code for d in report.decisions} <= {"cash", "S0-cash"}
+    assert "cash, no set earned its costs" in paper.engine.label
+    paper.engine.close()
+    paper.open()
+    assert paper.engine.traded.params == replace(sets[2], is_cash=True)
+    assert {d.code for d in paper.hour(4).decisions} <= {"cash", "S0-cash"}
+    paper.engine.close()
+    code = paper.engine.parts.install.code_hash
+    found = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), code)
+    assert [d.text for d in found.differences] == [] and found.stretches == 4
+    assert found.counts["signals"] == found.counts["decisions"] == 12
+    marks = lunobiz.read_paper(paper.home / "lunobiz.db").marks
+    mine = lunobiz.configuration_of(paper.settings, paper.engine.parts.install)
+    assert [m.configuration for m in marks] == ["", mine, mine, mine], "the first set does not count"
+
+
+def test_a_choice_for_another_configuration_is_not_taken_over(paper: Paper) -> None:
+    paper.tick(20)
+    paper.engine.take_choice(chosen(1, paper))
+    paper.tick(11)
+    assert paper.engine.choice is not None
+    paper.engine.close()
+    paper.settings = replace(paper.settings, costs=replace(paper.settings.costs, slippage=0.002))
+    paper.open()
+    assert paper.engine.choice is None and paper.engine.traded == paper.settings
+
+
+def test_a_choice_waits_until_no_order_is_under_way(paper: Paper) -> None:
+    paper.tick(20)
+    waiting = replace(entry(paper.clock.now_ms()), state=OrderState.UNKNOWN)
+    give(paper, waiting)
+    paper.engine.take_choice(chosen(1, paper))
+    paper.engine._apply_choice(paper.clock.now_ms())
+    assert paper.engine.choice is None
+    give(paper, replace(waiting, state=OrderState.OPEN))
+    paper.engine._apply_choice(paper.clock.now_ms())
+    assert paper.engine.choice is not None
+
+
+class Chosen:
+    """A process that has answered."""
+
+    is_done, exit_code = True, 0
+
+    def __init__(self, *messages: object) -> None:
+        self.messages = messages
+
+    def poll(self) -> tuple[object, ...]:
+        return self.messages
+
+    def end(self) -> None:
+        """It has ended."""
+
+
+def test_the_chooser_tells_what_is_missing_and_asks_when_all_is_there(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[object, ...]] = []
+    answer = Chosen(chosen(0, paper))
+    monkeypatch.setattr(lunobiz, "Child", lambda *what: (started.append(what), answer)[1])
+    chooser = lunobiz.Chooser(paper.engine, paper.clock)
+    chooser.look_after()
+    assert paper.engine.label == "Parameters: first set, NOT CHOSEN: 69 of 425 days of candles" and not started
+    gates = replace(paper.settings.gates, warm_up_days=20, train_days=40)
+    paper.engine.settings = replace(paper.settings, gates=gates)
+    paper.engine.has_history = True
+    chooser.look_after()
+    assert not started, "it looks once a minute"
+    paper.clock.advance(61)
+    chooser.look_after()
+    assert [what[0] for what in started] == [lunobiz._choice_child]
+    chooser.look_after()
+    paper.tick(20)
+    paper.tick(11)
+    assert paper.engine.choice is not None and paper.engine.choice.chosen == 0
+    answer.messages = ()
+    paper.engine.choice = None
+    paper.clock.advance(3601)
+    chooser.look_after()
+    chooser.look_after()
+    assert [e.text for e in paper.told if e.kind == "choice"][-1].endswith("ended early (code 0)")
+
+
+def test_paper_days_are_read_from_the_audit(paper: Paper) -> None:
+    """The session begins at three of day 0: 21 of its 24 candles are decided, so it is no whole day."""
+    paper.tick(20)
+    for number in range(1, 23):
+        paper.hour(number)
+    facts = lunobiz.read_paper(paper.home / "lunobiz.db")
+    day = T0 // DAY_MS
+    assert facts.decided[("XBTZAR", 3600, day)] == 21 and facts.results.keys() == {day}
+    assert len(facts.fills) == paper.rows("SELECT count(*) FROM fills")[0][0]
+    task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache"), paper.clock.now_ms())
+    assert isinstance(task.source, lunobiz.GateJob) and task.source.paper == lunobiz.PaperRecord(0, 0.0, False)

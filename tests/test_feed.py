@@ -189,6 +189,19 @@ def test_a_page_that_fails_is_asked_for_again_and_nothing_is_lost(desktop: Deskt
     assert all(np.diff(desktop.store.candles(pair, 3600)[:, 0]).max() == HOUR_MS for pair in PAIRS)
 
 
+def test_another_set_reads_as_far_back_as_it_needs(desktop: Desktop) -> None:
+    """Readings keep only the candles of their own set; a slower one, taken over later, must not miss any."""
+    desktop.load()
+    desktop.hour(1)
+    slow = replace(lunobiz.StrategyParams(), breakout=900, reversion=700)
+    desktop.feed.use(slow)
+    for (pair, seconds), table in desktop.feed._tables.items():
+        whole = lunobiz.series_of(desktop.feed._tracks[(pair, seconds)].rows, seconds)
+        alone = lunobiz.outlook_at(lunobiz.signal_table(pair, whole, slow), len(whole) - 1)
+        assert np.isfinite(alone.setups[0].strength)
+        assert lunobiz.canonical(lunobiz.outlook_at(table, len(table.series) - 1)) == lunobiz.canonical(alone)
+
+
 def test_what_was_fetched_before_trouble_is_kept(desktop: Desktop, monkeypatch: pytest.MonkeyPatch) -> None:
     """One transaction for all markets; a key that is refused in the midst ends the look, not what was read."""
     written: list[list[str]] = []
@@ -555,3 +568,37 @@ def test_the_feed_is_what_the_paper_desk_trades_on(desktop: Desktop) -> None:
             desktop.store.record(report, Mode.PAPER, desktop.feed.markets)
             return
     pytest.fail("nobody wanted in: choose another seed")
+
+
+# ---- older history, for the choice of a set --------------------------------
+
+
+def test_older_history_comes_page_by_page_and_only_once(desktop: Desktop) -> None:
+    """The demo has candles from 80 days before its start; 30, the memory and one more are asked for."""
+    gates = replace(desktop.settings.gates, train_days=30, warm_up_days=10)
+    desktop.settings = replace(desktop.settings, gates=gates)
+    desktop.start()
+    desktop.load()
+    first = {pair: desktop.store.candles(pair, 3600)[0, 0] for pair in PAIRS}
+    desktop.wire.seen.clear()
+    pages = 0
+    while desktop.feed.history_page(desktop.clock.now_ms()):
+        pages += 1
+        assert desktop.wire.count(CANDLES) == pages, "one request a page"
+    since = T0 // DAY_MS * DAY_MS - (30 + lunobiz.memory_days(3600) + 1) * DAY_MS
+    assert pages == len(PAIRS)
+    for pair in PAIRS:
+        rows = desktop.store.candles(pair, 3600)
+        assert rows[0, 0] < first[pair] and rows[0, 0] >= since
+        assert list(np.diff(rows[:, 0])) == [HOUR_MS] * (len(rows) - 1)
+    assert not desktop.feed.history_page(desktop.clock.now_ms() + 20 * DAY_MS)
+
+
+def test_a_hole_in_the_cache_is_filled_from_above(desktop: Desktop) -> None:
+    """Opened 0 to 9 with 4 and 5 missing: from 6 on it is whole; after the page from 2 on nothing is left below."""
+    rows = np.array([[n * HOUR_MS, 1, 1, 1, 1, 1] for n in (0, 1, 2, 3, 6, 7, 8, 9)], dtype=np.float64)
+    desktop.store.save_rows("XBTZAR", 3600, rows)
+    desktop.feed._tops["XBTZAR"] = 10 * HOUR_MS
+    assert desktop.feed._whole_from("XBTZAR", 3600, 0) == 6 * HOUR_MS
+    desktop.feed._tops["XBTZAR"] = 4 * HOUR_MS
+    assert desktop.feed._whole_from("XBTZAR", 3600, 0) == 0

@@ -566,3 +566,89 @@ def test_the_method_is_the_code_up_to_the_gates_and_the_list_of_sets() -> None:
 
 def test_the_program_tells_its_own_method() -> None:
     assert lunobiz.method_hash(lunobiz.program_source(), lunobiz.parameter_sets())
+
+
+# ---- what PAPER counts for G8 ----------------------------------------------------------------------
+
+DAY = 20_000
+TWO = lunobiz.Schedule(pairs=PAIRS, timeframes=(14_400,))  # six candles a day each
+
+
+def mark(days: float, configuration: str = "mine") -> lunobiz.PaperMark:
+    return lunobiz.PaperMark(round((DAY + days) * DAY_MS), configuration)
+
+
+def day_facts(days: int, *marks: lunobiz.PaperMark, **changes: object) -> lunobiz.PaperFacts:
+    """Whole days of PAPER that earned 1/1024 each, from DAY on, with one fill at its limit on the first of them."""
+    decided = {(pair, 14_400, DAY + n): 6 for pair in PAIRS for n in range(days)}
+    facts = lunobiz.PaperFacts(marks or (mark(-0.5),), decided, {DAY + n: 1 / 1024 for n in range(days)},
+                               (paper_fill(),))  # fmt: skip
+    return facts._replace(**changes)  # type: ignore[arg-type]
+
+
+def paper_fill(kind: str = "entry", price: float = 100.0, **changes: object) -> lunobiz.PaperFill:
+    side = lunobiz.Side.BUY if "entry" in kind else lunobiz.Side.SELL
+    fill = lunobiz.PaperFill(DAY * DAY_MS + 5, lunobiz.OrderKind(kind), side, price, 2.0, 100.0, 95.0)
+    return fill._replace(**changes)  # type: ignore[arg-type]
+
+
+def counted(facts: lunobiz.PaperFacts, paper_days: int = 60) -> lunobiz.PaperRecord:
+    gates = lunobiz.GateLimits(paper_days=paper_days)
+    return lunobiz.paper_days(facts, Settings(schedule=TWO, gates=gates), "mine")
+
+
+def test_twelve_days_of_paper_are_twelve_days_and_their_sum() -> None:
+    assert counted(day_facts(12)) == lunobiz.PaperRecord(12, 12 / 1024, True)
+
+
+def test_only_whole_days_of_this_configuration_count() -> None:
+    """Days 0 to 9: mine from noon of 2, another from 5.0 on, mine again at 6.25, not chosen at 8.5."""
+    marks = (mark(-1, "other"), mark(2.5), mark(5, "other"), mark(6.25), mark(8.5, ""))
+    assert counted(day_facts(10, *marks)).days == 3  # 3, 4 and 7
+    again = (mark(-1), mark(1.5), mark(4.0))  # restarts change nothing
+    assert counted(day_facts(10, *again)).days == 10
+    assert counted(day_facts(10, mark(0.1))).days == 9
+    assert lunobiz.paper_days(day_facts(10, mark(-1, "")), Settings(schedule=TWO), "").days == 0
+
+
+def test_a_day_with_too_few_decisions_in_one_market_does_not_count() -> None:
+    """5 of 6 are 83 %; of 24, 23 are 96 % and 22 are 92 %."""
+    facts = day_facts(3)
+    assert counted(facts._replace(decided={**facts.decided, ("XBTZAR", 14_400, DAY + 1): 5})).days == 2
+    hourly = lunobiz.Schedule(pairs=PAIRS, timeframes=(3600,))
+    for rows, share in ((24, 1.0), (23, 23 / 24), (22, 22 / 24)):
+        decided = {("ETHZAR", 3600, DAY): 24, ("XBTZAR", 3600, DAY): rows}
+        assert lunobiz.processed_share(decided, hourly, DAY) == pytest.approx(share)
+    both = lunobiz.Schedule(pairs=PAIRS, timeframes=(14_400, 3600))
+    assert lunobiz.processed_share(facts.decided, both, DAY) == 0
+    assert counted(day_facts(3, results={DAY: 0.5, DAY + 2: 0.25})) == lunobiz.PaperRecord(2, 0.75, True)
+
+
+def test_no_more_days_are_summed_than_are_asked_for() -> None:
+    facts = day_facts(5, results={DAY + n: 1.0 * 2**n for n in range(5)})
+    assert counted(facts, 3) == lunobiz.PaperRecord(3, 4.0 + 8 + 16, False)  # the only fill was before them
+
+
+@pytest.mark.parametrize(
+    ("fill", "wanted"),
+    [
+        (paper_fill(price=100.1), 0.001),  # beyond its own limit
+        (paper_fill(price=99.0), -0.01),
+        (paper_fill("taker entry", 100.0 / 1.002), -0.001),  # at the ask that the limit tells, 0.1 % were assumed
+        (paper_fill("protection", 94.05), 0.01 - 0.001),
+        (paper_fill("exit", 100.0, limit=98.0), -0.001),  # at the bid 100, the limit lies 2 % below
+        (paper_fill("exit", 99.5, limit=98.0), 0.005 - 0.001),
+    ],
+)
+def test_what_a_fill_cost_beyond_what_is_assumed(fill: lunobiz.PaperFill, wanted: float) -> None:
+    assert lunobiz.excess_cost(fill, lunobiz.Costs()) == pytest.approx(wanted)
+
+
+def test_costs_are_weighed_by_value_and_unknown_is_not_within() -> None:
+    costs = lunobiz.Costs()
+    assert not lunobiz.is_within_costs((), costs)
+    assert not lunobiz.is_within_costs([paper_fill(limit=0.0)], costs), "its order is not known"
+    free, dear = paper_fill(), paper_fill("protection", 94.05)  # 0.9 % of 94.05 x 2
+    assert lunobiz.is_within_costs([free._replace(volume=20.0), dear], costs)  # 0.0169 / 21.9 = 0.08 %
+    assert not lunobiz.is_within_costs([free, dear], costs)  # 0.44 %
+    assert lunobiz.is_within_costs([free, dear], replace(costs, slippage=0.005))  # (0 + 0.5 % x 1.88) / 3.88 = 0.24 %

@@ -279,7 +279,9 @@ def is_gone(group: int) -> bool:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 def test_ctrl_c_cancels_an_evaluation_and_leaves_no_process(tmp_path: Path) -> None:
     """The signal goes to the whole group, as a terminal sends it."""
-    folder = recorded(tmp_path / "data")
+    shapes = {"XBTUSDT": Shape(30_000.0, 1, 4000.0, 1), "ETHUSDT": Shape(2_000.0, 2, 50_000.0, 2)}
+    data = {pair: market_rows(shape, 1155.0, 3600) for pair, shape in shapes.items()}  # long enough to be busy with
+    folder = write_folder(tmp_path / "data", data, 3600)
     command = [sys.executable, str(ROOT / "lunobiz.py"), "--gates", "--data", str(folder), "--home", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -392,4 +394,4 @@ def test_the_readmes_options_are_the_programs() -> None:
 def test_the_readmes_commands_are_one_line_each() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:sh|powershell)\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4 and all(block.strip().count("\n") == 0 for block in blocks)
+    assert len(blocks) == 5 and all(block.strip().count("\n") == 0 for block in blocks)

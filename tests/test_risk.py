@@ -57,6 +57,7 @@ from lunobiz import (
     RiskVerdict,
     Settings,
     Side,
+    StrategyParams,
     assess,
     equity,
     loss_per_unit,
@@ -108,6 +109,9 @@ ENTRIES = (
         words="LB1-000001"),
     # P4
     Ask("the mode may not trade", lambda: judge(is_mode_allowed=False), Refusal.MODE),
+    # S0
+    Ask("training chose cash",
+        lambda: judge(settings=Settings(params=StrategyParams(is_cash=True))), Refusal.CASH, words="Cash:"),
     # P5: prices from 0.01 to 1,000,000
     Ask("limit not a number", lambda: judge(intent(limit=math.nan)), Refusal.BAD_NUMBER),
     Ask("limit infinite", lambda: judge(intent(limit=math.inf)), Refusal.BAD_NUMBER, {"limit": math.inf}),
