@@ -1325,7 +1325,11 @@ MAX_QUOTE_AGE_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Closed candles of one market as columns of equal length, oldest first."""
+    """Closed candles of one market as columns of equal length, oldest first.
+
+    Columns may be stacks [..., rows] of markets whose candles opened at the same times: the readings work on the last
+    axis.
+    """
 
     seconds: int
     opened: Ints
@@ -1346,8 +1350,8 @@ class Series:
     def part(self, start: int, stop: int) -> Series:
         """The rows from `start` up to but not including `stop`."""
         cut = slice(start, stop)
-        return Series(self.seconds, self.opened[cut], self.open[cut], self.high[cut], self.low[cut],
-                      self.close[cut], self.volume[cut])
+        return Series(self.seconds, self.opened[cut], self.open[..., cut], self.high[..., cut], self.low[..., cut],
+                      self.close[..., cut], self.volume[..., cut])
 
     def candle(self, row: int) -> Candle:
         """One row as a Candle."""
@@ -1395,8 +1399,8 @@ def is_possible(rows: Floats, seconds: int) -> Flags:
 
 def _jumps(close: Floats) -> Flags:
     """Which closes are a jump away from the one before."""
-    flags = np.zeros(len(close), dtype=np.bool_)
-    flags[1:] = np.abs(close[1:] / close[:-1] - 1) > JUMP
+    flags = np.zeros(close.shape, dtype=np.bool_)
+    flags[..., 1:] = np.abs(close[..., 1:] / close[..., :-1] - 1) > JUMP
     return flags
 
 
@@ -1416,8 +1420,8 @@ def shape_of(series: Series) -> CandleReport:
     )
 
 
-def clean_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleReport]:
-    """The closed, possible candles in order, each once (the first one wins), and a report of what was left out."""
+def sift_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleReport]:
+    """The closed, possible candles in order, each once (the first one wins), and only what was left out."""
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
     possible = is_possible(table, seconds)
     impossible = int(len(table) - possible.sum())
@@ -1426,16 +1430,22 @@ def clean_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleR
     unfinished = ~future & (table[:, 0] + seconds * 1000 > now_ms)
     table = table[~future & ~unfinished]
     disordered = int((np.diff(table[:, 0]) < 0).sum())
-    _, keep = np.unique(table[:, 0], return_index=True)
-    cleaned = table[keep]
+    ordered = table[np.argsort(table[:, 0], kind="stable")]
+    is_first = np.ones(len(ordered), dtype=np.bool_)
+    is_first[1:] = np.diff(ordered[:, 0]) > 0
+    cleaned = ordered[is_first]
+    left_out = CandleReport(
+        impossible=impossible, future=int(future.sum()), unfinished=int(unfinished.sum()), disordered=disordered,
+        duplicates=len(table) - len(cleaned))
+    return cleaned, left_out
+
+
+def clean_rows(rows: Floats, seconds: int, now_ms: int) -> tuple[Floats, CandleReport]:
+    """The same with a report of what is there, too."""
+    cleaned, left = sift_rows(rows, seconds, now_ms)
     report = replace(
-        shape_of(series_of(cleaned, seconds)),
-        impossible=impossible,
-        future=int(future.sum()),
-        unfinished=int(unfinished.sum()),
-        disordered=disordered,
-        duplicates=len(table) - len(cleaned),
-    )
+        shape_of(series_of(cleaned, seconds)), impossible=left.impossible, future=left.future,
+        unfinished=left.unfinished, disordered=left.disordered, duplicates=left.duplicates)
     return cleaned, report
 
 
@@ -1448,9 +1458,10 @@ def _gaps(series: Series) -> Flags:
 
 def _count_recent(flags: Flags) -> Ints:
     """How many of the last RECENT rows are flagged, at each row."""
-    total = np.concatenate(([0], np.cumsum(flags, dtype=np.int64)))
-    ends = np.arange(1, len(flags) + 1)
-    return np.asarray(total[ends] - total[np.maximum(ends - RECENT, 0)], dtype=np.int64)
+    total = np.cumsum(flags, axis=-1, dtype=np.int64)
+    count = total.copy()
+    count[..., RECENT:] -= total[..., :-RECENT]
+    return count
 
 
 class DoubtColumns(NamedTuple):
@@ -1519,11 +1530,11 @@ def resample(series: Series, seconds: int) -> Series:
     return Series(
         seconds,
         anchors[starts],
-        series.open[starts],
-        np.maximum.reduceat(series.high, starts),
-        np.minimum.reduceat(series.low, starts),
-        series.close[ends],
-        np.add.reduceat(series.volume, starts),
+        series.open[..., starts],
+        np.maximum.reduceat(series.high, starts, axis=-1),
+        np.minimum.reduceat(series.low, starts, axis=-1),
+        series.close[..., ends],
+        np.add.reduceat(series.volume, starts, axis=-1),
     )
 
 
@@ -1571,22 +1582,23 @@ def correlated_pairs(series: Mapping[str, Series], now_ms: int) -> dict[str, tup
 # ==============================================================================
 
 # Every function has a finite memory and adds in a fixed order, so the value at a row is the same to the last bit
-# however much history lies before it. Rows without enough history are NaN.
+# however much history lies before it, and however many markets are stacked: rows are the last axis. Rows without
+# enough history are NaN.
 
 
 def lag(x: Floats, rows: int) -> Floats:
     """The value `rows` earlier."""
     if rows == 0:
         return x
-    result = np.empty(len(x))
-    result[:rows] = np.nan
-    result[rows:] = x[: max(0, len(x) - rows)]
+    result = np.empty(x.shape)
+    result[..., :rows] = np.nan
+    result[..., rows:] = x[..., : max(0, x.shape[-1] - rows)]
     return result
 
 
 def rolling_sum(x: Floats, n: int) -> Floats:
     """Sum of the last n values, built from sums of 1, 2, 4, ... so that no running total carries history along."""
-    total, power, size, offset = np.zeros(len(x)), x, 1, 0
+    total, power, size, offset = np.zeros(x.shape), x, 1, 0
     while True:
         if n & size:
             total = total + lag(power, offset)
@@ -1662,7 +1674,7 @@ def efficiency(close: Floats, n: int) -> Floats:
 def bollinger(close: Floats, n: int) -> tuple[Floats, Floats]:
     """Mean and population standard deviation of the last n closes, in two passes so that nothing cancels."""
     mean = sma(close, n)
-    squares = np.zeros(len(close))
+    squares = np.zeros(close.shape)
     for rows in range(n):
         squares = squares + (lag(close, rows) - mean) ** 2
     return mean, np.asarray(np.sqrt(squares / n), dtype=np.float64)
@@ -1703,7 +1715,9 @@ class RegimeColumns(NamedTuple):
 def _aligned(slow: Series, values: Floats, closed: Ints) -> Floats:
     """The value of the last slower candle that had closed when each decision candle closed."""
     rows = np.searchsorted(slow.closed, closed, side="right") - 1
-    return np.where(rows >= 0, values[np.maximum(rows, 0)], np.nan) if len(values) else np.full(len(closed), np.nan)
+    if not len(slow):
+        return np.full((*values.shape[:-1], len(closed)), np.nan)
+    return np.where(rows >= 0, values[..., np.maximum(rows, 0)], np.nan)
 
 
 def _whole(series: Series, seconds: int) -> Series:
@@ -1721,7 +1735,7 @@ def regime(series: Series, params: StrategyParams) -> RegimeColumns:
     """
     fast, slow = (_whole(series, -(-s // series.seconds) * series.seconds) for s in (REGIME_FAST_S, REGIME_SLOW_S))
     calm = realised_volatility(fast.close, CALM_CANDLES)
-    ratio = np.divide(realised_volatility(fast.close, DAY_CANDLES), calm, out=np.ones(len(calm)), where=calm > 0)
+    ratio = np.divide(realised_volatility(fast.close, DAY_CANDLES), calm, out=np.ones(calm.shape), where=calm > 0)
     ratio[np.isnan(calm)] = np.nan
     trend = _aligned(fast, efficiency(fast.close, TREND_CANDLES), series.closed)
     daily = _aligned(slow, efficiency(slow.close, DAILY_TREND), series.closed)
@@ -1813,7 +1827,10 @@ def mean_reversion(base: Base, params: StrategyParams) -> SetupColumns:
 
 @dataclass(frozen=True, slots=True)
 class SignalTable:
-    """What all strategies read in all candles of one market; row i knows candles up to i only."""
+    """What all strategies read in all candles of one market; row i knows candles up to i only.
+
+    `since_ms` is where the market's candles begin, which may be before those read here.
+    """
 
     pair: str
     series: Series
@@ -1821,6 +1838,7 @@ class SignalTable:
     regime: RegimeColumns
     setups: tuple[SetupColumns, ...]
     doubts: DoubtColumns
+    since_ms: int
 
 
 # The fixed list that training may choose from. All are slow: on markets without any edge a set loses its costs, and
@@ -1890,12 +1908,64 @@ class Readings:
             self._once(volatility_expansion, base, params, (params.squeeze, params.expansion)),
             self._once(mean_reversion, base, params, (params.reversion, params.reversion_z)),
         )
-        return SignalTable(self._pair, self._series, base.atr, base.regime, setups, self._doubts)
+        since_ms = int(self._series.opened[0]) if len(self._series) else 0
+        return SignalTable(self._pair, self._series, base.atr, base.regime, setups, self._doubts, since_ms)
 
 
 def signal_table(pair: str, series: Series, params: StrategyParams) -> SignalTable:
-    """All strategies over a whole series at once; live passes its last candles and reads the last row."""
+    """All strategies over a whole series at once."""
     return Readings(pair, series).table(params)
+
+
+def signal_rows(params: StrategyParams, seconds: int) -> int:
+    """How many closed candles the newest row of a signal table looks back on, doubts about the whole history aside."""
+    p = in_candles(params, seconds)
+    longest = max(p.breakout, p.exit_channel, p.atr, p.squeeze, p.reversion) + 2  # what is lagged, and its lag
+    slow = max(REGIME_SLOW_S * (DAILY_TREND + 3), REGIME_FAST_S * (CALM_CANDLES + 3))  # ends may be cut, see `_whole`
+    return max(longest, -(-slow // seconds), CALM_CANDLES + 3, RECENT + 1)
+
+
+class Newest(NamedTuple):
+    """The newest candles of one market, at least `signal_rows` if there are as many, and where all of them begin."""
+
+    pair: str
+    series: Series
+    since_ms: int
+
+
+def _stack(markets: Sequence[Newest]) -> Series:
+    """Markets whose candles opened at the same times as one series."""
+    all_ = [m.series for m in markets]
+    return Series(
+        all_[0].seconds, all_[0].opened, np.stack([s.open for s in all_]), np.stack([s.high for s in all_]),
+        np.stack([s.low for s in all_]), np.stack([s.close for s in all_]), np.stack([s.volume for s in all_]))
+
+
+def _setup_of(columns: SetupColumns, place: int) -> SetupColumns:
+    return SetupColumns(
+        columns.strategy, columns.is_entry[place], columns.is_exit[place], columns.strength[place],
+        columns.stop_distance[place], columns.move[place],
+        tuple((name, values[place]) for name, values in columns.extra))
+
+
+def _table_of(stack: SignalTable, place: int, market: Newest) -> SignalTable:
+    """One market of a stack."""
+    kind, doubts = stack.regime, stack.doubts
+    return SignalTable(
+        market.pair, market.series, stack.atr[place],
+        RegimeColumns(kind.code[place], kind.efficiency[place], kind.is_up[place]),
+        tuple(_setup_of(columns, place) for columns in stack.setups),
+        DoubtColumns(doubts.gaps, doubts.jumps[place], doubts.silent[place]), market.since_ms)
+
+
+def newest_tables(markets: Iterable[Newest], params: StrategyParams) -> Iterator[SignalTable]:
+    """The tables of many markets, of which the newest rows count; those with the same times are read as one."""
+    alike: dict[tuple[int, bytes], list[Newest]] = {}
+    for market in markets:
+        alike.setdefault((market.series.seconds, market.series.opened.tobytes()), []).append(market)
+    for group in alike.values():
+        stack = signal_table("", _stack(group), params)
+        yield from (_table_of(stack, place, market) for place, market in enumerate(group))
 
 
 def _setup_at(columns: SetupColumns, row: int) -> Setup:
@@ -1912,7 +1982,7 @@ def _setup_at(columns: SetupColumns, row: int) -> Setup:
 
 def outlook_at(table: SignalTable, row: int) -> Outlook:
     """One row of the table as a value."""
-    days = float(table.series.closed[row] - table.series.opened[0]) / DAY_MS
+    days = float(table.series.closed[row] - table.since_ms) / DAY_MS
     return Outlook(
         table.pair,
         table.series.seconds,
@@ -4031,14 +4101,29 @@ def input_text(value: object) -> str:
     return json.dumps(value, default=_name_of, separators=(",", ":"))
 
 
+def _reading_row(outlook: Outlook) -> dict[str, object]:
+    return {
+        "pair": outlook.pair, "timeframe_s": outlook.timeframe_s, "opened_ms": outlook.opened_ms,
+        "close": outlook.close, "atr": outlook.atr, "regime": outlook.regime,
+        "setups": [{"strategy": s.strategy, "is_entry": s.is_entry, "is_exit": s.is_exit, "strength": s.strength,
+                    "stop_distance": s.stop_distance, "move": s.move, "numbers": s.numbers} for s in outlook.setups],
+        "findings": [asdict(finding) for finding in outlook.findings],
+    }
+
+
 def _part_row(part: object) -> object:
-    """A part of a view as JSON can hold it; quotes and books come often, and `asdict` takes its time."""
+    """A part of a view as JSON can hold it; most come often, and `asdict` takes its time."""
     if isinstance(part, Ticker):
         return {"pair": part.pair, "time_ms": part.time_ms, "bid": part.bid, "ask": part.ask, "last": part.last,
                 "volume_24h": part.volume_24h, "status": part.status}
     if isinstance(part, OrderBook):
         return {"time_ms": part.time_ms, "bids": part.bids, "asks": part.asks}
-    if isinstance(part, Market | Candle | Outlook | Finding):
+    if isinstance(part, Outlook):
+        return _reading_row(part)
+    if isinstance(part, Candle):
+        return {"opened_ms": part.opened_ms, "open": part.open, "high": part.high, "low": part.low,
+                "close": part.close, "volume": part.volume}
+    if isinstance(part, Market | Finding):
         return asdict(part)
     return [_part_row(p) for p in part] if isinstance(part, tuple) else part
 
@@ -8847,6 +8932,19 @@ def _save_block(db: sqlite3.Connection, path: Path, key: tuple[str, int, int], n
     return int(np.count_nonzero((told != new).any(axis=1)))
 
 
+def _candle_rows(candles: Iterable[Candle]) -> NDArray[np.float64]:
+    rows = [(c.opened_ms, c.open, c.high, c.low, c.close, c.volume) for c in candles]
+    return np.array(rows, dtype=np.float64).reshape(-1, 6)
+
+
+def _save_candles(db: sqlite3.Connection, path: Path, pair: str, seconds: int, rows: NDArray[np.float64]) -> int:
+    """Merges candles into all blocks they belong to; returns how many came differently."""
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    blocks = (rows[:, 0] // (seconds * 1000 * BLOCK_CANDLES)).astype(np.int64)
+    keys = [(pair, seconds, int(block)) for block in np.unique(blocks)]
+    return sum(_save_block(db, path, key, rows[blocks == key[2]]) for key in keys)
+
+
 class Store:
     """The database of one data folder, for one thread; every call that writes is one transaction on disk."""
 
@@ -8930,16 +9028,18 @@ class Store:
 
     def save_candles(self, pair: str, timeframe_s: int, candles: Sequence[Candle]) -> int:
         """Adds closed candles; one that is there already stays. Returns how many came differently."""
-        rows = [(c.opened_ms, c.open, c.high, c.low, c.close, c.volume) for c in candles]
-        return self.save_rows(pair, timeframe_s, np.array(rows, dtype=np.float64).reshape(-1, 6))
+        return self.save_rows(pair, timeframe_s, _candle_rows(candles))
+
+    def save_news(self, news: Sequence[tuple[str, int, Sequence[Candle]]]) -> tuple[int, ...]:
+        """The same for (pair, seconds, candles) of many markets, all in one transaction."""
+        with self._writing():
+            return tuple(_save_candles(self._db, self._path, pair, seconds, _candle_rows(candles))
+                         for pair, seconds, candles in news)
 
     def save_rows(self, pair: str, timeframe_s: int, rows: NDArray[np.float64]) -> int:
         """The same for an array of opened_ms, open, high, low, close, volume."""
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        blocks = (rows[:, 0] // (timeframe_s * 1000 * BLOCK_CANDLES)).astype(np.int64)
-        keys = [(pair, timeframe_s, int(block)) for block in np.unique(blocks)]
         with self._writing():
-            return sum(_save_block(self._db, self._path, key, rows[blocks == key[2]]) for key in keys)
+            return _save_candles(self._db, self._path, pair, timeframe_s, rows)
 
     def candles(self, pair: str, timeframe_s: int, since_ms: int = 0, until_ms: int = 2**62) -> NDArray[np.float64]:
         """Rows of opened_ms, open, high, low, close, volume with since <= opened_ms < until, oldest first."""
@@ -10806,14 +10906,17 @@ class LoadState(NamedTuple):
     words: str
 
 
+CandleNews = tuple[str, int, Sequence[Candle]]  # pair, seconds, closed candles
+
+
 class CandleCache(Protocol):
     """Where closed candles are kept between runs."""
 
     def candles(self, pair: str, timeframe_s: int, since_ms: int = 0) -> Floats:
         """Rows of opened_ms, open, high, low, close, volume, ascending."""
 
-    def save_candles(self, pair: str, timeframe_s: int, candles: Sequence[Candle]) -> int:
-        """Keep closed candles; returns how many contradicted one kept before."""
+    def save_news(self, news: Sequence[CandleNews]) -> tuple[int, ...]:
+        """Keep closed candles, all or nothing; returns for each how many contradicted one kept before."""
 
 
 def rows_of(candles: Iterable[Candle]) -> Floats:
@@ -10827,8 +10930,19 @@ class Track:
 
     def __init__(self, pair: str, seconds: int, rows: Floats) -> None:
         self.pair, self.seconds, self.rows = pair, seconds, rows
-        self.report = CandleReport()
         self.conflicts = 0
+        self._faults = CandleReport()
+        self._report: CandleReport | None = None
+
+    @property
+    def report(self) -> CandleReport:
+        """The candles that are there, and what was left out."""
+        if self._report is None:
+            seen = self._faults
+            self._report = replace(
+                shape_of(series_of(self.rows, self.seconds)), duplicates=seen.duplicates, disordered=seen.disordered,
+                future=seen.future, impossible=seen.impossible)
+        return self._report
 
     @property
     def next_ms(self) -> int:
@@ -10837,21 +10951,24 @@ class Track:
 
     def add(self, candles: Sequence[Candle], now_ms: int) -> list[Candle]:
         """Take in closed candles that are new; returns them."""
-        cleaned, found = clean_rows(rows_of(candles), self.seconds, now_ms)
+        cleaned, found = sift_rows(rows_of(candles), self.seconds, now_ms)
         fresh = cleaned[cleaned[:, 0] >= self.next_ms]
         self.rows = np.vstack((self.rows, fresh)) if len(self.rows) else fresh
-        seen = self.report
-        self.report = replace(
-            shape_of(series_of(self.rows, self.seconds)),
+        seen, self._report = self._faults, None
+        self._faults = CandleReport(
             duplicates=seen.duplicates + found.duplicates, disordered=seen.disordered + found.disordered,
-            future=seen.future + found.future, impossible=seen.impossible + found.impossible,
-        )
+            future=seen.future + found.future, impossible=seen.impossible + found.impossible)
         return [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in fresh]
 
     def trim(self, now_ms: int) -> None:
         """Forget candles older than any memory needs; one before them stays, so that a hole there shortens nothing."""
         start = int(np.searchsorted(self.rows[:, 0], now_ms - (memory_days(self.seconds) + KEEP_DAYS) * DAY_MS))
         self.rows = self.rows[max(0, start - 1):]
+
+    def newest(self, params: StrategyParams) -> Newest:
+        """The candles that the newest reading needs; there must be one."""
+        tail = self.rows[-signal_rows(params, self.seconds):]
+        return Newest(self.pair, series_of(tail, self.seconds), int(self.rows[0, 0]))
 
 
 def unlisted(pair: str, counter: str) -> Market:
@@ -10880,7 +10997,7 @@ class Feed:
         self._day = -1
         self._tops: dict[str, int] = {}  # from here on the older history is there, or the exchange has none
         self.saves_candles = bar_s == 0
-        self.unsaved: list[tuple[str, int, list[Candle]]] = []  # new candles that the cache does not have
+        self.unsaved: list[CandleNews] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
 
     def refresh_markets(self, now_ms: int) -> None:
@@ -10917,12 +11034,13 @@ class Feed:
         pair, seconds = missing[0]
         if self._fetch(self._track(pair, seconds, now_ms), now_ms):
             self._loaded.add((pair, seconds))
+        self._save()
         return LoadState(len(wanted) - len(missing), len(wanted), f"candles of {pair}, {seconds} s")
 
     def use(self, params: StrategyParams) -> None:
         """Read the candles with another set from now on."""
         self._settings = replace(self._settings, params=params)
-        self._tables = {(p, s): signal_table(p, t.series, params) for (p, s), t in self._tables.items()}
+        self._read([self._tracks[key] for key in self._tables])
 
     def history_page(self, now_ms: int) -> bool:
         """Fetch a page of what a choice of the set needs beyond the strategies' memory; False when all is there."""
@@ -10933,9 +11051,9 @@ class Feed:
             top = self._whole_from(pair, seconds, since)
             if top > since:
                 start = max(since, top - PAGE_CANDLES * seconds * 1000)
-                rows, _ = clean_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
+                rows, _ = sift_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
                 older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
-                self._cache.save_candles(pair, seconds, older)
+                self._cache.save_news([(pair, seconds, older)])
                 self._tops[pair] = start  # what is missing in the page is missing at the exchange
                 return True
         return False
@@ -10966,11 +11084,17 @@ class Feed:
         since = max(track.next_ms, (now_ms - (memory_days(track.seconds) + LOAD_DAYS) * DAY_MS) // step * step)
         page = self._client.candles(track.pair, since, track.seconds)
         fresh = track.add(page, now_ms)
-        if self.saves_candles and fresh:
-            track.conflicts += self._cache.save_candles(track.pair, track.seconds, fresh)
-        elif fresh:
+        if fresh:
             self.unsaved.append((track.pair, track.seconds, fresh))
         return len(page) < PAGE_CANDLES or not fresh
+
+    def _save(self) -> None:
+        """Write all new candles into the cache, one transaction for all markets; without a cache they stay."""
+        if self.saves_candles and self.unsaved:
+            conflicts = self._cache.save_news(self.unsaved)
+            for (pair, seconds, _), count in zip(self.unsaved, conflicts, strict=True):
+                self._tracks[(pair, seconds)].conflicts += count
+            self.unsaved.clear()
 
     def moment(self, now_ms: int, due: tuple[int, ...], conditions: Conditions, wanted: frozenset[str]) -> Moment:
         """All views now; `wanted` are the markets with positions or orders, whose books are needed.
@@ -10995,33 +11119,44 @@ class Feed:
     def _update(self, now_ms: int, due: tuple[int, ...], wanted: frozenset[str]) -> dict[str, tuple[Finding, ...]]:
         """Fetch what closed since the last time; returns the doubts of markets whose candles could not be had."""
         troubles: dict[str, tuple[Finding, ...]] = {}
-        for pair, market in self.markets.items():
-            if market.status == "NOT LISTED":
-                continue
-            try:
-                self._update_market(pair, now_ms, due)
-                if self._bar_s and (due or pair in wanted):
-                    self._update_bar(pair, now_ms)
-            except (ExchangeDown, ExchangeRefused) as error:
-                if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
-                    raise  # the key is everybody's trouble
-                troubles[pair] = (Finding(Doubt.NO_CANDLES, str(error)),)
+        done: list[Track] = []
+        try:
+            for pair, market in self.markets.items():
+                if market.status == "NOT LISTED":
+                    continue
+                try:
+                    done += self._update_market(pair, now_ms, due)
+                    if self._bar_s and (due or pair in wanted):
+                        self._update_bar(pair, now_ms)
+                except (ExchangeDown, ExchangeRefused) as error:
+                    if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                        raise  # the key is everybody's trouble
+                    troubles[pair] = (Finding(Doubt.NO_CANDLES, str(error)),)
+        finally:  # what was fetched counts, whatever came then
+            self._save()
+            self._read(done)
         return troubles
 
-    def _update_market(self, pair: str, now_ms: int, due: tuple[int, ...]) -> None:
+    def _update_market(self, pair: str, now_ms: int, due: tuple[int, ...]) -> Iterator[Track]:
+        """Fetch what closed in one market; the tracks that are complete now."""
         for seconds in due:
             track = self._track(pair, seconds, now_ms)
             while not self._fetch(track, now_ms):
                 pass
             track.trim(now_ms)
             if len(track.rows):
-                series = series_of(track.rows, seconds)
-                self._tables[(pair, seconds)] = signal_table(pair, series, self._settings.params)
+                yield track
+
+    def _read(self, tracks: Sequence[Track]) -> None:
+        """The strategies' readings of tracks that have changed, all markets at once."""
+        params = self._settings.params
+        for table in newest_tables((track.newest(params) for track in tracks), params):
+            self._tables[(table.pair, table.series.seconds)] = table
 
     def _update_bar(self, pair: str, now_ms: int) -> None:
         """Fetch the newest finest candle; only markets with orders and those under decision need it."""
         since = (now_ms // (self._bar_s * 1000) - 2) * self._bar_s * 1000
-        closed, _ = clean_rows(rows_of(self._client.candles(pair, since, self._bar_s)), self._bar_s, now_ms)
+        closed, _ = sift_rows(rows_of(self._client.candles(pair, since, self._bar_s)), self._bar_s, now_ms)
         if len(closed):
             self._bars[pair] = Candle(int(closed[-1, 0]), *(float(v) for v in closed[-1, 1:]))
 
@@ -11030,7 +11165,7 @@ class Feed:
         seconds = min(self._settings.schedule.timeframes)
         if closed_ms // DAY_MS != self._day:
             self._day = closed_ms // DAY_MS
-            series = {p: t.series for (p, s), t in self._tables.items() if s == seconds}
+            series = {p: series_of(self._tracks[(p, s)].rows, s) for p, s in self._tables if s == seconds}
             self._correlated = correlated_pairs(series, closed_ms)
 
     def _bar(self, pair: str, now_ms: int, due: tuple[int, ...]) -> Candle | None:

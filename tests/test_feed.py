@@ -189,6 +189,44 @@ def test_a_page_that_fails_is_asked_for_again_and_nothing_is_lost(desktop: Deskt
     assert all(np.diff(desktop.store.candles(pair, 3600)[:, 0]).max() == HOUR_MS for pair in PAIRS)
 
 
+def test_another_set_reads_as_far_back_as_it_needs(desktop: Desktop) -> None:
+    """Readings keep only the candles of their own set; a slower one, taken over later, must not miss any."""
+    desktop.load()
+    desktop.hour(1)
+    slow = replace(lunobiz.StrategyParams(), breakout=900, reversion=700)
+    desktop.feed.use(slow)
+    for (pair, seconds), table in desktop.feed._tables.items():
+        whole = lunobiz.series_of(desktop.feed._tracks[(pair, seconds)].rows, seconds)
+        alone = lunobiz.outlook_at(lunobiz.signal_table(pair, whole, slow), len(whole) - 1)
+        assert np.isfinite(alone.setups[0].strength)
+        assert lunobiz.canonical(lunobiz.outlook_at(table, len(table.series) - 1)) == lunobiz.canonical(alone)
+
+
+def test_what_was_fetched_before_trouble_is_kept(desktop: Desktop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction for all markets; a key that is refused in the midst ends the look, not what was read."""
+    written: list[list[str]] = []
+    save = desktop.store.save_news
+
+    def noted(news: Sequence[tuple[str, int, Sequence[lunobiz.Candle]]]) -> tuple[int, ...]:
+        written.append([pair for pair, *_ in news])
+        return save(news)
+
+    desktop.load()
+    monkeypatch.setattr(desktop.store, "save_news", noted)
+    desktop.hour(1)
+    assert written == [list(PAIRS)]
+    refused = ExchangeRefused(sorted(lunobiz.KEY_CODES)[0], "no")
+    last = PAIRS[-1]
+    desktop.wire.trouble = lambda path, params: refused if path == CANDLES and params["pair"] == last else None
+    with pytest.raises(ExchangeRefused):
+        desktop.hour(2)
+    assert written[1:] == [list(PAIRS[:-1])]
+    desktop.wire.trouble = lambda path, params: None
+    assert [len(v.outlooks) for v in desktop.hour(2).views] == [1] * len(PAIRS)
+    assert written[2:] == [[last]]
+    assert len({len(desktop.store.candles(pair, 3600)) for pair in PAIRS}) == 1
+
+
 def test_a_closed_candle_that_comes_differently_later_is_counted_not_believed(desktop: Desktop) -> None:
     desktop.load()
     before = desktop.store.candles("XBTZAR", 3600)

@@ -865,6 +865,21 @@ def test_a_closed_candle_never_changes(store: Store) -> None:
     assert np.array_equal(store.candles("XBTZAR", 300)[10:], candle_rows(12)[10:])
 
 
+def test_candles_of_many_markets_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path / "lunobiz.db", Redactor([]))
+    rows = candle_rows(300)
+    store.save_rows("ETHZAR", 300, rows[:1] + np.array([0, 0, 0, 0, 0, 1]))
+    news = [("XBTZAR", 300, as_candles(rows)), ("ETHZAR", 300, as_candles(rows)), ("XRPZAR", 300, [])]
+    torn = [*news, ("LTCZAR", 300, [Candle(T0, 1, 1, 1, 1, "no number")])]
+    with pytest.raises(ValueError, match="no number"):
+        store.save_news(torn)
+    assert store.candle_count("XBTZAR", 300) == 0
+    assert store.save_news(news) == (0, 1, 0), "one candle of ETHZAR came differently"
+    assert np.array_equal(store.candles("XBTZAR", 300), rows)
+    assert np.array_equal(store.candles("ETHZAR", 300)[1:], rows[1:])
+    store.close()
+
+
 @hypothesis_settings(max_examples=40)
 @given(batches=st.lists(st.lists(st.tuples(st.integers(0, 600), st.integers(1, 2)), max_size=40), max_size=5))
 def test_candles_are_a_book_in_which_the_first_entry_stays(

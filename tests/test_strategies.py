@@ -639,6 +639,45 @@ def test_more_history_changes_nothing(row: int, seed: int) -> None:
     assert differences(cells(full, row), cells(cut, row - start)) == set()
 
 
+SETS = (PARAMS, QUICK, *lunobiz.parameter_sets()[:2], replace(PARAMS, reversion=700), replace(PARAMS, atr=650))
+
+
+def newest_of(markets: Mapping[str, Series], params: StrategyParams) -> dict[str, SignalTable]:
+    """The tables as a desk reads them: of no more candles than are needed, alike ones as a stack."""
+    found = []
+    for pair, whole in markets.items():
+        start = max(0, len(whole) - lunobiz.signal_rows(params, whole.seconds))
+        found.append(lunobiz.Newest(pair, whole.part(start, len(whole)), int(whole.opened[0])))
+    return {table.pair: table for table in lunobiz.newest_tables(found, params)}
+
+
+@hypothesis_settings(max_examples=40)
+@given(st.integers(1, 1600), st.sampled_from(SETS), st.integers(0, 9999), st.sampled_from((900, 3600, 14_400, 86_400)))
+def test_many_markets_at_once_read_what_each_reads_alone(
+    count: int, params: StrategyParams, seed: int, seconds: int
+) -> None:
+    """To the last bit, doubts included; HOLED lacks candles and SHORT began later, so they stay out of the stack."""
+    markets = {f"{n}ZAR": random_walk(count, seed=seed + n, seconds=seconds, sigma=0.004) for n in range(3)}
+    rows = rows_of(markets["0ZAR"])
+    markets["HOLED"] = series_of(np.delete(rows, slice(count // 2, count // 2 + 2), axis=0), seconds)
+    markets["SHORT"] = series_of(rows[count // 3 :], seconds)
+    markets = {pair: whole for pair, whole in markets.items() if len(whole)}
+    tables = newest_of(markets, params)
+    assert tables.keys() == markets.keys()
+    for pair, whole in markets.items():
+        alone, last = signal_table(pair, whole, params), len(tables[pair].series) - 1
+        assert differences(cells(alone, len(whole) - 1), cells(tables[pair], last)) == set()
+        assert lunobiz.canonical(outlook_at(alone, len(whole) - 1)) == lunobiz.canonical(outlook_at(tables[pair], last))
+
+
+def test_every_row_of_a_stack_is_the_row_alone() -> None:
+    markets = {"XBTZAR": restless(1), "ETHZAR": restless(2)}
+    whole = [lunobiz.Newest(p, s, int(s.opened[0])) for p, s in markets.items()]
+    for table in lunobiz.newest_tables(whole, QUICK):
+        alone = signal_table(table.pair, markets[table.pair], QUICK)
+        assert all(differences(cells(alone, n), cells(table, n)) == set() for n in range(0, 797, 3))
+
+
 def test_little_history_is_a_doubt_and_enough_is_none() -> None:
     table = signal_table("XBTZAR", random_walk(lunobiz.memory_rows(HOUR_S) + 5, sigma=0.002), PARAMS)
     rows = lunobiz.memory_rows(HOUR_S)

@@ -174,7 +174,7 @@ def main(folder: Path) -> None:
         alone = signals_s(session)
         session.store.close()
     usual = median_ms(decisions)
-    note = (f"median of {DECISIONS} decisions, {usual.orders} orders; looking {usual.looking:.1f} ms (signals one"
+    note = (f"medians of {DECISIONS} decisions, {usual.orders} orders; looking {usual.looking:.1f} ms (signals one"
             f" market after the other {alone * 1000:.1f}), deciding and writing {usual.deciding:.1f} ms; longest"
             f" {max(c.both for c in decisions) * 1000:.0f} ms")
     tell("PL", f"a decision over {MARKETS} markets, CPU without the network", FIGURE_S * 1000,

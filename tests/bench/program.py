@@ -32,7 +32,7 @@ from works import Outcome, Rule
 NEVER = 1e9  # a threshold that no candle reaches: that strategy stays out
 BASES = ("AAA", "BBB", "CCC", "DDD", "EEE")
 HOUR_S, DAYS_AS_ONE = 3600, 12
-CHECKED, CENT = 5_000, 0.01
+CHECKED, CENT = 3_000, 0.01
 LIMITS = lb.RiskLimits(
     risk_per_trade=w.RISK, daily_loss_cap=w.DAY_CAP, weekly_loss_cap=NEVER, max_positions=w.PLACES, max_exposure=0.96,
     max_asset_exposure=w.LARGEST, max_group_exposure=0.96, min_confidence=0.0, min_edge=0.0, orders_per_minute=100,

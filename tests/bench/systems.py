@@ -40,7 +40,7 @@ class System:
 
 
 SYSTEMS = (
-    System("this program", "program.py", (), ("A", "B", "C", "PF", "D", "WF"), sets={"B": 1, "PF": 1, "WF": 1}),
+    System("this program", "program.py", (), ("A", "B", "C", "PF", "D", "WF")),
     System("compiled", "compiled.py", ("numba",), ("A", "B", "C", "PF", "D", "WF"), compiles=True),
     System("vectorbt", "peer_vectorbt.py", ("vectorbt",), ("A", "B", "C"), compiles=True),
     System("backtesting", "peer_backtesting.py", ("backtesting",), ("A", "B"), sets={"B": 10}),
