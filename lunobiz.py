@@ -908,7 +908,7 @@ class GateLimits:
     embargo_days: int = 5
     test_days: int = 60
     money_p: float = 0.20
-    luck_p: float = 0.01
+    luck_p: float = 0.005
     permutations: int = 199
     bootstraps: int = 2000
     paper_days: int = 60

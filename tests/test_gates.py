@@ -128,6 +128,7 @@ def says(gate: Gate, *words: str) -> bool:
 # ---- G0, data -------------------------------------------------------------------------------------
 # warm-up 2, training 4, gap 1: 7 days before; unseen windows of 2 days, at least 2 and at most 3: 11 to 13 days
 
+HUNDREDTH = GateLimits(luck_p=0.01)  # one of 199 may do as well
 SMALL = GateLimits(warm_up_days=2, train_days=4, embargo_days=1, test_days=2, windows=3, min_windows=2)
 
 
@@ -319,22 +320,26 @@ def test_g1_needs_a_profit_with_every_fill_a_candle_late(late: float, result: st
 @pytest.mark.parametrize(
     ("attempts", "planned", "allowed"),
     [
-        (1, 199, 1),  # p = (1 + 1) / 200 = 0.01
-        (2, 199, 0),  # 100 x 2 - 1 = 199: p = 1 / 200
-        (3, 299, 0),
-        (5, 499, 0),
-        (10, 999, 0),
-        (28, 2799, 0),
+        (1, 199, 0),  # 200 x 1 - 1 = 199: p = 1 / 200 = 0.005
+        (2, 399, 0),
+        (3, 599, 0),
+        (5, 999, 0),
+        (28, 5599, 0),
     ],
 )
 def test_the_plan_of_shuffles_for_n_attempts(attempts: int, planned: int, allowed: int) -> None:
     plan = luck_plan(GateLimits(), attempts)
     assert plan == Luck(0, 0, allowed, planned)
-    assert planned == max(199, 100 * attempts - 1)
-    assert (1 + allowed) / (1 + planned) <= 0.01 / attempts + 1e-12 < (2 + allowed) / (1 + planned)
+    assert planned == max(199, 200 * attempts - 1)
+    assert (1 + allowed) / (1 + planned) <= 0.005 / attempts + 1e-12 < (2 + allowed) / (1 + planned)
 
 
-@given(st.integers(1, 60), st.integers(1, 500), st.sampled_from([0.01, 0.02, 0.05, 0.1]))
+def test_a_wider_bar_lets_more_do_as_well() -> None:
+    wide = GateLimits(luck_p=0.01)
+    assert [luck_plan(wide, n) for n in (1, 2, 3)] == [Luck(0, 0, 1, 199), Luck(0, 0, 0, 199), Luck(0, 0, 0, 299)]
+
+
+@given(st.integers(1, 60), st.integers(1, 500), st.sampled_from([0.005, 0.01, 0.02, 0.05, 0.1]))
 def test_as_many_may_do_as_well_as_keep_p_at_the_bar_and_no_more(attempts: int, least: int, bar: float) -> None:
     plan = luck_plan(GateLimits(permutations=least, luck_p=bar), attempts)
     assert plan.planned >= least and plan.allowed >= 0
@@ -423,7 +428,7 @@ def test_shuffling_stops_as_soon_as_failure_is_certain(
 ) -> None:
     monkeypatch.setattr(lunobiz, "CELLS_PER_CHUNK", cells)
     dealt = Dealt([0.1 if n in better else 0.0999 for n in range(199)])  # as good as the real one counts
-    found = try_luck(luck_job(), 0.1, luck_plan(GateLimits(), 1), lunobiz.always, Crew(dealt, workers))
+    found = try_luck(luck_job(), 0.1, luck_plan(HUNDREDTH, 1), lunobiz.always, Crew(dealt, workers))
     assert found == wanted
     if wanted.used <= 8:
         assert len(dealt.asked) <= 12  # 4 and 8: no more chunks were asked for than it took
@@ -431,14 +436,14 @@ def test_shuffling_stops_as_soon_as_failure_is_certain(
 
 def test_with_more_attempts_one_as_good_is_too_many() -> None:
     dealt = Dealt([0.2 if n == 1 else 0.0 for n in range(199)])
-    assert try_luck(luck_job(), 0.1, luck_plan(GateLimits(), 2), lunobiz.always, Crew(dealt)) == Luck(2, 1, 0, 199)
-    assert try_luck(luck_job(), 0.1, luck_plan(GateLimits(), 1), lunobiz.always, Crew(dealt)) == Luck(199, 1, 1, 199)
+    assert try_luck(luck_job(), 0.1, luck_plan(HUNDREDTH, 2), lunobiz.always, Crew(dealt)) == Luck(2, 1, 0, 199)
+    assert try_luck(luck_job(), 0.1, luck_plan(HUNDREDTH, 1), lunobiz.always, Crew(dealt)) == Luck(199, 1, 1, 199)
 
 
 @pytest.mark.parametrize("real", [0.0, -0.1])
 def test_without_a_profit_nothing_is_shuffled_and_luck_fails(real: float) -> None:
     dealt = Dealt([-1.0] * 199)
-    luck = try_luck(luck_job(), real, luck_plan(GateLimits(), 1), lunobiz.always, Crew(dealt))
+    luck = try_luck(luck_job(), real, luck_plan(HUNDREDTH, 1), lunobiz.always, Crew(dealt))
     assert luck == Luck(0, 0, 1, 199) and not luck.is_passed and not dealt.asked
     gate = gate_luck(luck, real, 1)
     assert (gate.result, gate.actual, gate.margin) == (FAIL, "no profit", None) and says(gate, "earned nothing")
