@@ -524,7 +524,10 @@ class MarketView:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The state of the machine and the line at this moment; anything unknown is False or infinite."""
+    """The state of the machine and the line at this moment; anything unknown is False or infinite.
+
+    `size` is the share of the tested size that may be traded: LIVE takes what its gates found safe.
+    """
 
     is_killed: bool = False
     has_network: bool = True
@@ -536,6 +539,7 @@ class Conditions:
     loop_gap_ms: float = 0.0
     reconcile_age_ms: float = 0.0
     is_reconciled: bool = True
+    size: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -887,7 +891,7 @@ class Schedule:
 
     counter: str = "ZAR"
     pairs: tuple[str, ...] = DEFAULT_PAIRS
-    timeframes: tuple[int, ...] = (3600,)
+    timeframes: tuple[int, ...] = (14_400,)
     paper_cash: float = 100_000.0
     entry_timeout_candles: int = 1
     takes_after_timeout: bool = False
@@ -1052,7 +1056,7 @@ FIELDS = (
     Field("ENABLE_LIVE", "wants_live", "yesno", "no", 0, 0, "", "ask for LIVE; the gates still decide", False),
     Field("COUNTER", "schedule.counter", "counter", "ZAR", 0, 0, "", "home currency; only its markets are traded"),
     Field("PAIRS", "schedule.pairs", "pairs", "XBTZAR,ETHZAR,XRPZAR,SOLZAR,LTCZAR", 0, 0, "", "markets to trade"),
-    Field("TIMEFRAME_S", "schedule.timeframes", "durations", "3600", 0, 0, "s", "decision candles"),
+    Field("TIMEFRAME_S", "schedule.timeframes", "durations", "14400", 0, 0, "s", "decision candles"),
     Field("PAPER_CASH", "schedule.paper_cash", "float", "100000", 1e3, 1e9, "counter", "cash PAPER starts with"),
     Field("RISK_PER_TRADE", "limits.risk_per_trade", "float", "0.005", 0.001, 0.02, "of equity",
           "lost if a stop is hit, after costs"),
@@ -2576,7 +2580,7 @@ def depth_volume(case: Case) -> float:
 def rooms(case: Case) -> tuple[tuple[Refusal, str, float], ...]:
     """How much base volume each limit leaves, with the refusal and the words if it leaves too little."""
     desk, limits, limit = case.desk, case.settings.limits, case.intent.limit
-    now = equity(desk)
+    now = equity(desk) * case.moment.conditions.size
     fee = max(case.view.market.maker_fee, case.view.market.taker_fee)
     group = frozenset((case.view.pair, *case.view.correlated))
     free = (desk.cash - reserved_cash(desk, fee)) * (1 - CASH_MARGIN) / (1 + fee)
@@ -2880,6 +2884,7 @@ class SimulatedExecutor:
         self._costs = costs
         self._is_killed = is_killed
         self._orders: dict[str, Order] = {}
+        self._filled_ms: dict[str, int] = {}  # when an order was last filled: no older quote fills its rest
         self._outcomes: list[Outcome] = []
         for order in orders:  # a desk read back after a crash: do what was written and may not have been done
             if order.state is OrderState.INTENT and not order.is_cancelling:
@@ -2904,9 +2909,12 @@ class SimulatedExecutor:
 
     def _try(self, order: Order, view: MarketView, now_ms: int) -> list[Fill]:
         """The fill this view gives an order, if any, and its outcome."""
+        if view.ticker is not None and view.ticker.time_ms <= self._filled_ms.get(order.order_id, 0):
+            view = replace(view, ticker=None)
         execution, is_triggered = execute(order, view, self._costs)
         fills = []
         if execution is not None:
+            self._filled_ms[order.order_id] = now_ms
             fills.append(fill_of(order, execution, view.market, now_ms))
             order = replace(order, filled=order.filled + execution.volume)
         if is_triggered and not order.is_triggered:
@@ -2928,6 +2936,7 @@ class SimulatedExecutor:
 
     def _end(self, order: Order, state: OrderState, why: str) -> None:
         del self._orders[order.order_id]
+        self._filled_ms.pop(order.order_id, None)
         self._outcomes.append(Outcome(order.order_id, state, why))
 
     def place(self, order: Order) -> None:
@@ -5676,6 +5685,7 @@ GATE_NAMES: Mapping[str, str] = types.MappingProxyType({
 REAL_SOURCE = "luno"
 STRESS_PER_SIDE = 0.0015
 WORST_MAKER, WORST_TAKER = 0.004, 0.006
+SELF_TESTED_S = 14_400  # the candles on which the self-test measures the gates
 NO_TIER = "self-test"  # the fees of a made market are no tier that could get worse
 ALARM_MEAN, ALARM_SHARPE = 0.01, 6.0
 REGIME_DAYS, TREND_Z = 30, 0.5
@@ -5925,8 +5935,13 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
     """G7: the size at which drawdown and worst day stay within the owner's limits, bad exits included."""
     limits = job.settings.gates
     size, fall, worst = safe_size(unseen.returns - unseen.gaps, limits)
+    schedule = job.settings.schedule
+    order = schedule.paper_cash * size * job.settings.limits.max_asset_exposure
+    least, pair = max(((m.min_volume * float(s.close[-1]), m.pair) for m, s in job.candles if len(s)),
+                      default=(math.inf, "an unknown market"))
     rows = ((f"drawdown {fall * size:.1%} of {limits.max_drawdown:.0%}", fall * size <= limits.max_drawdown),
-            (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day))
+            (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day),
+            (f"largest order {order:,.0f} {schedule.counter}, {pair} takes {least:,.0f} or more", order >= least))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
     passes = size >= limits.min_size and all(good for _, good in rows)
     least = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
@@ -5957,9 +5972,15 @@ def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
 
 def gate_self_test(job: GateJob) -> Gate:
     """G9: the gates themselves were measured for these strategies."""
-    words = ("the rate of false unlocks was measured for these strategies, on 4-hour candles" if job.is_self_tested else
-             "the rate of false unlocks has not been measured for these strategies; run --self-test")
-    return _gate("G9", job.is_self_tested, "measured", job.self_test_id or "not measured", None, words + ".")
+    schedule = job.settings.schedule
+    is_here = schedule.timeframes == (SELF_TESTED_S,)
+    words = "the rate of false unlocks was measured for these strategies, on 4-hour candles"
+    if not job.is_self_tested:
+        words = "the rate of false unlocks has not been measured for these strategies; run --self-test"
+    elif not is_here:
+        words += f"; yours are {schedule.timeframes[0]} s: set LUNOBIZ_TIMEFRAME_S to {SELF_TESTED_S}"
+    is_measured = job.is_self_tested and is_here
+    return _gate("G9", is_measured, "measured", (is_here and job.self_test_id) or "not measured", None, words + ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -6578,12 +6599,18 @@ def is_within_costs(fills: Iterable[PaperFill], costs: Costs) -> bool:
 
 
 def paper_days(facts: PaperFacts, settings: Settings, configuration: str) -> PaperRecord:
-    """The newest whole days of PAPER with this configuration, no more than G8 asks for."""
+    """The newest whole days of PAPER with this configuration, no more than G8 asks for.
+
+    Since the first of them any other day counts with its loss and not with its gain, so none can be dropped by
+    stopping the bot.
+    """
     days = [day for day in sorted(facts.results) if is_whole_day(facts.marks, configuration, day)
             and processed_share(facts.decided, settings.schedule, day) >= LEAST_PROCESSED]
     counted = days[-settings.gates.paper_days:]
     fills = [f for f in facts.fills if f.time_ms // DAY_MS in set(counted)]
-    return PaperRecord(len(counted), sum(facts.results[day] for day in counted),
+    others = sum(min(0.0, result) for day, result in facts.results.items()
+                 if counted and day > counted[0] and day not in counted)
+    return PaperRecord(len(counted), sum(facts.results[day] for day in counted) + others,
                        is_within_costs(fills, settings.costs))
 
 
@@ -6747,7 +6774,7 @@ def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFac
 # A bar without edge has the mean return 0 in prices, not in logarithms, whatever is known before it. In A0 its path is
 # a Brownian motion whose volatility is drawn first, so no order at any price inside it gains on average either. A1 has
 # the insides of real bars: on average 0.08 % is lost after a shallow touch of a limit, 0.16 % won after one at 4 %.
-TRIAL_BAR_S = 14_400
+TRIAL_BAR_S = SELF_TESTED_S
 TRIAL_BARS_A_DAY = 6
 TRIAL_START_MS = 1_577_836_800_000  # Wednesday 2020-01-01 00:00 UTC
 TRIAL_PAIRS = ("ETHZAR", "LTCZAR", "XBTZAR")

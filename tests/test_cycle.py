@@ -897,6 +897,18 @@ def test_orders_live_until_they_are_filled_or_cancelled() -> None:
     assert never() is False
 
 
+def test_an_old_quote_does_not_fill_the_rest_of_an_order() -> None:
+    """A bar gives 3 of 10; the quote of that candle's end says the same once more, a newer one is evidence."""
+    executor = SimulatedExecutor(Costs())
+    executor.place(order())
+    old = quote(98.9, 99.0, NOW + HOUR)
+    thin = moment(view(ticker=old, bar=bar(CLOSE, (100, 100, 99, 99), 30.0)), now_ms=NOW + HOUR)
+    assert [f.volume for f in executor.settle(thin).fills] == [3.0]
+    assert not executor.settle(moment(view(ticker=old, bar=None), now_ms=NOW + 2 * HOUR)).fills
+    newer = view(ticker=replace(old, time_ms=NOW + HOUR + 1), bar=None)
+    assert [f.volume for f in executor.settle(moment(newer, now_ms=NOW + 3 * HOUR)).fills] == [7.0]
+
+
 def test_a_follow_up_adds_no_fills() -> None:
     """It brings answers only, however tempting its views are."""
     executor = SimulatedExecutor(Costs())

@@ -114,10 +114,11 @@ def market(pair: str = "XBTZAR", maker: float = 0.004, taker: float = 0.006, sou
 
 
 def held(*markets: Market, costs: Costs | None = None, **limits: object) -> GateJob:
-    """A job of these markets without candles, for the gates that read none."""
+    """A job of these markets with one candle each, for the gates that read no more."""
     gates = GateLimits(**limits)  # type: ignore[arg-type]
-    empty = series([])
-    return GateJob(tuple((m, empty) for m in markets or (market(),)), Settings(gates=gates, costs=costs or Costs()))
+    one = series([100.0])
+    settings = Settings(schedule=Schedule(timeframes=(14_400,)), gates=gates, costs=costs or Costs())
+    return GateJob(tuple((m, one) for m in markets or (market(),)), settings)
 
 
 def says(gate: Gate, *words: str) -> bool:
@@ -675,6 +676,19 @@ def test_g7_counts_the_worst_exits_at_the_low_of_their_candle() -> None:
     assert says(gate, "the worst 5% of exits at the low")
 
 
+def test_g7_needs_a_size_at_which_the_exchange_takes_the_largest_order() -> None:
+    # 100,000 of cash, 25 % in one asset at most, at size 0.33: 8,250; 82.5 coins of 100 and no more
+    jobs = [replace(held(max_drawdown=1.0), candles=((replace(market(), min_volume=v), series([100.0])),))
+            for v in (82.5, 82.6)]  # fmt: skip
+    largest = Settings().limits.max_asset_exposure
+    assert largest == 0.25 and Settings().schedule.paper_cash == 100_000.0
+    (enough, _), (little, _) = (gate_size(job, unseen(flat_but(-0.10))) for job in jobs)
+    assert enough.result == PASS and says(enough, "largest order 8,250 ZAR, XBTZAR takes 8,250 or more PASS")
+    assert little.result == FAIL and says(little, "XBTZAR takes 8,260 or more FAIL")
+    nothing = replace(jobs[0], candles=((market(), series([])),))
+    assert gate_size(nothing, unseen(flat_but(-0.10)))[0].result == FAIL  # an unknown minimum opens nothing
+
+
 # ---- G8 and G9 ------------------------------------------------------------------------------------
 
 
@@ -726,6 +740,14 @@ def test_g9_is_the_measured_table() -> None:
     yes = gate_self_test(replace(held(), is_self_tested=True, self_test_id="T-7"))
     assert (yes.result, yes.actual) == (PASS, "T-7") and says(yes, "was measured")
     assert gate_self_test(replace(held(), self_test_id="T-7")).result == FAIL  # an id is no proof
+
+
+def test_g9_is_for_the_candles_that_were_measured() -> None:
+    job = replace(held(), is_self_tested=True, self_test_id="T-7")
+    hourly = replace(job.settings, schedule=replace(job.settings.schedule, timeframes=(3600,)))
+    gate = gate_self_test(replace(job, settings=hourly))
+    assert (gate.result, gate.actual) == (FAIL, "not measured")
+    assert says(gate, "on 4-hour candles; yours are 3600 s: set LUNOBIZ_TIMEFRAME_S to 14400")
 
 
 # ---- figures and alarm ----------------------------------------------------------------------------

@@ -611,6 +611,19 @@ def test_only_whole_days_of_this_configuration_count() -> None:
     assert lunobiz.paper_days(day_facts(10, mark(-1, "")), Settings(schedule=TWO), "").days == 0
 
 
+def test_a_bad_day_cannot_be_dropped_by_stopping_the_bot() -> None:
+    """Of four days the second has half its decisions: its loss counts, its gain does not; before the first nothing."""
+    facts = day_facts(4)
+    facts = facts._replace(decided={**facts.decided, ("XBTZAR", 14_400, DAY + 1): 3})
+    earned = {DAY - 1: -0.5, DAY: 0.125, DAY + 2: 0.25, DAY + 3: 0.125}
+    lost = counted(facts._replace(results={**earned, DAY + 1: -0.375}))
+    assert (lost.days, lost.total) == (3, 0.125)  # 0.125 - 0.375 + 0.25 + 0.125
+    won = counted(facts._replace(results={**earned, DAY + 1: 0.375}))
+    assert (won.days, won.total) == (3, 0.5)
+    newest = counted(facts._replace(results={**earned, DAY + 1: -0.375}), 2)
+    assert (newest.days, newest.total) == (2, 0.375)  # days 2 and 3; what was lost before them is over
+
+
 def test_a_day_with_too_few_decisions_in_one_market_does_not_count() -> None:
     """5 of 6 are 83 %; of 24, 23 are 96 % and 22 are 92 %."""
     facts = day_facts(3)

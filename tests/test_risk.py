@@ -247,6 +247,8 @@ ENTRIES = (
         lambda: judge(seen=view(book=book((99.9, 6.0), (97.91, 3.0), (97.89, 99.0)))), None, {"volume": 3.0}),
     # P6, P5
     Ask("the market's largest order", lambda: judge(seen=view(market=market(max_volume=2.5))), None, {"volume": 2.5}),
+    # at a tenth of the tested size 0.5 % of 10,000 are at risk: 50 over 6.05846 lost a unit
+    Ask("what the gates found safe to trade", lambda: judge(size=0.1), None, {"volume": 8.2529}),
     Ask("the risk per trade is worth less than the smallest order",
         lambda: judge(at=desk(10.0)), Refusal.ORDER_VALUE, {"room": 0.05 / 6.05846}),
 )
