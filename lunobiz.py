@@ -12787,6 +12787,7 @@ MOST_HELPERS = 8
 RUNS_LISTED = 100
 CHOICE_LOOK_MS, CHOICE_RETRY_MS = 60_000, HOUR_MS  # between two looks while history is coming, and after it
 CANCELLED = "Cancelled"
+STAYS_AN_ATTEMPT = "The unseen days were opened: this stays an attempt."
 NOT_KEPT = frozenset(("round_trips", "equity_daily", "decisions"))  # long lists: the command line writes them
 
 
@@ -13303,10 +13304,31 @@ def helper_count() -> int:
     return min(MOST_HELPERS, os.cpu_count() or 1)
 
 
-class GateRun:
-    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done."""
+class Once:
+    """A right that goes to the first who takes it, in whichever thread; everybody else comes too late."""
 
-    def __init__(self, task: GateTask, store: Store, install: Install) -> None:
+    def __init__(self) -> None:
+        self._left = deque((True,))
+
+    @property
+    def is_taken(self) -> bool:
+        """True once somebody has it."""
+        return not self._left
+
+    def take(self) -> bool:
+        """True for the first who asks."""
+        with contextlib.suppress(IndexError):
+            return self._left.pop()
+        return False
+
+
+class GateRun:
+    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done.
+
+    It has one answer, from its processes or from who cancels it; `answer` is the right to give that.
+    """
+
+    def __init__(self, task: GateTask, store: Store, install: Install, answer: Once | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(helper_count())]
         self._helpers = [context.Process(target=_helper_child, args=(end,), daemon=True) for _, end in pipes]
@@ -13316,36 +13338,33 @@ class GateRun:
         for end in itertools.chain(*pipes):
             end.close()
         self._store, self._install = store, install
-        self._look: AttemptRow | None = None
-        self._is_cancelled = self._is_done = False
+        self._answer, self._look = answer or Once(), Once()
+        self._counted: AttemptRow | None = None
+        self._is_done = False
 
     @property
     def is_done(self) -> bool:
-        """True once GatesDone was told or the run was ended."""
-        return self._is_done
-
-    def _has_told(self) -> bool:
+        """True once all processes were ended."""
         return self._is_done
 
     def poll(self) -> Iterator[GatesProgress | GatesDone]:
-        """What there is to tell; after GatesDone there is nothing more."""
-        if self._is_cancelled and not self.is_done:
-            yield self._finish(GatesDone("", CANCELLED))
+        """What there is to tell; after GatesDone, or when it was cancelled, there is nothing more."""
+        if self._answer.is_taken:
+            self.end()
         if self.is_done:
             return
         for message in self._child.poll():
-            answer = self._hear(message)
-            if answer is not None:
-                yield answer
-        if self._child.is_done and not (self._is_cancelled or self._has_told()):
-            yield self._finish(GatesDone("", f"The evaluation ended early (code {self._child.exit_code})."))
+            yield from self._hear(message)
+        if self._child.is_done and not self._answer.is_taken:
+            yield from self._finish(f"The evaluation ended early (code {self._child.exit_code}).")
 
-    def cancel(self) -> None:
-        """End all processes at once; any thread may do that, the next poll tells it."""
-        self._is_cancelled = True
+    def cancel(self) -> GatesDone | None:
+        """The answer at once, from any thread, unless there is one; the processes are told to end, not waited for."""
+        is_first = self._answer.take()
         self._child.kill()
         for helper in self._helpers:
             helper.kill()
+        return GatesDone("", CANCELLED, note="" if self._look.take() else STAYS_AN_ATTEMPT) if is_first else None
 
     def end(self) -> None:
         """End all processes and wait until they have ended."""
@@ -13355,42 +13374,50 @@ class GateRun:
             helper.kill()
             helper.join(CHILD_PATIENCE_S)
 
-    def _hear(self, message: object) -> GatesProgress | GatesDone | None:
+    def _hear(self, message: object) -> Iterator[GatesProgress | GatesDone]:
         try:
             if isinstance(message, GatesProgress):
-                return message
-            if isinstance(message, AttemptRow):
-                self._child.send(self._count(message))
+                yield message
+            elif isinstance(message, AttemptRow):
+                if message.unseen_to_ms <= message.unseen_from_ms or self._look.take():
+                    self._child.send(self._count(message))
             elif isinstance(message, Failed):
-                return self._finish(GatesDone("", message.text))
-            elif isinstance(message, tuple):
-                return self._finish(self._keep(*message))
+                yield from self._finish(message.text)
+            elif isinstance(message, tuple) and self._answer.take():
+                yield self._keep(*message)
+                self.end()
         except DataError as error:
-            return self._finish(GatesDone("", str(error)))
-        return None
+            yield from self._finish(str(error))
 
-    def _finish(self, done: GatesDone) -> GatesDone:
+    def _finish(self, problem: str) -> Iterator[GatesDone]:
+        """End all processes; the answer, unless it was cancelled before."""
+        if self._answer.take():
+            yield self._failed(problem)
         self.end()
-        note = "The unseen days were opened: this stays an attempt." if self._look and not done.payload else ""
-        return replace(done, note=done.note or note)
+
+    def _failed(self, problem: str) -> GatesDone:
+        return GatesDone("", problem, note=STAYS_AN_ATTEMPT if self._counted else "")
 
     def _count(self, look: AttemptRow) -> int:
         """Write the look into the ledger, unless it has it; returns the number of the attempt."""
         rows = read_attempts(self._store.links("attempts"))
         if look.unseen_to_ms > look.unseen_from_ms:
-            self._look = look
+            self._counted = look
             if not is_known_look(rows, look):
                 self._store.add_link("attempts", look.time_ms, lambda _: canonical(look))
         return attempt_number(rows, look.config_hash, look.unseen_from_ms, look.unseen_to_ms)
 
     def _keep(self, held: GatePass, values: dict[str, object]) -> GatesDone:
         """Sign and store an evaluation; a span that is not the one announced is one more look."""
-        now_ms = SystemClock().now_ms()
-        if self._look is not None:
-            self._count(replace(self._look, unseen_from_ms=held.unseen_from_ms, unseen_to_ms=held.unseen_to_ms))
-        newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
-        self._store.add_link("gate_rows", now_ms, lambda before: sealed(
-            canonical(held), before, now_ms, newest, self._install.key))
+        now_ms, span = SystemClock().now_ms(), (held.unseen_from_ms, held.unseen_to_ms)
+        try:
+            if self._counted is not None:
+                self._count(replace(self._counted, unseen_from_ms=span[0], unseen_to_ms=span[1]))
+            newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
+            self._store.add_link("gate_rows", now_ms, lambda before: sealed(
+                canonical(held), before, now_ms, newest, self._install.key))
+        except DataError as error:
+            return self._failed(str(error))
         self._store.record_metrics(now_ms, "gates", values)
         return GatesDone(canonical(values), time_ms=now_ms)
 
@@ -13468,7 +13495,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES STRATEGIES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -13618,6 +13645,111 @@ def last_evaluation(store: Store, now_ms: int, valid_days: int) -> GatesDone | N
     return None
 
 
+class BacktestRun:
+    """One backtest in a process of its own, kept when it is done; it has one answer, as an evaluation has."""
+
+    def __init__(self, source: BacktestJob | BacktestRequest, settings: Settings, store: Store, answer: Once) -> None:
+        self._store, self._answer = store, answer
+        self._child = Child(_backtest_child, source, settings)
+        self.is_done = False
+
+    def poll(self) -> Iterator[BacktestProgress | BacktestDone]:
+        """What there is to tell; after BacktestDone, or when it was cancelled, there is nothing more."""
+        if self._answer.is_taken:
+            self.end()
+        if self.is_done:
+            return
+        for message in self._child.poll():
+            if isinstance(message, BacktestProgress):
+                yield message
+            elif isinstance(message, dict) and self._answer.take():
+                yield self._keep(message)
+            elif isinstance(message, Failed) and self._answer.take():
+                yield BacktestDone(None, message.text)
+        if self._child.is_done and self._answer.take():
+            yield BacktestDone(None, f"The backtest ended early (code {self._child.exit_code})")
+
+    def cancel(self) -> BacktestDone | None:
+        """The answer at once, from any thread, unless there is one; the process is told to end, not waited for."""
+        is_first = self._answer.take()
+        self._child.kill()
+        return BacktestDone(None, CANCELLED) if is_first else None
+
+    def end(self) -> None:
+        """End the process and wait until it has ended."""
+        self.is_done = True
+        self._child.end()
+
+    def _keep(self, values: dict[str, object]) -> BacktestDone:
+        self._store.record_metrics(SystemClock().now_ms(), "backtest", values)
+        ((number, time_ms, payload),) = self._store.results("backtest", 1)
+        return BacktestDone(SavedRun(number, time_ms, "backtest", payload))
+
+
+def backtest_source(engine: Engine, request: BacktestRequest) -> tuple[BacktestJob | BacktestRequest, Settings]:
+    """What a backtest runs on, and its settings; DataError if there are no candles."""
+    schedule, settings = engine.settings.schedule, engine.settings
+    if request.source == "folder":
+        return request, replace(settings, params=parameter_sets()[0])  # not the demo's lively set
+    chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
+                     pairs=request.pairs or schedule.pairs)
+    settings = replace(settings, schedule=chosen)
+    return within(cached_job(engine.parts.store, engine.parts.feed.markets, settings), request), settings
+
+
+class Errand:
+    """What the window asked for, from the asking to its one answer; the worker's thread begins and polls it."""
+
+    def __init__(self, command: RunBacktest | EvaluateGates) -> None:
+        self._command, self._answer = command, Once()
+        self._run: BacktestRun | GateRun | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """True once the window has its answer, or is about to get it."""
+        return self._answer.is_taken
+
+    @property
+    def is_done(self) -> bool:
+        """True once it is answered and its processes have ended."""
+        return self.is_answered and (self._run is None or self._run.is_done)
+
+    def begin(self, engine: Engine) -> None:
+        """Start the processes, unless it was cancelled before its turn came."""
+        if not self.is_answered:
+            self._run = self._start(engine)
+
+    def _start(self, engine: Engine) -> BacktestRun | GateRun:
+        parts, request = engine.parts, self._command.request
+        if isinstance(self._command, RunBacktest):
+            return BacktestRun(*backtest_source(engine, request), parts.store, self._answer)
+        task = gate_task(engine, request, SystemClock().now_ms())
+        return GateRun(task, parts.store, parts.install, self._answer)
+
+    def poll(self) -> Iterator[BacktestProgress | BacktestDone | GatesProgress | GatesDone]:
+        """What there is to tell."""
+        if self._run is not None:
+            yield from self._run.poll()
+
+    def cancel(self) -> BacktestDone | GatesDone | None:
+        """The answer at once, from any thread; None if there was one already."""
+        if self._run is not None:
+            return self._run.cancel()
+        return self.failed(CANCELLED)
+
+    def failed(self, problem: str) -> BacktestDone | GatesDone | None:
+        """The answer that nothing comes of it; None if there was one already."""
+        if not self._answer.take():
+            return None
+        return BacktestDone(None, problem) if isinstance(self._command, RunBacktest) else GatesDone("", problem)
+
+    def end(self) -> None:
+        """End its processes and wait until they have ended."""
+        self._answer.take()
+        if self._run is not None:
+            self._run.end()
+
+
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 
 
@@ -13629,37 +13761,41 @@ class Worker:
         self._wall = SystemClock()
         self._commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()  # what waits for no other event
         self._thread = threading.Thread(target=self._run, name="lunobiz-worker", daemon=False)
         self._closing = threading.Event()
         self._is_running = False
         self._speed = 0.0
         self._progress = ""
         self._next_s = self._news_s = 0.0
-        self._backtest: Child | None = None
         self._export: Child | None = None
-        self._gates: GateRun | None = None
-        self._has_answered = self._is_cancelled = False
+        self._asked: dict[type, Errand] = {}  # by command, the newest; of the thread that sends
+        self._errands: list[Errand] = []  # of the worker's thread
 
     def start(self) -> None:
         """Open the session in its thread."""
         self._thread.start()
 
     def send(self, command: object) -> None:
-        """Queue a command; what is cancelled ends at once, even while the worker waits for the exchange."""
-        child = self._backtest
-        if isinstance(command, CancelBacktest) and child is not None:
-            self._is_cancelled = True
-            child.terminate()
-        if isinstance(command, CancelGates) and self._gates is not None:
-            self._gates.cancel()
+        """Queue a command; a cancel is answered before this returns, whatever the worker is busy with or waits for."""
+        if isinstance(command, (RunBacktest, EvaluateGates)):
+            kind = type(command)
+            if kind in self._asked and not self._asked[kind].is_answered:
+                return  # one at a time
+            command = self._asked[kind] = Errand(command)
+        elif isinstance(command, (CancelBacktest, CancelGates)):
+            errand = self._asked.get(RunBacktest if isinstance(command, CancelBacktest) else EvaluateGates)
+            done = errand.cancel() if errand is not None else None
+            if done is not None:
+                self._answers.put(done)
         self._commands.put(command)
 
     def take_event(self) -> object | None:
         """The next event, or None."""
-        try:
-            return self._events.get_nowait()
-        except queue.Empty:
-            return None
+        for events in (self._answers, self._events):
+            with contextlib.suppress(queue.Empty):
+                return events.get_nowait()
+        return None
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; True if it came in time."""
@@ -13697,7 +13833,7 @@ class Worker:
             raise
         finally:
             self._closing.set()
-            for child in (self._backtest, self._export, self._gates):
+            for child in (*self._errands, self._export):
                 if child is not None and not child.is_done:
                     child.end()
             self._events.put(Closed())
@@ -13786,50 +13922,25 @@ class Worker:
 
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
-        if isinstance(command, RunBacktest) and self._backtest is None:
-            self._start_backtest(engine, command.request)
-        elif isinstance(command, CancelBacktest) and self._backtest is not None:
-            self._is_cancelled = True
-            self._backtest.end()
-        elif isinstance(command, EvaluateGates) and self._gates is None:
-            self._start_gates(engine, command.request)
+        if isinstance(command, Errand):
+            try:
+                command.begin(engine)
+                self._errands.append(command)
+            except LunobizError as error:
+                self._tell(engine, command.failed(str(error)))
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
 
-    def _start_gates(self, engine: Engine, request: BacktestRequest) -> None:
-        try:
-            task = gate_task(engine, request, self._wall.now_ms())
-            self._gates = GateRun(task, engine.parts.store, engine.parts.install)
-        except LunobizError as error:
-            self._events.put(GatesDone("", str(error)))
-
-    def _hear_gates(self, engine: Engine, run: GateRun) -> None:
-        """Pass on what an evaluation says; when it is done, with what now locks LIVE."""
-        for message in run.poll():
-            if isinstance(message, GatesDone):
-                self._gates = None
-                locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
-                message = replace(message, note=message.note or locks[0])
-                self._events.put(saved_runs(engine.parts.store))
+    def _tell(self, engine: Engine, message: object) -> None:
+        """Pass on what an errand says; an evaluation with what now locks LIVE, a finished run with the list of all."""
+        if isinstance(message, GatesDone):
+            locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
+            message = replace(message, note=message.note or locks[0])
+        if message is not None:
             self._events.put(message)
-
-    def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
-        schedule, settings = engine.settings.schedule, engine.settings
-        if request.source == "folder":
-            settings = replace(settings, params=parameter_sets()[0])  # not the demo's lively set
-        else:
-            chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
-                             pairs=request.pairs or schedule.pairs)
-            settings = replace(settings, schedule=chosen)
-        try:
-            source = request if request.source == "folder" else within(
-                cached_job(engine.parts.store, engine.parts.feed.markets, settings), request)
-        except LunobizError as error:
-            self._events.put(BacktestDone(None, str(error)))
-            return
-        self._has_answered = self._is_cancelled = False
-        self._backtest = Child(_backtest_child, source, settings)
+        if isinstance(message, (GatesDone, BacktestDone)):
+            self._events.put(saved_runs(engine.parts.store))
 
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
@@ -13839,31 +13950,10 @@ class Worker:
             for message in self._export.poll():
                 self._events.put(message)
             self._export = None if self._export.is_done else self._export
-        if self._gates is not None:
-            self._hear_gates(engine, self._gates)
-        if self._backtest is not None:
-            child = self._backtest
-            for message in child.poll():
-                self._pass_on(engine, message)
-            if child.is_done:
-                self._backtest = None
-                if not self._has_answered:
-                    early = f"The backtest ended early (code {child.exit_code})"
-                    self._events.put(BacktestDone(None, CANCELLED if self._is_cancelled else early))
-
-    def _pass_on(self, engine: Engine, message: object) -> None:
-        """One message of the backtest, for the window; a finished run is kept in the audit."""
-        self._has_answered = not isinstance(message, BacktestProgress)
-        if isinstance(message, BacktestProgress):
-            self._events.put(message)
-        elif isinstance(message, Failed):
-            self._events.put(BacktestDone(None, message.text))
-        elif isinstance(message, dict):
-            store = engine.parts.store
-            store.record_metrics(self._wall.now_ms(), "backtest", message)
-            listed = saved_runs(store)
-            self._events.put(BacktestDone(next(run for run in listed.runs if run.kind == "backtest")))
-            self._events.put(listed)
+        for errand in self._errands:
+            for message in errand.poll():
+                self._tell(engine, message)
+        self._errands = [errand for errand in self._errands if not errand.is_done]
 
 
 FaultHook = Callable[[type[BaseException], BaseException | None, types.TracebackType | None], None]
@@ -16337,8 +16427,7 @@ def _await_gates(task: GateTask, store: Store, install: Install) -> GatesDone:
                 _show_gates_progress(message, wall.mono_s() - started)
             wall.sleep(POLL_S)
     except KeyboardInterrupt:
-        run.cancel()
-        return next(m for m in run.poll() if isinstance(m, GatesDone))
+        return run.cancel() or GatesDone("", CANCELLED)
     finally:
         run.end()
 
