@@ -11603,7 +11603,7 @@ def read_install(home: Path) -> Install:
 
 # ==============================================================================
 # FILES | recorded candles in, reports and exports out
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO SYSTEM
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER SYSTEM
 # ==============================================================================
 
 import csv
@@ -11625,7 +11625,7 @@ MARKET_RANGES = types.MappingProxyType({
     "price_scale": (0.0, 12.0), "volume_scale": (0.0, 12.0), "min_volume": (0.0, 1e9), "max_volume": (1e-9, 1e12),
     "min_price": (0.0, 1e12), "max_price": (1e-9, 1e15), "spread": (0.0, 0.1), "min_volume_24h": (0.0, 1e12),
 })  # fmt: skip
-AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events")
+AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events", "gate_rows", "attempts")
 CELL_LIMIT = 32_000  # a spreadsheet takes 32,767
 PAGE_ROWS = 1000
 TAX_SUMS = ("value", "fee", "proceeds", "fifo_gain", "average_gain")
@@ -11932,11 +11932,17 @@ class AuditTables(Protocol):
         """Rows of a table after a rowid, oldest first; each holds its `rowid`."""
 
 
+def _unsigned(row: Mapping[str, object]) -> dict[str, object]:
+    """A row of the gates without its signature, which is for this installation alone; a damaged one tells nothing."""
+    seal = read_seal(Link(0, str(row.get("payload")), "", "")) or Seal("", "", "")
+    return {**row, "payload": seal.payload, "attempts_hash": seal.attempts_hash}
+
+
 def _rows_of(store: AuditTables, name: str) -> Iterator[dict[str, object]]:
     """All rows of a table, page by page."""
     since = 0
     while page := store.table(name, since, PAGE_ROWS):
-        yield from page
+        yield from map(_unsigned, page) if name == "gate_rows" else page
         last = page[-1].get("rowid")
         if not isinstance(last, int) or last <= since:
             raise DataError(f"table {name} cannot be paged")

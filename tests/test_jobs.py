@@ -375,6 +375,28 @@ def test_a_folder_is_recorded_data_whatever_the_mode(store: Store, tmp_path: Pat
     assert held is not None and held.source == "recorded"
 
 
+def test_an_export_holds_the_attempts_and_the_rows_of_the_gates_without_their_signature(
+    store: Store, tmp_path: Path
+) -> None:
+    """The attempts can be checked link by link; of a row that was edited nothing is told but that it is there."""
+    finish(start(store, tmp_path, number_of_attempt))
+    store.add_link("gate_rows", 2_000, lambda before: "edited, no JSON")
+    lunobiz.export_audit(store, tmp_path / "export", 1_700_000_000_000)
+    (home,) = (tmp_path / "export").iterdir()
+    told = {name: [json.loads(line) for line in (home / f"{name}.jsonl").read_text().splitlines()]
+            for name in ("gate_rows", "attempts")}  # fmt: skip
+    (look,), (attempt,) = store.links("attempts"), told["attempts"]
+    assert lunobiz.linked(attempt["prev_hash"], attempt["time_ms"], attempt["payload"]) == look
+    link, edited = store.links("gate_rows")
+    seal, (row, broken) = lunobiz.read_seal(link), told["gate_rows"]
+    assert seal is not None and len(seal.hmac) >= 32
+    assert (row["payload"], row["attempts_hash"], row["hash"]) == (seal.payload, look.hash, link.hash)
+    assert (broken["payload"], broken["hash"]) == ("", edited.hash)
+    texts = [path.read_text(encoding="utf-8") for path in home.iterdir()]
+    assert not [text for text in texts if seal.hmac in text]
+    assert {"gate_rows.csv", "attempts.csv"} <= {path.name for path in home.iterdir()}
+
+
 def test_the_key_is_in_no_file_but_its_own(store: Store, tmp_path: Path) -> None:
     finish(start(store, tmp_path, number_of_attempt))
     lunobiz.export_audit(store, tmp_path / "export", 1_700_000_000_000)
