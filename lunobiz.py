@@ -8034,11 +8034,18 @@ def run_row(key: str, when: str, kind: str, values: Mapping[str, object]) -> Row
     return Row(key, (when, kind.capitalize(), f"{candles}  {span}  {pairs}", *shown), tone_of(found["total_return"]))
 
 
-def margin_text(value: float | None) -> str:
-    """How far a gate is passed or missed, in the unit of its limit, to three digits."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    return signed_number(value, 0 if abs(value) >= 100 or value == round(value) else 3 if abs(value) < 1 else 2)
+MARGIN_UNITS = types.MappingProxyType({"G0": "windows", "G1": "p", "G2": "shuffles", "G3": "trips", "G4": "%",
+                                       "G5": "%", "G6": "%", "G7": "size", "G8": "%"})
+
+
+def margin_text(key: str, gate: Mapping[str, object]) -> str:
+    """How far a gate is passed or missed, in the unit of its limit; PAPER waits for days first."""
+    value = number_in(gate, "margin")
+    unit = "days" if text_in(gate, "result") == "WAIT" else MARGIN_UNITS.get(key, "")
+    if value is None or unit == "%":
+        return signed_percent(value)
+    places = 0 if abs(value) >= 100 or value == round(value) else 3 if abs(value) < 1 else 2
+    return f"{signed_number(value, places)} {unit.removesuffix('s') if abs(value) == 1 else unit}".rstrip()
 
 
 def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
@@ -8048,7 +8055,7 @@ def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
         gate = group_in(gates, key)
         word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
         cells = (key, text_in(gate, "name"), word, text_in(gate, "needed"), text_in(gate, "actual"))
-        rows.append(Row(key, (*cells, margin_text(number_in(gate, "margin"))), tone))
+        rows.append(Row(key, (*cells, margin_text(key, gate)), tone))
     return tuple(rows)
 
 
@@ -15083,7 +15090,7 @@ class GatesPage:
         columns = (
             Column("Gate", "G0"), Column("Name", "Not one kind of market"), Column("Result", "✖ MISSING"),
             Column("Needed", "at most 0.005", stretches=True), Column("Actual", "at most 0.005", stretches=True),
-            Column("Margin", "+0.123", is_number=True),
+            Column("Margin", "-13 shuffles", is_number=True),
         )
         self.gates = Table(self.frame, look, "Gates for LIVE", columns, NO_GATES)
         self.gates.head.grid_remove()  # the tab says it, and at the smallest size all ten rows are to fit
@@ -16108,7 +16115,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -16400,9 +16407,10 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
 def gates_text(values: Mapping[str, object]) -> str:
     """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
     gates = values["gates"] if isinstance(values["gates"], dict) else {}
-    cells = [("", "Gate", "Result", "Needed", "Actual")]
-    cells += [(name, g["name"], g["result"], g["needed"], g["actual"]) for name, g in sorted(gates.items())]
-    widths = [max(len(row[column]) for row in cells) + 2 for column in range(5)]
+    cells = [("", "Gate", "Result", "Needed", "Actual", "Margin")]
+    cells += [(name, g["name"], g["result"], g["needed"], g["actual"], margin_text(name, g))
+              for name, g in sorted(gates.items())]
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     told = [f"{line}\n    {gates[row[0]]['text']}" for line, row in zip(lines[1:], cells[1:], strict=True)]
     return "\n".join((lines[0], *told, "", f"{values['summary']}", f"Attempt {values['attempt']} on this data.", ""))
