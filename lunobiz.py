@@ -10906,7 +10906,7 @@ PAGE_CANDLES = 1000
 
 
 class LoadState(NamedTuple):
-    """How far the loading of history has come: series done and in total, and what is being loaded."""
+    """How far the loading of history has come: series or pages, done and in total, and what is being loaded."""
 
     done: int
     total: int
@@ -10983,6 +10983,83 @@ def unlisted(pair: str, counter: str) -> Market:
     return Market(pair, pair.removesuffix(counter), counter, 8, 8, 0.0, 0.0, 0.0, 0.0, "NOT LISTED")
 
 
+def choice_days(gates: GateLimits, seconds: int) -> int:
+    """How many days of candles a choice of the set reads, the strategies' memory included."""
+    return gates.train_days + max(gates.warm_up_days, memory_days(seconds)) + 1
+
+
+def evaluation_days(gates: GateLimits, seconds: int) -> int:
+    """The same for an evaluation of the gates with all its windows."""
+    return choice_days(gates, seconds) + gates.embargo_days + gates.windows * gates.test_days
+
+
+class Wanted(NamedTuple):
+    """Candles that are to be in the cache: of these markets and length, of so many whole days before this one."""
+
+    pairs: tuple[str, ...]
+    seconds: int
+    days: int
+
+
+class History:
+    """Older candles, page by page into the cache, each market from the newest down, so that none is left out.
+
+    `known` tells between which times a market's candles are there or the exchange has none, for a later time.
+    """
+
+    def __init__(self, client: LunoClient, cache: CandleCache, wanted: Wanted, now_ms: int,
+                 known: dict[tuple[str, int], tuple[int, int]]) -> None:
+        self._client, self._cache, self._wanted, self._known = client, cache, wanted, known
+        self._step = wanted.seconds * 1000
+        self._end = (now_ms - DECISION_DELAY_MS) // self._step * self._step
+        self._since = now_ms // DAY_MS * DAY_MS - wanted.days * DAY_MS
+        self._tops = dict.fromkeys(wanted.pairs, self._end)
+        self._opened: dict[str, Floats] = {}
+        self._total = 0
+
+    def load_page(self, now_ms: int) -> LoadState | None:
+        """Fetch one page; None when all is there."""
+        left = [(pair, self._pages(pair)) for pair in self._wanted.pairs]
+        pages = sum(count for _, count in left)
+        self._total = max(self._total, pages)
+        if not pages:
+            return None
+        pair = next(pair for pair, count in left if count)
+        self._fetch(pair, now_ms)
+        return LoadState(self._total - pages, self._total, f"candles of {pair}, {self._wanted.seconds} s")
+
+    def _pages(self, pair: str) -> int:
+        """How many pages this market still needs, at most."""
+        return max(0, -(-(self._whole_from(pair) - self._since) // (PAGE_CANDLES * self._step)))
+
+    def _fetch(self, pair: str, now_ms: int) -> None:
+        seconds, top = self._wanted.seconds, self._tops[pair]
+        start = max(self._since, top - PAGE_CANDLES * self._step)
+        rows, _ = sift_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
+        older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
+        self._cache.save_news([(pair, seconds, older)])
+        self._tops[pair] = start  # what is missing in the page is missing at the exchange
+
+    def _whole_from(self, pair: str) -> int:
+        """From when on the cache has all that the exchange has."""
+        key, top = (pair, self._wanted.seconds), self._tops[pair]
+        if pair not in self._opened:
+            self._opened[pair] = self._cache.candles(*key, self._since)[:, 0]
+        low, high = self._known.get(key, (top, top))
+        while True:
+            older = self._opened[pair][self._opened[pair] < top][::-1]
+            is_next = older == top - self._step * np.arange(1, len(older) + 1)
+            reached = top - self._step * int(len(older) if is_next.all() else is_next.argmin())
+            reached = min(reached, low) if low <= reached <= high else reached
+            if reached == top:
+                break
+            top = reached
+        if top <= high:
+            self._known[key] = (min(low, top), max(high, self._end))
+        self._tops[pair] = top
+        return top
+
+
 class Feed:
     """Views of all markets, from the exchange's answers and the cache.
 
@@ -11002,7 +11079,8 @@ class Feed:
         self._correlated: dict[str, tuple[str, ...]] = {}
         self._troubles: dict[str, tuple[Finding, ...]] = {}
         self._day = -1
-        self._tops: dict[str, int] = {}  # from here on the older history is there, or the exchange has none
+        self._known: dict[tuple[str, int], tuple[int, int]] = {}
+        self._older: History | None = None
         self.saves_candles = bar_s == 0
         self.unsaved: list[CandleNews] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
@@ -11049,33 +11127,19 @@ class Feed:
         self._settings = replace(self._settings, params=params)
         self._read([self._tracks[key] for key in self._tables])
 
+    def history(self, seconds: int, days: int, now_ms: int, pairs: Sequence[str] = ()) -> History:
+        """The way to candles of so many whole days before this one, of these or all markets that are listed."""
+        if not self.markets:
+            self.refresh_markets(now_ms)
+        listed = tuple(p for p, m in self.markets.items() if m.status != "NOT LISTED" and (not pairs or p in pairs))
+        return History(self._client, self._cache, Wanted(listed, seconds, days), now_ms, self._known)
+
     def history_page(self, now_ms: int) -> bool:
         """Fetch a page of what a choice of the set needs beyond the strategies' memory; False when all is there."""
-        seconds, gates = min(self._settings.schedule.timeframes), self._settings.gates
-        days = gates.train_days + max(gates.warm_up_days, memory_days(seconds)) + 1
-        since = now_ms // DAY_MS * DAY_MS - days * DAY_MS
-        for pair in (p for p, m in self.markets.items() if m.status != "NOT LISTED"):
-            top = self._whole_from(pair, seconds, since)
-            if top > since:
-                start = max(since, top - PAGE_CANDLES * seconds * 1000)
-                rows, _ = sift_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
-                older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
-                self._cache.save_news([(pair, seconds, older)])
-                self._tops[pair] = start  # what is missing in the page is missing at the exchange
-                return True
-        return False
-
-    def _whole_from(self, pair: str, seconds: int, since: int) -> int:
-        """From when on the cache has all that the exchange has, looking back to `since`."""
-        step, track = seconds * 1000, self._tracks.get((pair, seconds))
-        top = self._tops.get(pair, int(track.rows[0, 0]) if track is not None and len(track.rows) else since)
-        if top > since:
-            opened = self._cache.candles(pair, seconds, since)[:, 0]
-            older = opened[opened < top][::-1]
-            is_next = older == top - step * np.arange(1, len(older) + 1)
-            top -= step * int(len(older) if is_next.all() else is_next.argmin())
-        self._tops[pair] = top
-        return top
+        if self._older is None:
+            seconds = min(self._settings.schedule.timeframes)
+            self._older = self.history(seconds, choice_days(self._settings.gates, seconds), now_ms)
+        return self._older.load_page(now_ms) is not None
 
     def _track(self, pair: str, seconds: int, now_ms: int) -> Track:
         key = (pair, seconds)
@@ -13508,7 +13572,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST ROWS SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -13517,6 +13581,7 @@ import threading
 STEP_BUDGET_S = 0.05
 NOTICE_EVERY_S = 0.5
 HISTORY_ROWS = 400
+HISTORY_EVERY_S, HISTORY_RETRY_S, HISTORY_TRIES = 1.0, 10.0, 6  # 60 pages a minute of the 300 calls Luno allows
 EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
@@ -13710,12 +13775,31 @@ def backtest_source(engine: Engine, request: BacktestRequest) -> tuple[BacktestJ
     return within(cached_job(engine.parts.store, engine.parts.feed.markets, settings), request), settings
 
 
+JobNews = BacktestProgress | BacktestDone | GatesProgress | GatesDone
+
+
+def wanted_days(engine: Engine, command: RunBacktest | EvaluateGates, now_ms: int) -> int:
+    """How many days of the own markets' candles a job is to have: its period, else what a choice needs."""
+    request, gates = command.request, engine.settings.gates
+    seconds = min(request.timeframes or engine.settings.schedule.timeframes)
+    if isinstance(command, EvaluateGates):
+        return evaluation_days(gates, seconds)
+    if not request.from_ms:
+        return choice_days(gates, seconds)
+    return now_ms // DAY_MS - request.from_ms // DAY_MS + memory_days(seconds) + 1
+
+
 class Errand:
-    """What the window asked for, from the asking to its one answer; the worker's thread begins and polls it."""
+    """What the window asked for, from the asking to its one answer; the worker's thread begins and polls it.
+
+    A job on the own markets first fetches what the cache lacks, a page at a time beside the trading.
+    """
 
     def __init__(self, command: RunBacktest | EvaluateGates) -> None:
         self._command, self._answer = command, Once()
         self._run: BacktestRun | GateRun | None = None
+        self._history: History | None = None
+        self._next_s, self._failures = 0.0, 0
 
     @property
     def is_answered(self) -> bool:
@@ -13727,22 +13811,55 @@ class Errand:
         """True once it is answered and its processes have ended."""
         return self.is_answered and (self._run is None or self._run.is_done)
 
-    def begin(self, engine: Engine) -> None:
-        """Start the processes, unless it was cancelled before its turn came."""
-        if not self.is_answered:
-            self._run = self._start(engine)
+    def poll(self, engine: Engine, clock: Clock) -> Iterator[JobNews]:
+        """Do the next step and tell what there is to tell."""
+        if self._run is not None:
+            yield from self._run.poll()
+        elif not self.is_answered and clock.mono_s() >= self._next_s:
+            try:
+                yield from self._prepare(engine, clock)
+            except LunobizError as error:
+                yield from filter(None, (self.failed(str(error)),))
 
-    def _start(self, engine: Engine) -> BacktestRun | GateRun:
+    def _prepare(self, engine: Engine, clock: Clock) -> Iterator[BacktestProgress | GatesProgress]:
+        """Fetch a page of candles, or start the processes when all are there."""
+        self._next_s = clock.mono_s() + HISTORY_EVERY_S
+        try:
+            state = self._load_page(engine, clock.now_ms())
+            self._failures = 0
+        except (ExchangeDown, ExchangeRefused) as error:
+            self._failures += 1
+            if self._failures == HISTORY_TRIES or isinstance(error, ExchangeRefused):
+                raise DataError(f"the candles cannot be fetched: {error}. What has come is kept.") from None
+            self._next_s = clock.mono_s() + HISTORY_RETRY_S
+            yield self._progress(0, 0, f"No answer from Luno, trying again in {HISTORY_RETRY_S:.0f} s")
+            return
+        if state is None:
+            self._run = self._start(engine, clock.now_ms())
+        else:
+            yield self._progress(state.done, state.total, f"Fetching {state.words}")
+
+    def _load_page(self, engine: Engine, now_ms: int) -> LoadState | None:
+        """One page of what the cache lacks; None when nothing is missing or nothing can be fetched."""
+        parts, request = engine.parts, self._command.request
+        if request.source == "folder" or not (parts.feed.saves_candles and parts.client.has_key):
+            return None
+        if self._history is None:
+            seconds = min(request.timeframes or engine.settings.schedule.timeframes)
+            days = wanted_days(engine, self._command, now_ms)
+            self._history = parts.feed.history(seconds, days, now_ms, request.pairs)
+        return self._history.load_page(now_ms)
+
+    def _start(self, engine: Engine, now_ms: int) -> BacktestRun | GateRun:
         parts, request = engine.parts, self._command.request
         if isinstance(self._command, RunBacktest):
             return BacktestRun(*backtest_source(engine, request), parts.store, self._answer)
-        task = gate_task(engine, request, SystemClock().now_ms())
+        task = gate_task(engine, request, now_ms)
         return GateRun(task, parts.store, parts.install, self._answer)
 
-    def poll(self) -> Iterator[BacktestProgress | BacktestDone | GatesProgress | GatesDone]:
-        """What there is to tell."""
-        if self._run is not None:
-            yield from self._run.poll()
+    def _progress(self, done: int, total: int, words: str) -> BacktestProgress | GatesProgress:
+        kind = BacktestProgress if isinstance(self._command, RunBacktest) else GatesProgress
+        return kind(done, total, words)
 
     def cancel(self) -> BacktestDone | GatesDone | None:
         """The answer at once, from any thread; None if there was one already."""
@@ -13936,11 +14053,7 @@ class Worker:
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
         if isinstance(command, Errand):
-            try:
-                command.begin(engine)
-                self._errands.append(command)
-            except LunobizError as error:
-                self._tell(engine, command.failed(str(error)))
+            self._errands.append(command)
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
@@ -13950,8 +14063,7 @@ class Worker:
         if isinstance(message, GatesDone):
             locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
             message = replace(message, note=message.note or locks[0])
-        if message is not None:
-            self._events.put(message)
+        self._events.put(message)
         if isinstance(message, (GatesDone, BacktestDone)):
             self._events.put(saved_runs(engine.parts.store))
 
@@ -13964,7 +14076,7 @@ class Worker:
                 self._events.put(message)
             self._export = None if self._export.is_done else self._export
         for errand in self._errands:
-            for message in errand.poll():
+            for message in errand.poll(engine, self._wall):
                 self._tell(engine, message)
         self._errands = [errand for errand in self._errands if not errand.is_done]
 

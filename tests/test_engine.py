@@ -1020,6 +1020,88 @@ def test_paper_from_an_empty_folder_to_the_set_that_training_chose(tmp_path: Pat
     paper.engine.close()
 
 
+SHORT = lunobiz.GateLimits(warm_up_days=20, train_days=40, embargo_days=5, test_days=10, windows=2, min_windows=2,
+                           permutations=19, bootstraps=100)  # fmt: skip
+
+
+def asked_for(paper: Paper, command: lunobiz.RunBacktest | lunobiz.EvaluateGates) -> lunobiz.Errand:
+    """A job of the window, with gates that ask for 128 days: 40 + 62 + 1 and 5 + 2 x 10 more."""
+    paper.engine.settings = replace(paper.engine.settings, gates=SHORT)
+    return lunobiz.Errand(command)
+
+
+def polled(errand: lunobiz.Errand, paper: Paper, seconds: float) -> list[lunobiz.JobNews]:
+    """What it tells in so many seconds, asked five times a second as the worker does."""
+    told: list[lunobiz.JobNews] = []
+    for _ in range(round(seconds * 5)):
+        told += errand.poll(paper.engine, paper.clock)
+        paper.clock.advance(0.2)
+    return told
+
+
+EVALUATE_OWN = lunobiz.EvaluateGates(lunobiz.BacktestRequest("cache"))
+
+
+def test_an_evaluation_of_the_own_markets_fetches_its_history_first(tmp_path: Path) -> None:
+    """Of 3,075 hours 1,395 are missing, two pages a market, a second each; what came before a cancel is kept."""
+    paper = Wave(tmp_path)
+    before, errand = paper.pages(), asked_for(paper, EVALUATE_OWN)
+    told = polled(errand, paper, 2.9)
+    assert [(e.done, e.total, e.phase) for e in told if isinstance(e, lunobiz.GatesProgress)] == [
+        (n, 4, f"Fetching candles of {WAVE_PAIRS[0]}, 3600 s") for n in range(2)
+    ] + [(2, 4, f"Fetching candles of {WAVE_PAIRS[1]}, 3600 s")]
+    assert paper.pages() == before + 3
+    assert errand.cancel() == lunobiz.GatesDone("", lunobiz.CANCELLED) and errand.is_done
+    assert polled(errand, paper, 5) == [] and paper.pages() == before + 3
+    again = asked_for(paper, EVALUATE_OWN)
+    told = polled(again, paper, 1.9)
+    assert paper.pages() == before + 4 and isinstance(again._run, lunobiz.GateRun)
+    assert {len(paper.store.candles(p, 3600)) for p in WAVE_PAIRS} == {128 * 24 + 3}
+    end = time.monotonic() + 60
+    while not again.is_done and time.monotonic() < end:
+        told += again.poll(paper.engine, paper.clock)
+        time.sleep(0.02)
+    (done,) = [e for e in told if isinstance(e, lunobiz.GatesDone)]
+    data = json.loads(done.payload)["gates"]["G0"]
+    assert (data["result"], data["actual"].split(",")[0]) == ("PASS", "2 windows (128 days)"), data
+
+
+def test_a_backtest_of_the_own_markets_fetches_what_its_period_needs(tmp_path: Path) -> None:
+    """From 100 days ago on: with 62 days of memory and one more these are 163 days."""
+    paper = Wave(tmp_path)
+    day = T0 // DAY_MS * DAY_MS
+    request = lunobiz.BacktestRequest("cache", from_ms=day - 100 * DAY_MS, to_ms=day)
+    errand = asked_for(paper, lunobiz.RunBacktest(request))
+    told = polled(errand, paper, 12)
+    assert isinstance(told[0], lunobiz.BacktestProgress) and isinstance(errand._run, lunobiz.BacktestRun)
+    assert {len(paper.store.candles(p, 3600)) for p in WAVE_PAIRS} == {163 * 24 + 3}
+    errand.end()
+    assert errand.is_done and errand.cancel() is None
+    plain = lunobiz.RunBacktest(lunobiz.BacktestRequest("cache"))
+    assert lunobiz.wanted_days(paper.engine, plain, paper.clock.now_ms()) == 40 + 62 + 1, "no period: as for a choice"
+
+
+def test_history_waits_for_an_exchange_that_is_down_and_gives_up_in_words(paper: Paper) -> None:
+    errand = asked_for(paper, EVALUATE_OWN)
+    paper.exchange.faults.append(Fault("down", "/api/exchange/1/candles", times=10**6))
+    told = polled(errand, paper, 9)
+    assert [e.phase for e in told if isinstance(e, lunobiz.GatesProgress)] == [
+        "No answer from Luno, trying again in 10 s"
+    ]
+    paper.exchange.faults.clear()
+    paper.clock.advance(10)
+    (progress,) = polled(errand, paper, 0.2)
+    assert isinstance(progress, lunobiz.GatesProgress) and progress.phase.startswith("Fetching")
+    paper.exchange.faults.append(Fault("down", "/api/exchange/1/candles", times=10**6))
+    told = polled(errand, paper, 200)
+    assert len(told) == 6 and isinstance(told[-1], lunobiz.GatesDone), "five more tries, then the answer"
+    assert told[-1].problem.startswith("the candles cannot be fetched: ")
+    paper.exchange.faults.clear()
+    paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/exchange/1/candles", times=10**6))
+    (done,) = polled(asked_for(paper, EVALUATE_OWN), paper, 5)
+    assert isinstance(done, lunobiz.GatesDone) and "ErrUnauthorised" in done.problem, "a refusal is not tried again"
+
+
 def test_paper_days_are_read_from_the_audit(paper: Paper) -> None:
     """The session begins at three of day 0: 21 of its 24 candles are decided, so it is no whole day."""
     paper.tick(20)

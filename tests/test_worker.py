@@ -268,7 +268,7 @@ class Held:
         self.is_waiting, self.go_on = threading.Event(), threading.Event()
 
         def wait(engine: object) -> None:
-            if listener.worker._errands:
+            if any(errand._run for errand in listener.worker._errands):
                 self.is_waiting.set()
                 self.go_on.wait(PATIENCE_S)
 
