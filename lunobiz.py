@@ -9007,6 +9007,11 @@ class Store:
         with self._writing():
             self._append("metrics", [(time_ms, _Clerk(self._redactor).text(name), payload)])
 
+    def adopt_results(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Writes time, name and payload of results that another database held, oldest first, all or none."""
+        with self._writing():
+            self._append("metrics", rows)
+
     def results(self, name: str, newest: int) -> list[tuple[int, int, str]]:
         """Number, time and payload (JSON) of the newest results of this name, the newest first."""
         query = "SELECT rowid, time_ms, payload FROM metrics WHERE name = ? ORDER BY rowid DESC LIMIT ?"
@@ -16320,14 +16325,17 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
 
 
 def _fresh_store(session: Session) -> Store:
-    """The audit; a demo or replay that ended in order starts anew, one that was broken off goes on."""
+    """The audit; a demo or replay that ended in order starts anew but for its saved runs, a broken off one goes on."""
     store = Store(session.database, session.redactor, session.synchronous)
     if session.mode is Mode.PAPER or store.is_session_open():
         return store
+    runs = [(run.time_ms, run.kind, run.payload) for run in reversed(saved_runs(store).runs)]
     store.close()
     for suffix in ("", "-wal", "-shm"):
         session.database.with_name(session.database.name + suffix).unlink(missing_ok=True)
-    return Store(session.database, session.redactor, session.synchronous)
+    store = Store(session.database, session.redactor, session.synchronous)
+    store.adopt_results(runs)
+    return store
 
 
 def save_key(home: Path, key_id: str, secret: str) -> str:

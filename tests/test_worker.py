@@ -359,6 +359,24 @@ def test_saved_runs_come_newest_first_and_only_runs(tmp_path: Path) -> None:
     store.close()
 
 
+def test_saved_runs_outlive_a_demo_that_starts_anew(session: Session) -> None:
+    """Two runs and an evaluation come back in their order and byte for byte; nothing else does."""
+    engine, _ = open_engine(session, lunobiz.ignore_event)
+    for number, name in enumerate(("backtest", "day", "gates", "choice", "backtest")):
+        engine.parts.store.record_metrics(1_000 + number, name, {"n": number, "é": 0.1})
+    before = lunobiz.saved_runs(engine.parts.store).runs
+    engine.close()
+    engine, _ = open_engine(session, lunobiz.ignore_event)
+    store = engine.parts.store
+    after = lunobiz.saved_runs(store).runs
+    assert [(r.time_ms, r.kind, r.payload) for r in after] == [(r.time_ms, r.kind, r.payload) for r in before]
+    assert [r.kind for r in after] == ["backtest", "gates", "backtest"]
+    assert [row["name"] for row in store.table("metrics")] == ["backtest", "gates", "backtest"]
+    assert not store.table("decisions") and not engine.has_resumed
+    store.verify()
+    engine.close()
+
+
 def test_an_export_writes_the_audit(listener: Listener, tmp_path: Path) -> None:
     listener.news(lambda n: bool(n.decisions))
     target = tmp_path / "out"
