@@ -8061,11 +8061,18 @@ def run_row(key: str, when: str, kind: str, values: Mapping[str, object]) -> Row
     return Row(key, (when, kind.capitalize(), f"{candles}  {span}  {pairs}", *shown), tone_of(found["total_return"]))
 
 
-def margin_text(value: float | None) -> str:
-    """How far a gate is passed or missed, in the unit of its limit, to three digits."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    return signed_number(value, 0 if abs(value) >= 100 or value == round(value) else 3 if abs(value) < 1 else 2)
+MARGIN_UNITS = types.MappingProxyType({"G0": "windows", "G1": "p", "G2": "shuffles", "G3": "trips", "G4": "%",
+                                       "G5": "%", "G6": "%", "G7": "size", "G8": "%"})
+
+
+def margin_text(key: str, gate: Mapping[str, object]) -> str:
+    """How far a gate is passed or missed, in the unit of its limit; PAPER waits for days first."""
+    value = number_in(gate, "margin")
+    unit = "days" if text_in(gate, "result") == "WAIT" else MARGIN_UNITS.get(key, "")
+    if value is None or unit == "%":
+        return signed_percent(value)
+    places = 0 if abs(value) >= 100 or value == round(value) else 3 if abs(value) < 1 else 2
+    return f"{signed_number(value, places)} {unit.removesuffix('s') if abs(value) == 1 else unit}".rstrip()
 
 
 def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
@@ -8075,7 +8082,7 @@ def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
         gate = group_in(gates, key)
         word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
         cells = (key, text_in(gate, "name"), word, text_in(gate, "needed"), text_in(gate, "actual"))
-        rows.append(Row(key, (*cells, margin_text(number_in(gate, "margin"))), tone))
+        rows.append(Row(key, (*cells, margin_text(key, gate)), tone))
     return tuple(rows)
 
 
@@ -9026,6 +9033,11 @@ class Store:
         payload = canonical(self._redactor.clean_value(values))
         with self._writing():
             self._append("metrics", [(time_ms, _Clerk(self._redactor).text(name), payload)])
+
+    def adopt_results(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Writes time, name and payload of results that another database held, oldest first, all or none."""
+        with self._writing():
+            self._append("metrics", rows)
 
     def results(self, name: str, newest: int) -> list[tuple[int, int, str]]:
         """Number, time and payload (JSON) of the newest results of this name, the newest first."""
@@ -10926,7 +10938,7 @@ PAGE_CANDLES = 1000
 
 
 class LoadState(NamedTuple):
-    """How far the loading of history has come: series done and in total, and what is being loaded."""
+    """How far the loading of history has come: series or pages, done and in total, and what is being loaded."""
 
     done: int
     total: int
@@ -11003,6 +11015,83 @@ def unlisted(pair: str, counter: str) -> Market:
     return Market(pair, pair.removesuffix(counter), counter, 8, 8, 0.0, 0.0, 0.0, 0.0, "NOT LISTED")
 
 
+def choice_days(gates: GateLimits, seconds: int) -> int:
+    """How many days of candles a choice of the set reads, the strategies' memory included."""
+    return gates.train_days + max(gates.warm_up_days, memory_days(seconds)) + 1
+
+
+def evaluation_days(gates: GateLimits, seconds: int) -> int:
+    """The same for an evaluation of the gates with all its windows."""
+    return choice_days(gates, seconds) + gates.embargo_days + gates.windows * gates.test_days
+
+
+class Wanted(NamedTuple):
+    """Candles that are to be in the cache: of these markets and length, of so many whole days before this one."""
+
+    pairs: tuple[str, ...]
+    seconds: int
+    days: int
+
+
+class History:
+    """Older candles, page by page into the cache, each market from the newest down, so that none is left out.
+
+    `known` tells between which times a market's candles are there or the exchange has none, for a later time.
+    """
+
+    def __init__(self, client: LunoClient, cache: CandleCache, wanted: Wanted, now_ms: int,
+                 known: dict[tuple[str, int], tuple[int, int]]) -> None:
+        self._client, self._cache, self._wanted, self._known = client, cache, wanted, known
+        self._step = wanted.seconds * 1000
+        self._end = (now_ms - DECISION_DELAY_MS) // self._step * self._step
+        self._since = now_ms // DAY_MS * DAY_MS - wanted.days * DAY_MS
+        self._tops = dict.fromkeys(wanted.pairs, self._end)
+        self._opened: dict[str, Floats] = {}
+        self._total = 0
+
+    def load_page(self, now_ms: int) -> LoadState | None:
+        """Fetch one page; None when all is there."""
+        left = [(pair, self._pages(pair)) for pair in self._wanted.pairs]
+        pages = sum(count for _, count in left)
+        self._total = max(self._total, pages)
+        if not pages:
+            return None
+        pair = next(pair for pair, count in left if count)
+        self._fetch(pair, now_ms)
+        return LoadState(self._total - pages, self._total, f"candles of {pair}, {self._wanted.seconds} s")
+
+    def _pages(self, pair: str) -> int:
+        """How many pages this market still needs, at most."""
+        return max(0, -(-(self._whole_from(pair) - self._since) // (PAGE_CANDLES * self._step)))
+
+    def _fetch(self, pair: str, now_ms: int) -> None:
+        seconds, top = self._wanted.seconds, self._tops[pair]
+        start = max(self._since, top - PAGE_CANDLES * self._step)
+        rows, _ = sift_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
+        older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
+        self._cache.save_news([(pair, seconds, older)])
+        self._tops[pair] = start  # what is missing in the page is missing at the exchange
+
+    def _whole_from(self, pair: str) -> int:
+        """From when on the cache has all that the exchange has."""
+        key, top = (pair, self._wanted.seconds), self._tops[pair]
+        if pair not in self._opened:
+            self._opened[pair] = self._cache.candles(*key, self._since)[:, 0]
+        low, high = self._known.get(key, (top, top))
+        while True:
+            older = self._opened[pair][self._opened[pair] < top][::-1]
+            is_next = older == top - self._step * np.arange(1, len(older) + 1)
+            reached = top - self._step * int(len(older) if is_next.all() else is_next.argmin())
+            reached = min(reached, low) if low <= reached <= high else reached
+            if reached == top:
+                break
+            top = reached
+        if top <= high:
+            self._known[key] = (min(low, top), max(high, self._end))
+        self._tops[pair] = top
+        return top
+
+
 class Feed:
     """Views of all markets, from the exchange's answers and the cache.
 
@@ -11022,7 +11111,8 @@ class Feed:
         self._correlated: dict[str, tuple[str, ...]] = {}
         self._troubles: dict[str, tuple[Finding, ...]] = {}
         self._day = -1
-        self._tops: dict[str, int] = {}  # from here on the older history is there, or the exchange has none
+        self._known: dict[tuple[str, int], tuple[int, int]] = {}
+        self._older: History | None = None
         self.saves_candles = bar_s == 0
         self.unsaved: list[CandleNews] = []  # new candles that the cache does not have
         self.events: list[tuple[str, str, str]] = []
@@ -11069,33 +11159,19 @@ class Feed:
         self._settings = replace(self._settings, params=params)
         self._read([self._tracks[key] for key in self._tables])
 
+    def history(self, seconds: int, days: int, now_ms: int, pairs: Sequence[str] = ()) -> History:
+        """The way to candles of so many whole days before this one, of these or all markets that are listed."""
+        if not self.markets:
+            self.refresh_markets(now_ms)
+        listed = tuple(p for p, m in self.markets.items() if m.status != "NOT LISTED" and (not pairs or p in pairs))
+        return History(self._client, self._cache, Wanted(listed, seconds, days), now_ms, self._known)
+
     def history_page(self, now_ms: int) -> bool:
         """Fetch a page of what a choice of the set needs beyond the strategies' memory; False when all is there."""
-        seconds, gates = min(self._settings.schedule.timeframes), self._settings.gates
-        days = gates.train_days + max(gates.warm_up_days, memory_days(seconds)) + 1
-        since = now_ms // DAY_MS * DAY_MS - days * DAY_MS
-        for pair in (p for p, m in self.markets.items() if m.status != "NOT LISTED"):
-            top = self._whole_from(pair, seconds, since)
-            if top > since:
-                start = max(since, top - PAGE_CANDLES * seconds * 1000)
-                rows, _ = sift_rows(rows_of(self._client.candles(pair, start, seconds)), seconds, now_ms)
-                older = [Candle(int(r[0]), *(float(v) for v in r[1:])) for r in rows if r[0] < top]
-                self._cache.save_news([(pair, seconds, older)])
-                self._tops[pair] = start  # what is missing in the page is missing at the exchange
-                return True
-        return False
-
-    def _whole_from(self, pair: str, seconds: int, since: int) -> int:
-        """From when on the cache has all that the exchange has, looking back to `since`."""
-        step, track = seconds * 1000, self._tracks.get((pair, seconds))
-        top = self._tops.get(pair, int(track.rows[0, 0]) if track is not None and len(track.rows) else since)
-        if top > since:
-            opened = self._cache.candles(pair, seconds, since)[:, 0]
-            older = opened[opened < top][::-1]
-            is_next = older == top - step * np.arange(1, len(older) + 1)
-            top -= step * int(len(older) if is_next.all() else is_next.argmin())
-        self._tops[pair] = top
-        return top
+        if self._older is None:
+            seconds = min(self._settings.schedule.timeframes)
+            self._older = self.history(seconds, choice_days(self._settings.gates, seconds), now_ms)
+        return self._older.load_page(now_ms) is not None
 
     def _track(self, pair: str, seconds: int, now_ms: int) -> Track:
         key = (pair, seconds)
@@ -11630,7 +11706,7 @@ def read_install(home: Path) -> Install:
 
 # ==============================================================================
 # FILES | recorded candles in, reports and exports out
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO SYSTEM
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER SYSTEM
 # ==============================================================================
 
 import csv
@@ -11652,7 +11728,7 @@ MARKET_RANGES = types.MappingProxyType({
     "price_scale": (0.0, 12.0), "volume_scale": (0.0, 12.0), "min_volume": (0.0, 1e9), "max_volume": (1e-9, 1e12),
     "min_price": (0.0, 1e12), "max_price": (1e-9, 1e15), "spread": (0.0, 0.1), "min_volume_24h": (0.0, 1e12),
 })  # fmt: skip
-AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events")
+AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events", "gate_rows", "attempts")
 CELL_LIMIT = 32_000  # a spreadsheet takes 32,767
 PAGE_ROWS = 1000
 TAX_SUMS = ("value", "fee", "proceeds", "fifo_gain", "average_gain")
@@ -11959,11 +12035,17 @@ class AuditTables(Protocol):
         """Rows of a table after a rowid, oldest first; each holds its `rowid`."""
 
 
+def _unsigned(row: Mapping[str, object]) -> dict[str, object]:
+    """A row of the gates without its signature, which is for this installation alone; a damaged one tells nothing."""
+    seal = read_seal(Link(0, str(row.get("payload")), "", "")) or Seal("", "", "")
+    return {**row, "payload": seal.payload, "attempts_hash": seal.attempts_hash}
+
+
 def _rows_of(store: AuditTables, name: str) -> Iterator[dict[str, object]]:
     """All rows of a table, page by page."""
     since = 0
     while page := store.table(name, since, PAGE_ROWS):
-        yield from page
+        yield from map(_unsigned, page) if name == "gate_rows" else page
         last = page[-1].get("rowid")
         if not isinstance(last, int) or last <= since:
             raise DataError(f"table {name} cannot be paged")
@@ -12814,6 +12896,7 @@ MOST_HELPERS = 8
 RUNS_LISTED = 100
 CHOICE_LOOK_MS, CHOICE_RETRY_MS = 60_000, HOUR_MS  # between two looks while history is coming, and after it
 CANCELLED = "Cancelled"
+STAYS_AN_ATTEMPT = "The unseen days were opened: this stays an attempt."
 NOT_KEPT = frozenset(("round_trips", "equity_daily", "decisions"))  # long lists: the command line writes them
 
 
@@ -13330,10 +13413,31 @@ def helper_count() -> int:
     return min(MOST_HELPERS, os.cpu_count() or 1)
 
 
-class GateRun:
-    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done."""
+class Once:
+    """A right that goes to the first who takes it, in whichever thread; everybody else comes too late."""
 
-    def __init__(self, task: GateTask, store: Store, install: Install) -> None:
+    def __init__(self) -> None:
+        self._left = deque((True,))
+
+    @property
+    def is_taken(self) -> bool:
+        """True once somebody has it."""
+        return not self._left
+
+    def take(self) -> bool:
+        """True for the first who asks."""
+        with contextlib.suppress(IndexError):
+            return self._left.pop()
+        return False
+
+
+class GateRun:
+    """One evaluation: polled for messages, counted as an attempt before it looks, kept signed when it is done.
+
+    It has one answer, from its processes or from who cancels it; `answer` is the right to give that.
+    """
+
+    def __init__(self, task: GateTask, store: Store, install: Install, answer: Once | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(helper_count())]
         self._helpers = [context.Process(target=_helper_child, args=(end,), daemon=True) for _, end in pipes]
@@ -13343,36 +13447,33 @@ class GateRun:
         for end in itertools.chain(*pipes):
             end.close()
         self._store, self._install = store, install
-        self._look: AttemptRow | None = None
-        self._is_cancelled = self._is_done = False
+        self._answer, self._look = answer or Once(), Once()
+        self._counted: AttemptRow | None = None
+        self._is_done = False
 
     @property
     def is_done(self) -> bool:
-        """True once GatesDone was told or the run was ended."""
-        return self._is_done
-
-    def _has_told(self) -> bool:
+        """True once all processes were ended."""
         return self._is_done
 
     def poll(self) -> Iterator[GatesProgress | GatesDone]:
-        """What there is to tell; after GatesDone there is nothing more."""
-        if self._is_cancelled and not self.is_done:
-            yield self._finish(GatesDone("", CANCELLED))
+        """What there is to tell; after GatesDone, or when it was cancelled, there is nothing more."""
+        if self._answer.is_taken:
+            self.end()
         if self.is_done:
             return
         for message in self._child.poll():
-            answer = self._hear(message)
-            if answer is not None:
-                yield answer
-        if self._child.is_done and not (self._is_cancelled or self._has_told()):
-            yield self._finish(GatesDone("", f"The evaluation ended early (code {self._child.exit_code})."))
+            yield from self._hear(message)
+        if self._child.is_done and not self._answer.is_taken:
+            yield from self._finish(f"The evaluation ended early (code {self._child.exit_code}).")
 
-    def cancel(self) -> None:
-        """End all processes at once; any thread may do that, the next poll tells it."""
-        self._is_cancelled = True
+    def cancel(self) -> GatesDone | None:
+        """The answer at once, from any thread, unless there is one; the processes are told to end, not waited for."""
+        is_first = self._answer.take()
         self._child.kill()
         for helper in self._helpers:
             helper.kill()
+        return GatesDone("", CANCELLED, note="" if self._look.take() else STAYS_AN_ATTEMPT) if is_first else None
 
     def end(self) -> None:
         """End all processes and wait until they have ended."""
@@ -13382,42 +13483,50 @@ class GateRun:
             helper.kill()
             helper.join(CHILD_PATIENCE_S)
 
-    def _hear(self, message: object) -> GatesProgress | GatesDone | None:
+    def _hear(self, message: object) -> Iterator[GatesProgress | GatesDone]:
         try:
             if isinstance(message, GatesProgress):
-                return message
-            if isinstance(message, AttemptRow):
-                self._child.send(self._count(message))
+                yield message
+            elif isinstance(message, AttemptRow):
+                if message.unseen_to_ms <= message.unseen_from_ms or self._look.take():
+                    self._child.send(self._count(message))
             elif isinstance(message, Failed):
-                return self._finish(GatesDone("", message.text))
-            elif isinstance(message, tuple):
-                return self._finish(self._keep(*message))
+                yield from self._finish(message.text)
+            elif isinstance(message, tuple) and self._answer.take():
+                yield self._keep(*message)
+                self.end()
         except DataError as error:
-            return self._finish(GatesDone("", str(error)))
-        return None
+            yield from self._finish(str(error))
 
-    def _finish(self, done: GatesDone) -> GatesDone:
+    def _finish(self, problem: str) -> Iterator[GatesDone]:
+        """End all processes; the answer, unless it was cancelled before."""
+        if self._answer.take():
+            yield self._failed(problem)
         self.end()
-        note = "The unseen days were opened: this stays an attempt." if self._look and not done.payload else ""
-        return replace(done, note=done.note or note)
+
+    def _failed(self, problem: str) -> GatesDone:
+        return GatesDone("", problem, note=STAYS_AN_ATTEMPT if self._counted else "")
 
     def _count(self, look: AttemptRow) -> int:
         """Write the look into the ledger, unless it has it; returns the number of the attempt."""
         rows = read_attempts(self._store.links("attempts"))
         if look.unseen_to_ms > look.unseen_from_ms:
-            self._look = look
+            self._counted = look
             if not is_known_look(rows, look):
                 self._store.add_link("attempts", look.time_ms, lambda _: canonical(look))
         return attempt_number(rows, look.config_hash, look.unseen_from_ms, look.unseen_to_ms)
 
     def _keep(self, held: GatePass, values: dict[str, object]) -> GatesDone:
         """Sign and store an evaluation; a span that is not the one announced is one more look."""
-        now_ms = SystemClock().now_ms()
-        if self._look is not None:
-            self._count(replace(self._look, unseen_from_ms=held.unseen_from_ms, unseen_to_ms=held.unseen_to_ms))
-        newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
-        self._store.add_link("gate_rows", now_ms, lambda before: sealed(
-            canonical(held), before, now_ms, newest, self._install.key))
+        now_ms, span = SystemClock().now_ms(), (held.unseen_from_ms, held.unseen_to_ms)
+        try:
+            if self._counted is not None:
+                self._count(replace(self._counted, unseen_from_ms=span[0], unseen_to_ms=span[1]))
+            newest = next((link.hash for link in reversed(self._store.links("attempts"))), "")
+            self._store.add_link("gate_rows", now_ms, lambda before: sealed(
+                canonical(held), before, now_ms, newest, self._install.key))
+        except DataError as error:
+            return self._failed(str(error))
         self._store.record_metrics(now_ms, "gates", values)
         return GatesDone(canonical(values), time_ms=now_ms)
 
@@ -13495,7 +13604,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES STRATEGIES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST ROWS SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -13504,6 +13613,7 @@ import threading
 STEP_BUDGET_S = 0.05
 NOTICE_EVERY_S = 0.5
 HISTORY_ROWS = 400
+HISTORY_EVERY_S, HISTORY_RETRY_S, HISTORY_TRIES = 1.0, 10.0, 6  # 60 pages a minute of the 300 calls Luno allows
 EVENTS_WAITING = 1000  # a window that hangs may not fill the memory; the audit has everything
 
 
@@ -13645,6 +13755,163 @@ def last_evaluation(store: Store, now_ms: int, valid_days: int) -> GatesDone | N
     return None
 
 
+class BacktestRun:
+    """One backtest in a process of its own, kept when it is done; it has one answer, as an evaluation has."""
+
+    def __init__(self, source: BacktestJob | BacktestRequest, settings: Settings, store: Store, answer: Once) -> None:
+        self._store, self._answer = store, answer
+        self._child = Child(_backtest_child, source, settings)
+        self.is_done = False
+
+    def poll(self) -> Iterator[BacktestProgress | BacktestDone]:
+        """What there is to tell; after BacktestDone, or when it was cancelled, there is nothing more."""
+        if self._answer.is_taken:
+            self.end()
+        if self.is_done:
+            return
+        for message in self._child.poll():
+            if isinstance(message, BacktestProgress):
+                yield message
+            elif isinstance(message, dict) and self._answer.take():
+                yield self._keep(message)
+            elif isinstance(message, Failed) and self._answer.take():
+                yield BacktestDone(None, message.text)
+        if self._child.is_done and self._answer.take():
+            yield BacktestDone(None, f"The backtest ended early (code {self._child.exit_code})")
+
+    def cancel(self) -> BacktestDone | None:
+        """The answer at once, from any thread, unless there is one; the process is told to end, not waited for."""
+        is_first = self._answer.take()
+        self._child.kill()
+        return BacktestDone(None, CANCELLED) if is_first else None
+
+    def end(self) -> None:
+        """End the process and wait until it has ended."""
+        self.is_done = True
+        self._child.end()
+
+    def _keep(self, values: dict[str, object]) -> BacktestDone:
+        self._store.record_metrics(SystemClock().now_ms(), "backtest", values)
+        ((number, time_ms, payload),) = self._store.results("backtest", 1)
+        return BacktestDone(SavedRun(number, time_ms, "backtest", payload))
+
+
+def backtest_source(engine: Engine, request: BacktestRequest) -> tuple[BacktestJob | BacktestRequest, Settings]:
+    """What a backtest runs on, and its settings; DataError if there are no candles."""
+    schedule, settings = engine.settings.schedule, engine.settings
+    if request.source == "folder":
+        return request, replace(settings, params=parameter_sets()[0])  # not the demo's lively set
+    chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
+                     pairs=request.pairs or schedule.pairs)
+    settings = replace(settings, schedule=chosen)
+    return within(cached_job(engine.parts.store, engine.parts.feed.markets, settings), request), settings
+
+
+JobNews = BacktestProgress | BacktestDone | GatesProgress | GatesDone
+
+
+def wanted_days(engine: Engine, command: RunBacktest | EvaluateGates, now_ms: int) -> int:
+    """How many days of the own markets' candles a job is to have: its period, else what a choice needs."""
+    request, gates = command.request, engine.settings.gates
+    seconds = min(request.timeframes or engine.settings.schedule.timeframes)
+    if isinstance(command, EvaluateGates):
+        return evaluation_days(gates, seconds)
+    if not request.from_ms:
+        return choice_days(gates, seconds)
+    return now_ms // DAY_MS - request.from_ms // DAY_MS + memory_days(seconds) + 1
+
+
+class Errand:
+    """What the window asked for, from the asking to its one answer; the worker's thread begins and polls it.
+
+    A job on the own markets first fetches what the cache lacks, a page at a time beside the trading.
+    """
+
+    def __init__(self, command: RunBacktest | EvaluateGates) -> None:
+        self._command, self._answer = command, Once()
+        self._run: BacktestRun | GateRun | None = None
+        self._history: History | None = None
+        self._next_s, self._failures = 0.0, 0
+
+    @property
+    def is_answered(self) -> bool:
+        """True once the window has its answer, or is about to get it."""
+        return self._answer.is_taken
+
+    @property
+    def is_done(self) -> bool:
+        """True once it is answered and its processes have ended."""
+        return self.is_answered and (self._run is None or self._run.is_done)
+
+    def poll(self, engine: Engine, clock: Clock) -> Iterator[JobNews]:
+        """Do the next step and tell what there is to tell."""
+        if self._run is not None:
+            yield from self._run.poll()
+        elif not self.is_answered and clock.mono_s() >= self._next_s:
+            try:
+                yield from self._prepare(engine, clock)
+            except LunobizError as error:
+                yield from filter(None, (self.failed(str(error)),))
+
+    def _prepare(self, engine: Engine, clock: Clock) -> Iterator[BacktestProgress | GatesProgress]:
+        """Fetch a page of candles, or start the processes when all are there."""
+        self._next_s = clock.mono_s() + HISTORY_EVERY_S
+        try:
+            state = self._load_page(engine, clock.now_ms())
+            self._failures = 0
+        except (ExchangeDown, ExchangeRefused) as error:
+            self._failures += 1
+            if self._failures == HISTORY_TRIES or isinstance(error, ExchangeRefused):
+                raise DataError(f"the candles cannot be fetched: {error}. What has come is kept.") from None
+            self._next_s = clock.mono_s() + HISTORY_RETRY_S
+            yield self._progress(0, 0, f"No answer from Luno, trying again in {HISTORY_RETRY_S:.0f} s")
+            return
+        if state is None:
+            self._run = self._start(engine, clock.now_ms())
+        else:
+            yield self._progress(state.done, state.total, f"Fetching {state.words}")
+
+    def _load_page(self, engine: Engine, now_ms: int) -> LoadState | None:
+        """One page of what the cache lacks; None when nothing is missing or nothing can be fetched."""
+        parts, request = engine.parts, self._command.request
+        if request.source == "folder" or not (parts.feed.saves_candles and parts.client.has_key):
+            return None
+        if self._history is None:
+            seconds = min(request.timeframes or engine.settings.schedule.timeframes)
+            days = wanted_days(engine, self._command, now_ms)
+            self._history = parts.feed.history(seconds, days, now_ms, request.pairs)
+        return self._history.load_page(now_ms)
+
+    def _start(self, engine: Engine, now_ms: int) -> BacktestRun | GateRun:
+        parts, request = engine.parts, self._command.request
+        if isinstance(self._command, RunBacktest):
+            return BacktestRun(*backtest_source(engine, request), parts.store, self._answer)
+        task = gate_task(engine, request, now_ms)
+        return GateRun(task, parts.store, parts.install, self._answer)
+
+    def _progress(self, done: int, total: int, words: str) -> BacktestProgress | GatesProgress:
+        kind = BacktestProgress if isinstance(self._command, RunBacktest) else GatesProgress
+        return kind(done, total, words)
+
+    def cancel(self) -> BacktestDone | GatesDone | None:
+        """The answer at once, from any thread; None if there was one already."""
+        if self._run is not None:
+            return self._run.cancel()
+        return self.failed(CANCELLED)
+
+    def failed(self, problem: str) -> BacktestDone | GatesDone | None:
+        """The answer that nothing comes of it; None if there was one already."""
+        if not self._answer.take():
+            return None
+        return BacktestDone(None, problem) if isinstance(self._command, RunBacktest) else GatesDone("", problem)
+
+    def end(self) -> None:
+        """End its processes and wait until they have ended."""
+        self._answer.take()
+        if self._run is not None:
+            self._run.end()
+
+
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 
 
@@ -13656,37 +13923,41 @@ class Worker:
         self._wall = SystemClock()
         self._commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()  # what waits for no other event
         self._thread = threading.Thread(target=self._run, name="lunobiz-worker", daemon=False)
         self._closing = threading.Event()
         self._is_running = False
         self._speed = 0.0
         self._progress = ""
         self._next_s = self._news_s = 0.0
-        self._backtest: Child | None = None
         self._export: Child | None = None
-        self._gates: GateRun | None = None
-        self._has_answered = self._is_cancelled = False
+        self._asked: dict[type, Errand] = {}  # by command, the newest; of the thread that sends
+        self._errands: list[Errand] = []  # of the worker's thread
 
     def start(self) -> None:
         """Open the session in its thread."""
         self._thread.start()
 
     def send(self, command: object) -> None:
-        """Queue a command; what is cancelled ends at once, even while the worker waits for the exchange."""
-        child = self._backtest
-        if isinstance(command, CancelBacktest) and child is not None:
-            self._is_cancelled = True
-            child.terminate()
-        if isinstance(command, CancelGates) and self._gates is not None:
-            self._gates.cancel()
+        """Queue a command; a cancel is answered before this returns, whatever the worker is busy with or waits for."""
+        if isinstance(command, (RunBacktest, EvaluateGates)):
+            kind = type(command)
+            if kind in self._asked and not self._asked[kind].is_answered:
+                return  # one at a time
+            command = self._asked[kind] = Errand(command)
+        elif isinstance(command, (CancelBacktest, CancelGates)):
+            errand = self._asked.get(RunBacktest if isinstance(command, CancelBacktest) else EvaluateGates)
+            done = errand.cancel() if errand is not None else None
+            if done is not None:
+                self._answers.put(done)
         self._commands.put(command)
 
     def take_event(self) -> object | None:
         """The next event, or None."""
-        try:
-            return self._events.get_nowait()
-        except queue.Empty:
-            return None
+        for events in (self._answers, self._events):
+            with contextlib.suppress(queue.Empty):
+                return events.get_nowait()
+        return None
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; True if it came in time."""
@@ -13724,7 +13995,7 @@ class Worker:
             raise
         finally:
             self._closing.set()
-            for child in (self._backtest, self._export, self._gates):
+            for child in (*self._errands, self._export):
                 if child is not None and not child.is_done:
                     child.end()
             self._events.put(Closed())
@@ -13813,50 +14084,20 @@ class Worker:
 
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
-        if isinstance(command, RunBacktest) and self._backtest is None:
-            self._start_backtest(engine, command.request)
-        elif isinstance(command, CancelBacktest) and self._backtest is not None:
-            self._is_cancelled = True
-            self._backtest.end()
-        elif isinstance(command, EvaluateGates) and self._gates is None:
-            self._start_gates(engine, command.request)
+        if isinstance(command, Errand):
+            self._errands.append(command)
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
 
-    def _start_gates(self, engine: Engine, request: BacktestRequest) -> None:
-        try:
-            task = gate_task(engine, request, self._wall.now_ms())
-            self._gates = GateRun(task, engine.parts.store, engine.parts.install)
-        except LunobizError as error:
-            self._events.put(GatesDone("", str(error)))
-
-    def _hear_gates(self, engine: Engine, run: GateRun) -> None:
-        """Pass on what an evaluation says; when it is done, with what now locks LIVE."""
-        for message in run.poll():
-            if isinstance(message, GatesDone):
-                self._gates = None
-                locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
-                message = replace(message, note=message.note or locks[0])
-                self._events.put(saved_runs(engine.parts.store))
-            self._events.put(message)
-
-    def _start_backtest(self, engine: Engine, request: BacktestRequest) -> None:
-        schedule, settings = engine.settings.schedule, engine.settings
-        if request.source == "folder":
-            settings = replace(settings, params=parameter_sets()[0])  # not the demo's lively set
-        else:
-            chosen = replace(schedule, timeframes=request.timeframes or schedule.timeframes,
-                             pairs=request.pairs or schedule.pairs)
-            settings = replace(settings, schedule=chosen)
-        try:
-            source = request if request.source == "folder" else within(
-                cached_job(engine.parts.store, engine.parts.feed.markets, settings), request)
-        except LunobizError as error:
-            self._events.put(BacktestDone(None, str(error)))
-            return
-        self._has_answered = self._is_cancelled = False
-        self._backtest = Child(_backtest_child, source, settings)
+    def _tell(self, engine: Engine, message: object) -> None:
+        """Pass on what an errand says; an evaluation with what now locks LIVE, a finished run with the list of all."""
+        if isinstance(message, GatesDone):
+            locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
+            message = replace(message, note=message.note or locks[0])
+        self._events.put(message)
+        if isinstance(message, (GatesDone, BacktestDone)):
+            self._events.put(saved_runs(engine.parts.store))
 
     def _look_after_children(self, engine: Engine) -> None:
         """Pass on what the processes say, and see to their ends."""
@@ -13866,31 +14107,10 @@ class Worker:
             for message in self._export.poll():
                 self._events.put(message)
             self._export = None if self._export.is_done else self._export
-        if self._gates is not None:
-            self._hear_gates(engine, self._gates)
-        if self._backtest is not None:
-            child = self._backtest
-            for message in child.poll():
-                self._pass_on(engine, message)
-            if child.is_done:
-                self._backtest = None
-                if not self._has_answered:
-                    early = f"The backtest ended early (code {child.exit_code})"
-                    self._events.put(BacktestDone(None, CANCELLED if self._is_cancelled else early))
-
-    def _pass_on(self, engine: Engine, message: object) -> None:
-        """One message of the backtest, for the window; a finished run is kept in the audit."""
-        self._has_answered = not isinstance(message, BacktestProgress)
-        if isinstance(message, BacktestProgress):
-            self._events.put(message)
-        elif isinstance(message, Failed):
-            self._events.put(BacktestDone(None, message.text))
-        elif isinstance(message, dict):
-            store = engine.parts.store
-            store.record_metrics(self._wall.now_ms(), "backtest", message)
-            listed = saved_runs(store)
-            self._events.put(BacktestDone(next(run for run in listed.runs if run.kind == "backtest")))
-            self._events.put(listed)
+        for errand in self._errands:
+            for message in errand.poll(engine, self._wall):
+                self._tell(engine, message)
+        self._errands = [errand for errand in self._errands if not errand.is_done]
 
 
 FaultHook = Callable[[type[BaseException], BaseException | None, types.TracebackType | None], None]
@@ -15014,7 +15234,7 @@ class GatesPage:
         columns = (
             Column("Gate", "G0"), Column("Name", "Not one kind of market"), Column("Result", "✖ MISSING"),
             Column("Needed", "at most 0.005", stretches=True), Column("Actual", "at most 0.005", stretches=True),
-            Column("Margin", "+0.123", is_number=True),
+            Column("Margin", "-13 shuffles", is_number=True),
         )
         self.gates = Table(self.frame, look, "Gates for LIVE", columns, NO_GATES)
         self.gates.head.grid_remove()  # the tab says it, and at the smallest size all ten rows are to fit
@@ -16039,7 +16259,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -16132,14 +16352,17 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
 
 
 def _fresh_store(session: Session) -> Store:
-    """The audit; a demo or replay that ended in order starts anew, one that was broken off goes on."""
+    """The audit; a demo or replay that ended in order starts anew but for its saved runs, a broken off one goes on."""
     store = Store(session.database, session.redactor, session.synchronous)
     if session.mode is Mode.PAPER or store.is_session_open():
         return store
+    runs = [(run.time_ms, run.kind, run.payload) for run in reversed(saved_runs(store).runs)]
     store.close()
     for suffix in ("", "-wal", "-shm"):
         session.database.with_name(session.database.name + suffix).unlink(missing_ok=True)
-    return Store(session.database, session.redactor, session.synchronous)
+    store = Store(session.database, session.redactor, session.synchronous)
+    store.adopt_results(runs)
+    return store
 
 
 def save_key(home: Path, key_id: str, secret: str) -> str:
@@ -16331,9 +16554,10 @@ def run_self_test(session: Session, a: argparse.Namespace, judge: Judge = judge_
 def gates_text(values: Mapping[str, object]) -> str:
     """An evaluation as a table for people: a row per gate, its sentence below it, the summary last."""
     gates = values["gates"] if isinstance(values["gates"], dict) else {}
-    cells = [("", "Gate", "Result", "Needed", "Actual")]
-    cells += [(name, g["name"], g["result"], g["needed"], g["actual"]) for name, g in sorted(gates.items())]
-    widths = [max(len(row[column]) for row in cells) + 2 for column in range(5)]
+    cells = [("", "Gate", "Result", "Needed", "Actual", "Margin")]
+    cells += [(name, g["name"], g["result"], g["needed"], g["actual"], margin_text(name, g))
+              for name, g in sorted(gates.items())]
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     lines = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     told = [f"{line}\n    {gates[row[0]]['text']}" for line, row in zip(lines[1:], cells[1:], strict=True)]
     return "\n".join((lines[0], *told, "", f"{values['summary']}", f"Attempt {values['attempt']} on this data.", ""))
@@ -16364,8 +16588,7 @@ def _await_gates(task: GateTask, store: Store, install: Install) -> GatesDone:
                 _show_gates_progress(message, wall.mono_s() - started)
             wall.sleep(POLL_S)
     except KeyboardInterrupt:
-        run.cancel()
-        return next(m for m in run.poll() if isinstance(m, GatesDone))
+        return run.cancel() or GatesDone("", CANCELLED)
     finally:
         run.end()
 

@@ -264,8 +264,8 @@ GATES = {
     "G0": ("Data", "PASS", ">= 8 windows", "12 windows", 4.0, "Data: PASS. 12 unseen windows over 3 pairs."),
     "G1": ("Money after costs", "PASS", "p <= 0.20", "0.041", 0.159, "Money: PASS. In 720 days the bot had never seen, "
            "after fees and doubled slippage, the average day was +0.08 %."),
-    "G2": ("Better than luck", "FAIL", "p <= 0.0033", "0.0789", -0.0756, "Luck: FAIL. We shuffled the market 37 times. "
-           "In 2 shuffled markets the same procedure did as well as your result. Needed: at most 1 in 300."),
+    "G2": ("Better than luck", "FAIL", "at most 0 of 299", "2 of 37", -2.0, "Luck: FAIL. We shuffled the market 37 "
+           "times. In 2 shuffled markets the same procedure did as well as your result. Needed: at most 1 in 300."),
     "G3": ("Enough trades", "PASS", ">= 30", "94", 64.0, "Round trips: PASS. 94 of at least 30."),
     "G4": ("Not one lucky stretch", "FAIL", "> 0", "-3.10 %", -0.031, "One lucky stretch: FAIL. Without the best 4 "
            "months the result is -3.1 %."),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lunobiz
@@ -32,6 +34,7 @@ from lunobiz import (
     Feed,
     JsonLog,
     LunoClient,
+    Market,
     Mode,
     Moment,
     Notifier,
@@ -55,7 +58,7 @@ from lunobiz import (
     is_killed,
     trade_now,
 )
-from recordings import quick_settings
+from recordings import Shape, market_rows, quick_settings
 
 KEY = Credentials("cnz2yjswbv3jd", "C4n4ryS3cretQ_-zXw9Yk2LmP8vBt5RhJ7dFgAe1NuI")
 PAIRS = ("ETHZAR", "SOLZAR", "XBTZAR")
@@ -119,11 +122,15 @@ class Paper:
     def __init__(self, home: Path, **schedule: object) -> None:
         self.home = home
         self.clock = FakeClock(T0 + 50 * 60_000)
-        self.exchange = DemoExchange.generated(5, self.clock)
+        self.exchange = self.made_exchange()
         self.line = Lively(self.exchange, self.clock)
         self.settings = quick_settings(pairs=PAIRS, **schedule)
         self.told: list[Event] = []
         self.open()
+
+    def made_exchange(self) -> DemoExchange:
+        """Where it trades."""
+        return DemoExchange.generated(5, self.clock)
 
     def open(self) -> None:
         """A new session on the same folder."""
@@ -889,7 +896,12 @@ def test_the_chooser_tells_what_is_missing_and_asks_when_all_is_there(
 ) -> None:
     started: list[tuple[object, ...]] = []
     answer = Chosen(chosen(0, paper))
-    monkeypatch.setattr(lunobiz, "Child", lambda *what: (started.append(what), answer)[1])
+
+    def start(*what: object) -> Chosen:
+        started.append(what)
+        return answer
+
+    monkeypatch.setattr(lunobiz, "Child", start)
     chooser = lunobiz.Chooser(paper.engine, paper.clock)
     chooser.look_after()
     assert paper.engine.label == "Parameters: first set, NOT CHOSEN: 69 of 425 days of candles" and not started
@@ -911,6 +923,183 @@ def test_the_chooser_tells_what_is_missing_and_asks_when_all_is_there(
     chooser.look_after()
     chooser.look_after()
     assert [e.text for e in paper.told if e.kind == "choice"][-1].endswith("ended early (code 0)")
+
+
+WAVE_DAYS = 30
+WAVE_PAIRS = ("AAAZAR", "BBBZAR")
+
+
+class Wave(Paper):
+    """PAPER on two hourly markets whose price swings by half in 30 days, recorded from 480 days before to 70 after."""
+
+    def made_exchange(self) -> DemoExchange:
+        """The recorded swings; what has not happened yet is not told."""
+        first = (T0 // DAY_MS - 480) * DAY_MS
+        shapes = (Shape(900.0, 2, 3000.0, 5), Shape(30.0, 3, 90000.0, 6))
+        self.data = {p: market_rows(shape, 550, 3600, first) for p, shape in zip(WAVE_PAIRS, shapes, strict=True)}
+        for number, rows in enumerate(self.data.values()):
+            turns = (rows[:, 0] - first) / DAY_MS / WAVE_DAYS + number / 3
+            rows[:, 1:5] = np.round(rows[:, 1:5] * np.exp(0.35 * np.sin(2 * np.pi * turns))[:, None], 2 + number)
+            rows[1:, 1] = rows[:-1, 4]
+            rows[:, 2], rows[:, 3] = rows[:, 1:5].max(axis=1), rows[:, 1:5].min(axis=1)
+        self.markets = {p: Market(p, p[:3], "ZAR", 3, 4, 0.001, 1e6, 0.001, 1e6, model_spread=0.002)
+                        for p in self.data}  # fmt: skip
+        return DemoExchange.recorded(self.data, 3600, self.markets, self.clock)
+
+    def open(self) -> None:
+        """The settings of the program itself."""
+        plain = Settings(params=lunobiz.parameter_sets()[0])
+        self.settings = replace(plain, schedule=replace(plain.schedule, pairs=WAVE_PAIRS))
+        super().open()
+        self.chooser = lunobiz.Chooser(self.engine, self.clock)
+
+    def seconds_until(self, is_so: Callable[[], bool], most: int) -> int:
+        """How many seconds it takes; a process that chooses gets real time beside."""
+        for second in range(most):
+            if is_so():
+                return second
+            self.chooser.look_after()
+            self.tick()
+            if self.chooser._child is not None:
+                time.sleep(0.02)
+        pytest.fail(f"not within {most} s: {self.engine.label}")
+
+    def pages(self) -> int:
+        """How many pages of candles the exchange was asked for."""
+        return self.exchange.calls["GET /api/exchange/1/candles"]
+
+    def expected(self) -> lunobiz.Choice:
+        """What the markets themselves say, without page and cache."""
+        now_ms = self.clock.now_ms()
+        known = {p: rows[rows[:, 0] < now_ms - HOUR_MS] for p, rows in self.data.items()}
+        candles = [(m, lunobiz.series_of(known[p], 3600)) for p, m in self.engine.parts.feed.markets.items()]
+        return lunobiz.current_choice(candles, self.settings, lunobiz.parameter_sets(), now_ms)
+
+
+def test_paper_from_an_empty_folder_to_the_set_that_training_chose(tmp_path: Path) -> None:
+    """History page by page over a restart, a choice in a real process, orders by it, a restart, the next choice."""
+    paper, sets = Wave(tmp_path), lunobiz.parameter_sets()
+    paper.seconds_until(lambda: paper.pages() >= 12, 30)
+    assert paper.engine.label.startswith("Parameters: first set, NOT CHOSEN") and not paper.engine.has_history
+    paper.engine.close()
+    paper.open()
+    # 365 + 62 + 1 days before the last midnight and 3 hours after it: 10,275 candles a market, 2 x 11
+    # pages; the restart asks for the newest page of each again
+    paper.seconds_until(lambda: paper.engine.has_history, 30)
+    assert paper.pages() <= 22 + 2
+    assert {len(paper.store.candles(p, 3600)) for p in WAVE_PAIRS} == {(365 + 62 + 1) * 24 + 3}
+    assert paper.seconds_until(lambda: paper.engine.choice is not None, 2 * 3600) < 1800
+    expected = paper.expected()
+    assert paper.engine.choice == lunobiz.HeldChoice(3, 3, expected.sharpe, T0 // DAY_MS * DAY_MS)
+    assert (expected.chosen, paper.engine.traded.params) == (3, sets[3])
+    shown = [e.text for e in paper.told if e.kind == "choice"]
+    assert shown == [f"Parameters: set 4 of 4, trained to 2026-01-04, Sharpe ratio {expected.sharpe:.2f} in training"]
+
+    number = next(n for n in range(2, 72) if paper.hour(n).orders)
+    (order,) = paper.watcher.placed[-1:]
+    rows = paper.data[order.pair]
+    until = int(np.searchsorted(rows[:, 0], T0 + (number - 1) * HOUR_MS))  # the candle that closed now is not in it
+    highs = [float(rows[until - hours:until, 2].max()) for hours in (240, 480)]
+    assert highs[0] < rows[until, 4] < highs[1], "the first set, which looks back 480 hours, would have waited"
+    assert f"above the channel high {highs[0]:.2f}" in order.why
+
+    paper.engine.close()
+    paper.open()
+    assert paper.engine.label == "Parameters: set 4 of 4, trained to 2026-01-04"
+    assert paper.engine.traded.params == sets[3] and paper.engine.desk.orders
+    assert not paper.engine.is_choice_due(paper.clock.now_ms())
+    paper.hour(number + 1)
+    code = paper.engine.parts.install.code_hash
+    report = lunobiz.check_parity(lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER), code)
+    assert [d.text for d in report.differences] == [] and report.counts["signals"] >= 2 * number
+
+    paper.hour(60 * 24 - 3)  # midnight, 60 days after the training ended
+    paper.seconds_until(lambda: paper.engine.label.endswith("trained to 2026-03-05"), 2 * 3600)
+    assert paper.engine.choice is not None
+    assert paper.engine.choice.sharpe == paper.expected().sharpe != expected.sharpe
+    paper.engine.close()
+
+
+SHORT = lunobiz.GateLimits(warm_up_days=20, train_days=40, embargo_days=5, test_days=10, windows=2, min_windows=2,
+                           permutations=19, bootstraps=100)  # fmt: skip
+
+
+def asked_for(paper: Paper, command: lunobiz.RunBacktest | lunobiz.EvaluateGates) -> lunobiz.Errand:
+    """A job of the window, with gates that ask for 128 days: 40 + 62 + 1 and 5 + 2 x 10 more."""
+    paper.engine.settings = replace(paper.engine.settings, gates=SHORT)
+    return lunobiz.Errand(command)
+
+
+def polled(errand: lunobiz.Errand, paper: Paper, seconds: float) -> list[lunobiz.JobNews]:
+    """What it tells in so many seconds, asked five times a second as the worker does."""
+    told: list[lunobiz.JobNews] = []
+    for _ in range(round(seconds * 5)):
+        told += errand.poll(paper.engine, paper.clock)
+        paper.clock.advance(0.2)
+    return told
+
+
+EVALUATE_OWN = lunobiz.EvaluateGates(lunobiz.BacktestRequest("cache"))
+
+
+def test_an_evaluation_of_the_own_markets_fetches_its_history_first(tmp_path: Path) -> None:
+    """Of 3,075 hours 1,395 are missing, two pages a market, a second each; what came before a cancel is kept."""
+    paper = Wave(tmp_path)
+    before, errand = paper.pages(), asked_for(paper, EVALUATE_OWN)
+    told = polled(errand, paper, 2.9)
+    assert [(e.done, e.total, e.phase) for e in told if isinstance(e, lunobiz.GatesProgress)] == [
+        (n, 4, f"Fetching candles of {WAVE_PAIRS[0]}, 3600 s") for n in range(2)
+    ] + [(2, 4, f"Fetching candles of {WAVE_PAIRS[1]}, 3600 s")]
+    assert paper.pages() == before + 3
+    assert errand.cancel() == lunobiz.GatesDone("", lunobiz.CANCELLED) and errand.is_done
+    assert polled(errand, paper, 5) == [] and paper.pages() == before + 3
+    again = asked_for(paper, EVALUATE_OWN)
+    told = polled(again, paper, 1.9)
+    assert paper.pages() == before + 4 and isinstance(again._run, lunobiz.GateRun)
+    assert {len(paper.store.candles(p, 3600)) for p in WAVE_PAIRS} == {128 * 24 + 3}
+    end = time.monotonic() + 60
+    while not again.is_done and time.monotonic() < end:
+        told += again.poll(paper.engine, paper.clock)
+        time.sleep(0.02)
+    (done,) = [e for e in told if isinstance(e, lunobiz.GatesDone)]
+    data = json.loads(done.payload)["gates"]["G0"]
+    assert (data["result"], data["actual"].split(",")[0]) == ("PASS", "2 windows (128 days)"), data
+
+
+def test_a_backtest_of_the_own_markets_fetches_what_its_period_needs(tmp_path: Path) -> None:
+    """From 100 days ago on: with 62 days of memory and one more these are 163 days."""
+    paper = Wave(tmp_path)
+    day = T0 // DAY_MS * DAY_MS
+    request = lunobiz.BacktestRequest("cache", from_ms=day - 100 * DAY_MS, to_ms=day)
+    errand = asked_for(paper, lunobiz.RunBacktest(request))
+    told = polled(errand, paper, 12)
+    assert isinstance(told[0], lunobiz.BacktestProgress) and isinstance(errand._run, lunobiz.BacktestRun)
+    assert {len(paper.store.candles(p, 3600)) for p in WAVE_PAIRS} == {163 * 24 + 3}
+    errand.end()
+    assert errand.is_done and errand.cancel() is None
+    plain = lunobiz.RunBacktest(lunobiz.BacktestRequest("cache"))
+    assert lunobiz.wanted_days(paper.engine, plain, paper.clock.now_ms()) == 40 + 62 + 1, "no period: as for a choice"
+
+
+def test_history_waits_for_an_exchange_that_is_down_and_gives_up_in_words(paper: Paper) -> None:
+    errand = asked_for(paper, EVALUATE_OWN)
+    paper.exchange.faults.append(Fault("down", "/api/exchange/1/candles", times=10**6))
+    told = polled(errand, paper, 9)
+    assert [e.phase for e in told if isinstance(e, lunobiz.GatesProgress)] == [
+        "No answer from Luno, trying again in 10 s"
+    ]
+    paper.exchange.faults.clear()
+    paper.clock.advance(10)
+    (progress,) = polled(errand, paper, 0.2)
+    assert isinstance(progress, lunobiz.GatesProgress) and progress.phase.startswith("Fetching")
+    paper.exchange.faults.append(Fault("down", "/api/exchange/1/candles", times=10**6))
+    told = polled(errand, paper, 200)
+    assert len(told) == 6 and isinstance(told[-1], lunobiz.GatesDone), "five more tries, then the answer"
+    assert told[-1].problem.startswith("the candles cannot be fetched: ")
+    paper.exchange.faults.clear()
+    paper.exchange.faults.append(Fault("ErrUnauthorised", "/api/exchange/1/candles", times=10**6))
+    (done,) = polled(asked_for(paper, EVALUATE_OWN), paper, 5)
+    assert isinstance(done, lunobiz.GatesDone) and "ErrUnauthorised" in done.problem, "a refusal is not tried again"
 
 
 def test_paper_days_are_read_from_the_audit(paper: Paper) -> None:

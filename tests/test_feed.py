@@ -594,11 +594,93 @@ def test_older_history_comes_page_by_page_and_only_once(desktop: Desktop) -> Non
     assert not desktop.feed.history_page(desktop.clock.now_ms() + 20 * DAY_MS)
 
 
+def rows_at(*numbers: int) -> lunobiz.Floats:
+    """Flat candles opened in these hours."""
+    return np.array([[n * HOUR_MS, 1, 1, 1, 1, 1] for n in numbers], dtype=np.float64)
+
+
+class Sparse:
+    """A client whose market has these hours only, at most 1,000 a page, and notes from when it was asked."""
+
+    def __init__(self, *hours: int) -> None:
+        self.hours, self.asked = sorted(hours), list[int]()
+
+    def candles(self, pair: str, since_ms: int, duration_s: int) -> tuple[lunobiz.Candle, ...]:
+        assert duration_s == 3600
+        self.asked.append(since_ms // HOUR_MS)
+        found = [n for n in self.hours if n * HOUR_MS >= since_ms][:1000]
+        return tuple(lunobiz.Candle(n * HOUR_MS, 1.0, 1.0, 1.0, 1.0, 1.0) for n in found)
+
+
+def history(desktop: Desktop, client: Sparse, days: int, now_hour: int) -> lunobiz.History:
+    """The last days up to this hour, of one market."""
+    wanted = lunobiz.Wanted(("XBTZAR",), 3600, days)
+    now_ms = now_hour * HOUR_MS + 10_000
+    return lunobiz.History(client, desktop.store, wanted, now_ms, desktop.feed._known)  # type: ignore[arg-type]
+
+
+def load(history: lunobiz.History, now_hour: int) -> list[lunobiz.LoadState]:
+    """All pages."""
+    states: list[lunobiz.LoadState] = []
+    while (state := history.load_page(now_hour * HOUR_MS + 10_000)) is not None:
+        states.append(state)
+    return states
+
+
+def hours_of(desktop: Desktop) -> list[int]:
+    return [int(t) // HOUR_MS for t in desktop.store.candles("XBTZAR", 3600)[:, 0]]
+
+
+def test_pages_go_down_from_now_and_their_number_is_known_before(desktop: Desktop) -> None:
+    """100 days before midnight of day 110, 6 hours old: 2,406 hours are three pages, the oldest of 406."""
+    client, now = Sparse(*range(3000)), 110 * 24 + 6
+    states = load(history(desktop, client, 100, now), now)
+    assert [(s.done, s.total) for s in states] == [(0, 3), (1, 3), (2, 3)]
+    assert "XBTZAR" in states[0].words
+    assert client.asked == [now - 1000, now - 2000, 240]
+    assert hours_of(desktop) == list(range(240, now)), "the hour that is not over is left out"
+
+
+def test_an_interrupted_fetch_goes_on_below_what_it_has(desktop: Desktop) -> None:
+    client, now = Sparse(*range(3000)), 110 * 24 + 6
+    broken = history(desktop, client, 100, now)
+    assert broken.load_page(now * HOUR_MS) is not None
+    desktop.start()  # a new session knows only the cache
+    client.asked.clear()
+    assert [(s.done, s.total) for s in load(history(desktop, client, 100, now), now)] == [(0, 2), (1, 2)]
+    assert client.asked == [now - 2000, 240] and hours_of(desktop) == list(range(240, now))
+
+
+def test_what_the_exchange_has_not_is_asked_for_once(desktop: Desktop) -> None:
+    """Listed at hour 1,500, with two hours missing at 2,000: no page is asked for twice, not by a later evaluation."""
+    client, now = Sparse(*range(1500, 2000), *range(2002, 3000)), 110 * 24 + 6
+    assert len(load(history(desktop, client, 100, now), now)) == 3
+    assert hours_of(desktop) == [*range(1500, 2000), *range(2002, now)]
+    client.asked.clear()
+    assert load(history(desktop, client, 100, now), now) == [] and client.asked == []
+    later = now + 48
+    assert len(load(history(desktop, client, 102, later), later)) == 1  # the two days since
+    assert client.asked == [later - 1000] and hours_of(desktop)[-1] == later - 1
+    assert len(load(history(desktop, client, 110, later), later)) == 1  # 8 days more at the old end
+    assert client.asked == [later - 1000, 48]
+
+
 def test_a_hole_in_the_cache_is_filled_from_above(desktop: Desktop) -> None:
-    """Opened 0 to 9 with 4 and 5 missing: from 6 on it is whole; after the page from 2 on nothing is left below."""
-    rows = np.array([[n * HOUR_MS, 1, 1, 1, 1, 1] for n in (0, 1, 2, 3, 6, 7, 8, 9)], dtype=np.float64)
-    desktop.store.save_rows("XBTZAR", 3600, rows)
-    desktop.feed._tops["XBTZAR"] = 10 * HOUR_MS
-    assert desktop.feed._whole_from("XBTZAR", 3600, 0) == 6 * HOUR_MS
-    desktop.feed._tops["XBTZAR"] = 4 * HOUR_MS
-    assert desktop.feed._whole_from("XBTZAR", 3600, 0) == 0
+    """Kept are 1,000 to 1,999 and 2,100 on: one page, from 1,100 to 2,099, and then one below 1,000."""
+    desktop.store.save_rows("XBTZAR", 3600, rows_at(*range(1000, 2000), *range(2100, 110 * 24)))
+    client, now = Sparse(*range(3000)), 110 * 24
+    assert [s.total for s in load(history(desktop, client, 100, now), now)] == [2, 2]
+    assert client.asked == [1100, 240] and hours_of(desktop) == list(range(240, now))
+
+
+def test_only_markets_that_are_listed_and_asked_for_are_fetched(desktop: Desktop) -> None:
+    found = desktop.feed.history(3600, 10, T0, ("XBTZAR", "NOTZAR"))
+    assert found._wanted.pairs == ("XBTZAR",)
+    assert desktop.feed.history(3600, 10, T0)._wanted.pairs == PAIRS
+
+
+def test_days_of_history_by_pencil() -> None:
+    """Hourly the strategies remember 62 days: 365 + 62 + 1, and 5 + 12 x 60 more."""
+    gates = lunobiz.GateLimits()
+    assert lunobiz.memory_days(3600) == 62
+    assert (lunobiz.choice_days(gates, 3600), lunobiz.evaluation_days(gates, 3600)) == (428, 428 + 725)

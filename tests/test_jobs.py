@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -171,10 +172,9 @@ def events(run: GateRun) -> Iterator[GatesProgress | GatesDone]:
     """What a run tells, up to its end."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        for event in run.poll():
-            yield event
-            if isinstance(event, GatesDone):
-                return
+        yield from run.poll()
+        if run.is_done:
+            return
         time.sleep(0.005)
     run.end()
     pytest.fail("the evaluation does not end")
@@ -225,9 +225,10 @@ def test_the_look_is_in_the_ledger_before_the_work_begins(store: Store, tmp_path
     (look,) = lunobiz.read_attempts([link])
     # 1,200 days from FIRST_DAY on: the last 12 x 60 of them are unseen
     assert (look.unseen_from_ms, look.unseen_to_ms) == ((FIRST_DAY + 480) * DAY_MS, (FIRST_DAY + 1_200) * DAY_MS)
-    run.cancel()
-    done = next(e for e in told if isinstance(e, GatesDone))
+    done = run.cancel()
+    assert done is not None
     assert (done.payload, done.problem) == ("", CANCELLED) and "stays an attempt" in done.note
+    assert list(told) == [] and run.cancel() is None, "one answer is enough"
     assert store.links("attempts") == (link,) and store.links("gate_rows") == ()
 
 
@@ -271,24 +272,50 @@ def test_without_a_whole_ledger_nothing_is_looked_at(store: Store, tmp_path: Pat
 # ---- the end ---------------------------------------------------------------------------------------
 
 
-def test_cancel_answers_at_once_and_leaves_no_process(store: Store, tmp_path: Path) -> None:
+def test_cancel_answers_without_waiting_and_leaves_no_process(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = start(store, tmp_path, endless)
     told = events(run)
     assert next(e for e in told if isinstance(e, GatesProgress) and e.done == 2)
     time.sleep(0.3)
-    began = time.monotonic()
-    run.cancel()
-    done = next(e for e in told if isinstance(e, GatesDone))
-    assert time.monotonic() - began < 2  # 0.2 s on a quiet machine; a busy one may not decide
-    assert done.problem == CANCELLED
+
+    def wait(*what: object) -> None:
+        raise AssertionError("cancel waits for nothing")
+
+    with monkeypatch.context() as patch:
+        for name in ("join", "is_alive"):
+            patch.setattr(BaseProcess, name, wait)
+        patch.setattr(lunobiz.Child, "poll", wait)
+        patch.setattr(time, "sleep", wait)
+        done = run.cancel()
+    assert done is not None and done.problem == CANCELLED
+    assert list(told) == [] and run.is_done
     assert not any(process.is_alive() for process in (*run._helpers, run._child._process))
 
 
 def test_cancel_at_once_is_no_attempt(store: Store, tmp_path: Path) -> None:
     run = start(store, tmp_path, endless)
+    assert run.cancel() == GatesDone("", CANCELLED)
+    assert list(events(run)) == [] and store.links("attempts") == ()
+
+
+def test_a_look_that_comes_after_the_cancel_is_not_counted(store: Store, tmp_path: Path) -> None:
+    """The worker reads the message of the process while the window cancels."""
+    run = start(store, tmp_path, endless)
+    look = lunobiz.look_of(job(), "code", (1, 2), 1_000)
+    assert run.cancel() == GatesDone("", CANCELLED)
+    assert list(run._hear(look)) == [] and store.links("attempts") == ()
+    run.end()
+
+
+def test_a_result_that_comes_after_the_cancel_is_not_kept(store: Store, tmp_path: Path) -> None:
+    run = start(store, tmp_path, endless)
     run.cancel()
-    assert finish(run) == GatesDone("", CANCELLED)
-    assert store.links("attempts") == ()
+    held = lunobiz.gate_pass(job(), answer(job()), "code")
+    assert list(run._hear((held, {}))) == [] and store.links("gate_rows") == ()
+    assert list(run._hear(lunobiz.Failed("late"))) == []
+    run.end()
 
 
 def test_a_lost_helper_is_told_in_words(store: Store, tmp_path: Path) -> None:
@@ -346,6 +373,28 @@ def test_a_folder_is_recorded_data_whatever_the_mode(store: Store, tmp_path: Pat
     seal = lunobiz.read_seal(store.links("gate_rows")[0])
     held = lunobiz.read_pass(seal.payload) if seal is not None else None
     assert held is not None and held.source == "recorded"
+
+
+def test_an_export_holds_the_attempts_and_the_rows_of_the_gates_without_their_signature(
+    store: Store, tmp_path: Path
+) -> None:
+    """The attempts can be checked link by link; of a row that was edited nothing is told but that it is there."""
+    finish(start(store, tmp_path, number_of_attempt))
+    store.add_link("gate_rows", 2_000, lambda before: "edited, no JSON")
+    lunobiz.export_audit(store, tmp_path / "export", 1_700_000_000_000)
+    (home,) = (tmp_path / "export").iterdir()
+    told = {name: [json.loads(line) for line in (home / f"{name}.jsonl").read_text().splitlines()]
+            for name in ("gate_rows", "attempts")}  # fmt: skip
+    (look,), (attempt,) = store.links("attempts"), told["attempts"]
+    assert lunobiz.linked(attempt["prev_hash"], attempt["time_ms"], attempt["payload"]) == look
+    link, edited = store.links("gate_rows")
+    seal, (row, broken) = lunobiz.read_seal(link), told["gate_rows"]
+    assert seal is not None and len(seal.hmac) >= 32
+    assert (row["payload"], row["attempts_hash"], row["hash"]) == (seal.payload, look.hash, link.hash)
+    assert (broken["payload"], broken["hash"]) == ("", edited.hash)
+    texts = [path.read_text(encoding="utf-8") for path in home.iterdir()]
+    assert not [text for text in texts if seal.hmac in text]
+    assert {"gate_rows.csv", "attempts.csv"} <= {path.name for path in home.iterdir()}
 
 
 def test_the_key_is_in_no_file_but_its_own(store: Store, tmp_path: Path) -> None:

@@ -252,6 +252,9 @@ def test_gates_end_in_an_honest_answer_and_count_no_look_at_too_few_days(tmp_pat
     assert {g["result"] for g in report["gates"].values()} <= {"PASS", "FAIL", "WAIT"}
     assert all(name in done.stdout for name in report["gates"]) and report["summary"] in done.stdout
     assert "LOCKED" in done.stdout and "never unlock LIVE" in done.stdout
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["Gate", "Result", "Needed", "Actual", "Margin"]
+    assert next(line for line in lines if line.startswith("G0")).endswith("  -8 windows")  # of 8 needed
     store = lunobiz.Store(home / "lunobiz.db", lunobiz.Redactor())
     (link,), install = store.links("gate_rows"), lunobiz.read_install(home)
     assert store.links("attempts") == () and lunobiz.is_signed(link, install.key)

@@ -643,9 +643,10 @@ def test_saved_runs_in_a_line() -> None:
 def test_one_row_per_gate() -> None:
     rows = lb.gate_rows(sc.EVALUATION)
     assert [r.key for r in rows] == [f"G{n}" for n in range(10)]
-    assert rows[2] == lb.Row("G2", ("G2", "Better than luck", "✖ FAIL", "p <= 0.0033", "0.0789", "-0.076"), "down")
-    assert rows[1].cells[2:] == ("✔ PASS", "p <= 0.20", "0.041", "+0.159")
-    assert rows[8].cells[2:] == ("… WAIT", "60 days", "12 days", "-48")
+    luck = ("G2", "Better than luck", "✖ FAIL", "at most 0 of 299", "2 of 37", "-2 shuffles")
+    assert rows[2] == lb.Row("G2", luck, "down")
+    assert rows[1].cells[2:] == ("✔ PASS", "p <= 0.20", "0.041", "+0.159 p")
+    assert rows[8].cells[2:] == ("… WAIT", "60 days", "12 days", "-48 days")
     assert (rows[1].tone, rows[8].tone, rows[9].cells[5]) == ("up", "muted", "—")
 
 
@@ -656,12 +657,20 @@ def test_a_gate_that_says_nothing_clear_has_not_passed(gates: dict[str, object])
     assert {r.tone for r in rows} == {"error"}
 
 
-@pytest.mark.parametrize(("margin", "text"), [
-    (None, "—"), (float("nan"), "—"), (64.0, "+64"), (0.0, "0"), (-0.0756, "-0.076"), (2.345, "+2.35"),
-    (1_234.5, "+1,234"), (-0.0001, "0.000"),
+@pytest.mark.parametrize(("key", "margin", "text"), [
+    ("G0", 4.0, "+4 windows"), ("G0", -1.0, "-1 window"), ("G1", -0.0756, "-0.076 p"), ("G1", -0.0001, "0.000 p"),
+    ("G2", -13.0, "-13 shuffles"), ("G3", 64.0, "+64 trips"), ("G3", 1_234.0, "+1,234 trips"), ("G3", 0.0, "0 trips"),
+    ("G4", -0.031, "-3.10 %"), ("G5", 0.012, "+1.20 %"), ("G6", 0.0, "0.00 %"), ("G7", 0.32, "+0.320 size"),
+    ("G8", 0.0213, "+2.13 %"), ("G9", None, "—"), ("G4", None, "—"), ("G1", float("nan"), "—"), ("G5", 1, "+100.00 %"),
 ])
-def test_margins_have_three_digits(margin: float | None, text: str) -> None:
-    assert lb.margin_text(margin) == text
+def test_margins_have_the_unit_of_their_limit(key: str, margin: float | None, text: str) -> None:
+    assert lb.margin_text(key, {"result": "FAIL", "margin": margin}) == text
+
+
+def test_every_gate_but_the_self_test_has_a_unit_and_a_wait_is_for_days() -> None:
+    assert {*lb.MARGIN_UNITS, "G9"} == set(lb.GATE_NAMES)
+    assert lb.margin_text("G8", {"result": "WAIT", "margin": -48.0}) == "-48 days"
+    assert lb.margin_text("G8", {"result": "WAIT", "margin": -1.0}) == "-1 day"
 
 
 def test_attempts_and_sentences() -> None:

@@ -15,36 +15,50 @@ import pytest
 from lunobiz import (
     CASH,
     DAY_MS,
+    TRIAL_PAIRS,
     BacktestJob,
     Candles,
+    Choice,
     Desk,
     Flags,
     Floats,
+    GateJob,
     GateLimits,
     Market,
+    MarketModel,
     Recorded,
+    RiskLimits,
+    Schedule,
     Series,
     Settings,
     SimulatedExecutor,
+    StrategyParams,
     Tape,
+    TrialCase,
     Unseen,
     Walk,
     WalkJob,
     Window,
     choose,
     clear_cause,
+    closed_only,
+    current_choice,
     day_returns,
     decision_candles,
     is_new_week,
     later_table,
+    missing_days,
     past_of,
     permuted,
     run_backtest,
+    self_market,
     series_of,
+    span_of,
     trade_moment,
     unseen_of,
     unseen_sharpes,
     walk,
+    walk_real,
     whole_candles,
     windows_of,
 )
@@ -610,3 +624,75 @@ def test_holes_are_filled_before_a_shuffle() -> None:
     assert [len(s) for _, s in made] == [len(whole)] * 2
     assert (made[0][1].volume == 0).sum() == (filled.volume == 0).sum()
     assert float(made[0][1].close[-1]) == pytest.approx(float(holed.close[-1]), rel=1e-9)
+
+
+# ---- the choice of now: what PAPER trades is what the walk-forward would have chosen ----
+
+CHOICE_FEES = (0.0004, 0.0006)
+CHOICE_LIMITS = GateLimits(warm_up_days=70, train_days=120, embargo_days=5, test_days=30, windows=1, min_windows=1)
+CHOICE_DAYS = 230
+
+# quick sets, so that a short training has round trips to choose by
+CHOICE_SETS = tuple(
+    StrategyParams(breakout=hours, exit_channel=24, stop_atr=2.0, trail_atr=3.0, squeeze=96, reversion=24,
+                   max_holding=96, trend_efficiency=0.1)
+    for hours in (24, 36, 48)
+)  # fmt: skip
+
+
+def choice_settings(limits: GateLimits = CHOICE_LIMITS) -> Settings:
+    return Settings(gates=limits, schedule=Schedule(pairs=TRIAL_PAIRS, timeframes=(14_400,)),
+                    limits=RiskLimits(min_edge=0.5, min_confidence=0.3))  # fmt: skip
+
+
+def planted(kind: str = "E", seed: int = 1, strength: float = 0.6) -> Candles:
+    """Three markets of 230 days."""
+    return self_market(TrialCase(kind, seed, strength, CHOICE_FEES, MarketModel(days=CHOICE_DAYS, unseen_days=80)))
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("E", 1), ("E", 2), ("A0", 1), ("A0", 2), ("A0", 4)])
+def test_the_current_choice_is_that_of_a_window_whose_training_ends_that_day(kind: str, seed: int) -> None:
+    """The choice is asked for in the middle of the day after the training; the candles go on long after it."""
+    candles, wanted = planted(kind, seed), choice_settings()
+    (window,) = windows_of(candles, CHOICE_LIMITS)
+    tested = walk_real(GateJob(candles, wanted, sets=CHOICE_SETS), (window,))
+    assert tested is not None
+    (told,) = tested.unseen.windows
+    choice = current_choice(candles, wanted, CHOICE_SETS, window.train_to_ms + DAY_MS // 2)
+    assert told.train_sharpe != 0
+    assert choice == Choice(told.chosen, told.train_sharpe, window.train_from_ms, window.train_to_ms)
+
+
+def test_candles_after_the_last_whole_day_change_nothing() -> None:
+    candles, now_ms = planted(), span_of(s for _, s in planted())[1] - 20 * DAY_MS
+    known = tuple((m, closed_only(s, now_ms)) for m, s in candles)
+    whole, cut = (current_choice(c, choice_settings(), CHOICE_SETS, now_ms) for c in (candles, known))
+    assert whole == cut
+    assert whole.chosen is not None
+
+
+def test_no_set_that_earned_its_costs_is_cash() -> None:
+    """With fees of 5 % a side nothing can earn."""
+    dear = tuple((replace(m, maker_fee=0.05, taker_fee=0.05), s) for m, s in planted("A0"))
+    now_ms = span_of(s for _, s in dear)[1]
+    assert current_choice(dear, choice_settings(), CHOICE_SETS, now_ms).chosen == CASH
+
+
+def test_too_little_history_tells_how_many_days_are_missing() -> None:
+    """190 days are needed; the markets have days 0 to 229, listed from START_MS on."""
+    candles = planted()
+    first = span_of(s for _, s in candles)[0]
+    for days, missing in ((190, 0), (189, 1), (62, 128), (0, 190)):
+        found = current_choice(candles, choice_settings(), CHOICE_SETS, first + days * DAY_MS + 1)
+        assert (found.missing_days, found.chosen is None) == (missing, missing > 0)
+    late = first + (CHOICE_DAYS + 3) * DAY_MS  # the last three days have not come
+    assert current_choice(candles, choice_settings(), CHOICE_SETS, late).missing_days == 3
+    assert current_choice((), choice_settings(), CHOICE_SETS, late).missing_days == 190
+
+
+def test_one_market_with_the_whole_history_is_enough_as_it_is_for_the_windows() -> None:
+    candles = planted()
+    short = ((candles[0][0], candles[0][1]), (candles[1][0], candles[1][1].part(600, len(candles[1][1]))))
+    last = span_of(s for _, s in candles)[1]
+    assert missing_days(short, CHOICE_LIMITS, last) == 0
+    assert missing_days(short[1:], CHOICE_LIMITS, last) == 60  # 600 candles of 4 h are 100 days; 130 are left of 190
