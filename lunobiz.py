@@ -22,6 +22,7 @@ Map:
     BACKTEST   the same line over recorded candles
     REPLAY     what went into each cycle, and the same line run over it once more
     LANES      many parameter sets and many markets at once, by the rules of the cycle
+    SKIP       which candles a lane may leave out, and what it does in the others
     WALK       which parameter set would have been chosen, and what it earned unseen
     GATES      may this configuration ever trade for real, and why not
     LEDGER     is an old pass still worth anything
@@ -67,6 +68,7 @@ milliseconds (`_ms`) or seconds (`_s`).
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import hashlib
 import hmac
@@ -4534,6 +4536,7 @@ class Rerun:
 BIT_OF: Mapping[str, int] = types.MappingProxyType({MOMENTUM: 1, EXPANSION: 2, REVERSION: 4})
 NAMES_IN_ORDER = (REVERSION, MOMENTUM, EXPANSION)  # as ties between strategies are settled: by name
 NEVER_ROW = 2**31 - 1
+PAIRS = 256  # more than there will be
 Cells = NDArray[np.intp]  # flat indices into runs x sets x pairs
 
 
@@ -4597,20 +4600,15 @@ def terms_of(markets: Sequence[Market]) -> Terms:
 class Wishes(NamedTuple):
     """Signals that passed every check but those of the desk, in order of row, lane and rank."""
 
-    row: Ints
-    lane: Ints
-    pair: Ints
-    confidence: Floats
-    limit: Floats
+    row: NDArray[np.int32]
+    lane: NDArray[np.int32]
+    pair: NDArray[np.uint8]
+    bit: NDArray[np.uint8]
     stop: Floats
-    loss: Floats
-    bit: Ints
-    gain: Floats
 
     def at(self, rows: Ints | Flags) -> Wishes:
         """Some of the wishes."""
-        return Wishes(self.row[rows], self.lane[rows], self.pair[rows], self.confidence[rows], self.limit[rows],
-                      self.stop[rows], self.loss[rows], self.bit[rows], self.gain[rows])
+        return Wishes(self.row[rows], self.lane[rows], self.pair[rows], self.bit[rows], self.stop[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -4639,6 +4637,7 @@ class LaneTable:
     terms: Terms
     trail: Floats
     holding: Ints
+    peek: float
 
 
 class _Quotes(NamedTuple):
@@ -4774,7 +4773,10 @@ class LaneBuilder:
         self.has_one_range = len({p.atr for p in job.sets}) == 1
         self.atr = np.full((rows, runs, 1 if self.has_one_range else sets, pairs), np.nan)
         self.exits = np.zeros((rows, runs, sets, pairs), dtype=np.uint8)
-        self.wishes: list[Wishes] = []
+        self.lanes = runs * sets
+        self.ranks: list[Ints] = []  # row, lane, confidence downwards and pair of each wish in one number
+        self.bits: list[NDArray[np.uint8]] = []
+        self.stops: list[Floats] = []
 
     def add(self, run: int, pair: int, market: Market, series: Series) -> None:
         """Put one market's candles, exits and wishes in their places."""
@@ -4799,34 +4801,24 @@ class LaneBuilder:
             if lane == 0 or not self.has_one_range:
                 self.atr[place, run, lane, pair] = table.atr[inside]
             wish = _market_wishes(table, quotes, market, self.job.settings.limits)
-            self._add_wishes(wish, (run * len(self.job.sets) + lane, pair), market, series, places)
+            self._add_wishes(wish, run * len(self.job.sets) + lane, pair, places)
 
-    def _add_wishes(
-        self, wish: _Wish, where: tuple[int, int], market: Market, series: Series, places: Ints
-    ) -> None:
+    def _add_wishes(self, wish: _Wish, lane: int, pair: int, places: Ints) -> None:
         row = places[wish.rows]
         keep = (row >= 0) & (row < len(self.times))
-        rows, costs = wish.rows[keep], self.job.settings.costs
-        limit = grid_floor(series.close[rows] * (1 - market.model_spread / 2), 10.0**market.price_scale)
-        slipped = wish.stop[keep] * (1 - STRESSED_SLIPPAGE * costs.slippage)
-        loss = limit * (1 + market.maker_fee) - slipped * (1 - market.taker_fee)
-        gain = self.job.peek * (series.close[rows] - series.open[rows])
-        count = len(rows)
-        self.wishes.append(Wishes(row[keep], np.full(count, where[0]), np.full(count, where[1]),
-                                  wish.confidence[keep], limit, wish.stop[keep], loss, wish.bit[keep], gain))
+        rank = (row[keep] * self.lanes + lane) * 10_001 + 10_000 - np.rint(wish.confidence[keep] * 1e4).astype(np.int64)
+        self.ranks.append(rank * PAIRS + pair)
+        self.bits.append(wish.bit[keep].astype(np.uint8))
+        self.stops.append(wish.stop[keep])
 
     def _sorted_wishes(self) -> Wishes:
-        def joined(read: Callable[[Wishes], Floats]) -> Floats:
-            return np.concatenate([read(w) for w in self.wishes])
-
-        def counts(read: Callable[[Wishes], Ints]) -> Ints:
-            return np.concatenate([read(w) for w in self.wishes])
-
-        found = Wishes(
-            counts(lambda w: w.row), counts(lambda w: w.lane), counts(lambda w: w.pair),
-            joined(lambda w: w.confidence), joined(lambda w: w.limit), joined(lambda w: w.stop),
-            joined(lambda w: w.loss), counts(lambda w: w.bit), joined(lambda w: w.gain))
-        return found.at(np.lexsort((found.pair, -found.confidence, found.lane, found.row)))
+        ranks = np.concatenate(self.ranks)
+        order = np.argsort(ranks)  # no two are the same
+        ranks = ranks[order]
+        cells = ranks // (PAIRS * 10_001)
+        return Wishes((cells // self.lanes).astype(np.int32), (cells % self.lanes).astype(np.int32),
+                      (ranks % PAIRS).astype(np.uint8), np.concatenate(self.bits)[order],
+                      np.concatenate(self.stops)[order])
 
     def table(self) -> LaneTable:
         """Everything in one place, the wishes in order."""
@@ -4841,7 +4833,7 @@ class LaneBuilder:
             friends, terms_of([m for m, _ in job.runs[0]]),
             np.broadcast_to(np.array([p.trail_atr for p in job.sets], dtype=np.float64).reshape(lanes), whole),
             np.broadcast_to(np.array([-(-p.max_holding * 3600 // self.seconds) for p in job.sets],
-                                     dtype=np.int64).reshape(lanes), whole),
+                                     dtype=np.int64).reshape(lanes), whole), job.peek,
         )
 
 
@@ -4906,6 +4898,7 @@ class LaneBook:
         self.turnover, self.trips = np.zeros(lanes), np.zeros(lanes, dtype=np.int64)
         self.weights = np.zeros(shape)
         self.late, self.is_stressed = np.zeros(lanes), False  # what every fill a candle later would have cost
+        self.visits_every_row = False
         self.fills: list[LaneFill] | None = None
         self.sent = np.zeros((runs, sets, max(1, DAY_MS // table.step_ms)), dtype=np.int64)
         self.day = -1
@@ -5143,7 +5136,7 @@ class Lanes(LaneBook):
         self.floor.reshape(-1)[cells] = grid_floor(
             stop * (1 - self.settings.costs.stop_gap), self.table.terms.price_power[pair])
 
-    def _may_send(self, row: int, lane: Ints) -> Flags:
+    def _may_send(self, row: int, lane: NDArray[np.int32]) -> Flags:
         """Which lanes have not yet sent as many orders as a minute and a day may have."""
         sent, limits = self.sent.reshape(-1, self.sent.shape[2])[lane], self.settings.limits
         few = sent.sum(axis=1) < limits.orders_per_day
@@ -5153,7 +5146,12 @@ class Lanes(LaneBook):
         """Size one wish per lane against what the lane has left, and let it rest at the bid."""
         table, limits, lots, terms = self.table, self.settings.limits, self.table.wishes, self.table.terms
         runs, sets, pairs = self.volume.shape
-        lane, pair, limit = lots.lane[wishes], lots.pair[wishes], lots.limit[wishes]
+        lane, pair, stop = lots.lane[wishes], lots.pair[wishes], lots.stop[wishes]
+        place = lane // sets * pairs + pair
+        limit, open_, close, seen = (c[row].reshape(-1)[place]
+                                     for c in (table.bid, table.open, table.close, table.volume))
+        slipped = stop * (1 - STRESSED_SLIPPAGE * self.settings.costs.slippage)
+        loss = limit * (1 + terms.maker[pair]) - slipped * (1 - terms.taker[pair])
         value = self.volume.reshape(-1, pairs)[lane] * table.bid[row].reshape(runs, pairs)[lane // sets]
         wanted = self.wanted.reshape(-1, pairs)[lane] * self.limit.reshape(-1, pairs)[lane]
         worst, each = value + wanted, np.arange(len(lane))
@@ -5161,18 +5159,17 @@ class Lanes(LaneBook):
         friends = table.friends[day, lane // sets][each, pair]
         now, fee = self.equity.reshape(-1)[lane], terms.dearest[pair]
         free = self.cash.reshape(-1)[lane] - wanted.sum(axis=1) * (1 + fee)
-        place = lane // sets * pairs + pair
         room = np.minimum.reduce([
-            now * limits.risk_per_trade / lots.loss[wishes],
+            now * limits.risk_per_trade / loss,
             (now * limits.max_exposure - worst.sum(axis=1)) / limit,
             (now * limits.max_asset_exposure - worst[each, pair]) / limit,
             (now * limits.max_group_exposure - (worst * friends).sum(axis=1)) / limit,
             free * (1 - CASH_MARGIN) / (1 + fee) / limit,
-            table.volume[row].reshape(-1)[place] * BAR_SHARE, terms.max_volume[pair],
+            seen * BAR_SHARE, terms.max_volume[pair],
         ])
         volume = grid_floor(np.maximum(room, 0.0), terms.volume_power[pair])
         taken = (worst > 0).sum(axis=1)
-        good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (lots.loss[wishes] > 0)
+        good = (taken < limits.max_positions) & (volume >= terms.least[pair]) & (loss > 0)
         if self.is_throttled:
             good &= self._may_send(row, lane)
             self.sent.reshape(-1, self.sent.shape[2])[lane[good], row % self.sent.shape[2]] += 1
@@ -5180,8 +5177,8 @@ class Lanes(LaneBook):
         self.has_wanted |= len(cells) > 0
         rests = self.settings.schedule.entry_timeout_candles
         for column, values in (
-            (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, lots.stop[wishes[good]]),
-            (self.entry_kind, lots.bit[wishes[good]]), (self.gain, lots.gain[wishes[good]]),
+            (self.wanted, volume[good]), (self.limit, limit[good]), (self.entry_stop, stop[good]),
+            (self.entry_kind, lots.bit[wishes[good]]), (self.gain, table.peek * (close - open_)[good]),
             (self.expires, np.full(len(cells), row + rests)),
         ):
             column.reshape(-1)[cells] = values
@@ -5215,7 +5212,7 @@ class Lanes(LaneBook):
                 self._mark(row)
 
     def _mark(self, row: int) -> None:
-        self.equity = self.cash + (self.volume * self.table.bid[row]) @ self.kept
+        self.equity = self.cash + (self.volume * self.table.bid[row] * self.kept).sum(axis=2)
 
     def end_week(self, row: int) -> None:
         """A new week has begun: the owner is taken to confirm a weekly halt."""
@@ -5248,13 +5245,500 @@ class Lanes(LaneBook):
             self._expire(row)
 
 
-def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
-    """Take lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
-    ends = np.flatnonzero((table.times % DAY_MS == 0) | (np.arange(len(table.times)) == len(table.times) - 1))
+# ==============================================================================
+# SKIP | which candles a lane may leave out, and what it does in the others
+# pure | uses TYPES CANDLES RISK CYCLE BACKTEST LANES
+# ==============================================================================
+
+# A lane by itself, in plain numbers, goes from one candle in which it can act to the next. In between nothing can
+# happen: no order works, nothing held reaches its stop, its exit, its age or a new stop, no free market has a wish for
+# which there is a place, no UTC day begins, and at the lowest bids equity stays above its caps. The steps, their order
+# and the arithmetic are those of `Lanes.step`, which visits every candle; a test compares the two, fill for fill.
+NEAR_ROWS, FAR_ROWS = 24, 512  # the next candles are looked at one by one, the later ones as columns
+FEE_POWER = 10.0**FEE_SCALE
+Plain = Sequence[float]  # a memoryview gives its items as plain numbers, faster than an array
+
+
+def floor_to(value: float, power: float) -> float:
+    """One value on the grid, as `grid_floor` gives it."""
+    near = float(round(value * power))
+    return (near - (near / power - value > max(1e-6 / power, 4 * math.ulp(value)))) / power
+
+
+class Strip(NamedTuple):
+    """One market of a run: its candles, and what it fixes; all lanes of the run read it."""
+
+    open: Plain
+    high: Plain
+    low: Plain
+    close: Plain
+    bid: Plain
+    half: Plain
+    seen: Plain
+    lows: Floats
+    closes: Floats
+    bids: Floats
+    price_power: float
+    volume_power: float
+    min_volume: float
+    least: float
+    max_volume: float
+    maker: float
+    taker: float
+    dearest: float
+    kept: float
+    through: float
+
+
+def strips_of(table: LaneTable, run: int) -> tuple[Strip, ...]:
+    """The markets of one run."""
+    made = []
+    for pair in range(table.exits.shape[3]):
+        open_, high, low, close, bid, half, seen = (np.ascontiguousarray(c[:, run, 0, pair]) for c in (
+            table.open, table.high, table.low, table.close, table.bid, table.half, table.volume))
+        price, lots, tick, least, whole, most, _, maker, taker, dearest = (float(c[pair]) for c in table.terms)
+        made.append(Strip(
+            open_.data, high.data, low.data, close.data, bid.data, half.data, seen.data, low, close, bid, price, lots,
+            least, whole, most, maker, taker, dearest, 1 - taker, tick * 0.999999))
+    return tuple(made)
+
+
+class Spot:
+    """One market in one lane: what is held and ordered, and the next candle that matters to it."""
+
+    def __init__(self, strip: Strip, table: LaneTable, lane: tuple[int, int], pair: int) -> None:
+        run, place = lane
+        self.strip, self.pair = strip, pair
+        range_ = table.atr[:, run, min(place, table.atr.shape[2] - 1), pair]
+        self.pull = table.trail[:, min(run, table.trail.shape[1] - 1), place, 0] * range_
+        self.notch = TRAIL_STEP_ATR * range_
+        self.exits = np.ascontiguousarray(table.exits[:, run, place, pair])
+        holding = table.holding[:, min(run, table.holding.shape[1] - 1), place, 0]
+        self.holding, self.rows = holding, len(table.times)
+        self.least_holding = int(holding.min(initial=NEVER_ROW))
+        self.volume = self.wanted = self.selling = self.limit = self.entry_stop = self.gain = self.best = 0.0
+        self.stop, self.line, self.floor, self.guarded = math.inf, -math.inf, 0.0, 0.0
+        self.kind = self.entry_kind = self.expires = 0
+        self.opened, self.leaving = NEVER_ROW, False
+        # until the row `next` nothing happens here by itself; the highest close and the lowest bid before it
+        self.next, self.read, self.peak, self.lowest = 0, -1, 0.0, 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """True while it takes one of the places."""
+        return self.volume > 0 or self.wanted > 0
+
+    def clear(self) -> None:
+        """Forget a position that is closed."""
+        self.volume, self.stop, self.line, self.selling = 0.0, math.inf, -math.inf, 0.0
+        self.opened, self.kind, self.leaving = NEVER_ROW, 0, False
+
+    def share(self, row: int, wanted: float) -> float:
+        """How much of an order one bar can have filled, 0 without a bar."""
+        seen = self.strip.seen[row] * BAR_SHARE
+        return floor_to(min(wanted, seen), self.strip.volume_power) if seen > 0 else 0.0
+
+    def catch_up(self, row: int) -> None:
+        """Know the highest close before this row."""
+        if self.read < row - 1:
+            passed = self.strip.closes[self.read + 1 : row]
+            self.best = self.peak if row == self.next else float(np.fmax.reduce(passed, initial=self.best))
+            self.read = row - 1
+
+    def wait(self, row: int) -> None:
+        """Something may happen here in the next row."""
+        self.read, self.next, self.peak = row, row + 1, self.best
+
+    def look_ahead(self, row: int) -> None:
+        """Find the next row in which something happens here."""
+        self.wait(row)
+        if self.wanted or self.selling or self.leaving or self.line == math.inf:
+            return
+        self.lowest = math.inf
+        end = min(self.rows, max(row + 1, self.opened + self.least_holding))
+        near = min(end, row + 1 + NEAR_ROWS)
+        self.next = self._look_near(row + 1, near)
+        while self.next == near < end:
+            first, near = near, min(end, near + FAR_ROWS)
+            self.next = self._look_far(first, near)
+
+    def _look_near(self, first: int, end: int) -> int:
+        strip, cut, best, lowest = self.strip, slice(first, end), self.peak, math.inf
+        line, kind, stop, row = self.line, self.kind, self.stop, first
+        for low, close, bid, leaves, pull, notch in zip(
+            strip.lows[cut].tolist(), strip.closes[cut].tolist(), strip.bids[cut].tolist(),
+            self.exits[cut].tolist(), self.pull[cut].tolist(), self.notch[cut].tolist(), strict=True,
+        ):
+            top = close if close > best else best
+            if low <= line or leaves & kind or top - pull > stop + notch:
+                break
+            best, row = top, row + 1
+            if bid < lowest:
+                lowest = bid
+        self.peak, self.lowest = best, lowest
+        return row
+
+    def _look_far(self, first: int, end: int) -> int:
+        cut = slice(first, end)
+        tops = np.fmax(np.fmax.accumulate(self.strip.closes[cut]), self.peak)
+        is_event = (self.strip.lows[cut] <= self.line) | ((self.exits[cut] & self.kind) != 0)
+        is_event |= tops - self.pull[cut] > self.stop + self.notch[cut]
+        count = int(is_event.argmax()) if is_event.any() else end - first
+        if count:
+            self.peak = float(tops[count - 1])
+            self.lowest = min(self.lowest, float(self.strip.bids[first : first + count].min()))
+        return first + count
+
+
+class LaneWishes(NamedTuple):
+    """The wishes of one lane in order of row and rank."""
+
+    rows: list[int]
+    pairs: list[int]
+    stops: list[float]
+    bits: list[int]
+
+
+OF_LANE = ("cash", "equity", "day_line", "week_line", "until", "is_halted")
+OF_SPOT = ("volume", "best", "stop", "line", "floor", "guarded", "kind", "opened", "leaving", "selling", "wanted",
+           "limit", "entry_stop", "entry_kind", "expires", "gain")
+
+
+class LaneDesk:
+    """Cash, positions and orders of one lane; `turnover` and `trips` are sums that the caller takes each day."""
+
+    def __init__(self, lanes: Lanes, lane: tuple[int, int], strips: Sequence[Strip], wishes: LaneWishes) -> None:
+        self.lanes, self.lane, self.table, self.wishes = lanes, lane, lanes.table, wishes
+        self.limits, self.settings = lanes.settings.limits, lanes.settings
+        self.friends = lanes.table.friends[:, lane[0]]
+        self.rows, self.first_ms, self.step_ms = len(lanes.table.times), int(lanes.table.times[0]), lanes.table.step_ms
+        self.spots = [Spot(strip, lanes.table, lane, pair) for pair, strip in enumerate(strips)]
+        self.day, self.wish, self.row = lanes.day, 0, -1
+        self.turnover, self.trips = 0.0, 0
+        self.cash = self.equity = self.day_line = self.week_line = self.until = 0.0
+        self.is_halted = False
+        for name in OF_LANE:
+            vars(self)[name] = vars(lanes)[name][lane].item()
+        for spot in self.spots:
+            for name in OF_SPOT:
+                vars(spot)[name] = vars(lanes)[name][lane][spot.pair].item()
+        self.busy = [s for s in self.spots if s.is_busy]
+        for spot in self.busy:
+            spot.look_ahead(-1)
+
+    def save(self) -> None:
+        """Put the state back into the columns of all lanes."""
+        for name in OF_LANE:
+            vars(self.lanes)[name][self.lane] = vars(self)[name]
+        for spot in self.spots:
+            if spot in self.busy:
+                spot.catch_up(self.rows)
+            for name in OF_SPOT:
+                vars(self.lanes)[name][self.lane][spot.pair] = vars(spot)[name]
+
+    @property
+    def is_barred(self) -> bool:
+        """True while a cap keeps entries off."""
+        return self.until > 0 or self.is_halted
+
+    def _pay(self, value: float, sign: int, fee: float) -> None:
+        self.cash += sign * value + floor_to(-(value * fee), FEE_POWER)
+        self.turnover += value
+
+    def _note(self, row: int, spot: Spot, name: str, price: float, volume: float) -> None:
+        if self.lanes.fills is not None:
+            cell = (self.lane[0] * self.table.exits.shape[2] + self.lane[1]) * len(self.spots) + spot.pair
+            self.lanes.fills.append((row, cell, name, price, volume))
+
+    def _sold(self, row: int, spot: Spot, name: str, price: float, volume: float) -> None:
+        self._note(row, spot, name, price, volume)
+        left = spot.volume - volume
+        if left > 1e-12:
+            spot.volume = left
+        else:
+            spot.clear()
+            self.trips += 1
+
+    def _sweep(self, spot: Spot) -> bool:
+        """Close a position that is too small to sell and has no order to change that; True if it was."""
+        is_small = 0 < spot.volume < spot.strip.min_volume and not spot.wanted and not spot.selling
+        if is_small and spot.line == -math.inf:
+            spot.clear()
+            self.trips += 1
+            return True
+        return False
+
+    def _settle_exit(self, row: int, spot: Spot) -> None:
+        strip, slip, start = spot.strip, 1 - self.settings.costs.slippage, spot.strip.open[row]
+        if math.isnan(start):
+            return
+        price, limit, spot.selling = start * (1 - strip.half[row]) * slip, spot.selling, 0.0
+        volume = spot.share(row, spot.volume)
+        if limit - price <= 0 and volume > 0:
+            filled = floor_to(price, strip.price_power)
+            self._pay(filled * volume, 1, strip.taker)
+            self._sold(row, spot, "exit", filled, volume)
+            self._sweep(spot)
+
+    def _settle_entry(self, row: int, spot: Spot) -> bool:
+        """True if the market went through the limit and gave a part at least."""
+        strip, price = spot.strip, spot.limit
+        volume = spot.share(row, spot.wanted) if strip.low[row] <= price - strip.through else 0.0
+        if volume <= 0:
+            return False
+        self._note(row, spot, "entry", price, volume)
+        self._pay(price * volume, -1, strip.maker)
+        self.cash += spot.gain * volume
+        left = spot.wanted - volume
+        spot.wanted = left if left > 0.5 / strip.volume_power else 0.0
+        if spot.volume == 0:
+            spot.stop, spot.kind, spot.best, spot.opened = spot.entry_stop, spot.entry_kind, price, row
+        spot.volume += volume
+        return True
+
+    def _settle_stop(self, row: int, spot: Spot) -> None:
+        strip, line, floor = spot.strip, spot.line, spot.floor
+        was_triggered, fee, price = line == math.inf, strip.maker, floor
+        if was_triggered:
+            is_done = strip.high[row] >= floor + strip.through
+        else:
+            worst = min(strip.open[row], line) * (1 - strip.half[row])
+            price, fee = floor_to(worst * (1 - self.settings.costs.slippage), strip.price_power), strip.taker
+            is_done = price >= floor
+        volume, guarded, spot.line = spot.share(row, spot.guarded), spot.guarded, math.inf
+        if not is_done or volume <= 0:
+            return
+        self._pay(price * volume, 1, fee)
+        self._sold(row, spot, "protection", price, volume)
+        spot.guarded = guarded - volume
+        if spot.guarded < 0.5 / strip.volume_power:
+            spot.line = -math.inf
+            self._sweep(spot)
+
+    def _mark(self, row: int) -> None:
+        held = 0.0
+        for spot in self.busy:
+            held += spot.volume * spot.strip.bid[row] * spot.strip.kept
+        self.equity = self.cash + held
+
+class LaneRun(LaneDesk):
+    """One lane over all rows, from one row in which something happens to the next."""
+
+    def run_to(self, end: int) -> None:
+        """Take the rows up to and including this one; nothing is left out there."""
+        while self.row < end:
+            self.row = self._next(end)
+            self._act(self.row)
+
+    def _next(self, end: int) -> int:
+        """The next row in which something happens, at most `end`."""
+        row, last = self.row + 1, end
+        if self.is_barred:
+            return row
+        for spot in self.busy:
+            last = min(last, spot.next)
+        if len(self.busy) < self.limits.max_positions:
+            last = self._next_wish(row, last)
+        if last > row and self.busy and self._is_near_cap():
+            return self._fallen(row, last)
+        return last
+
+    def _next_wish(self, row: int, last: int) -> int:
+        """The next row up to `last` in which a free market has a wish."""
+        rows, pairs, spots = self.wishes.rows, self.wishes.pairs, self.spots
+        at = self.wish = bisect.bisect_left(rows, row, self.wish)
+        while at < len(rows) and rows[at] < last:
+            if not spots[pairs[at]].is_busy:
+                return rows[at]
+            at += 1
+        return last
+
+    def _is_near_cap(self) -> bool:
+        """True if equity might fall to a cap before any market's next event."""
+        held = 0.0
+        for spot in self.busy:
+            held += spot.volume * spot.lowest * spot.strip.kept
+        return self.cash + held <= max(self.day_line, self.week_line)
+
+    def _fallen(self, first: int, last: int) -> int:
+        """The first row before `last` in which equity is at a cap, or `last`."""
+        held = np.zeros(last - first)
+        for spot in self.busy:
+            held += spot.volume * spot.strip.bids[first:last] * spot.strip.kept
+        low = self.cash + held <= max(self.day_line, self.week_line)
+        return first + int(low.argmax()) if low.any() else last
+
+    def _act(self, row: int) -> None:
+        """One row, in the order of `Lanes.step`."""
+        due = self._caught_up(row)
+        grown = self._settle(row, due)
+        self._mark(row)
+        if self._review(row):
+            due = self._caught_up(row)
+        for spot in due:
+            self._look_after(row, spot, spot in grown)
+        asked = self._enter(row)
+        if asked or due:
+            self._expire(row, due)
+            self.busy = [s for s in self.spots if s.volume or s.wanted]
+            self._look_ahead(row, (*due, *asked))
+        if self.is_halted and is_new_week(self.first_ms + row * self.step_ms, self.step_ms):
+            self.is_halted = False
+
+    def _caught_up(self, row: int) -> list[Spot]:
+        """The markets to which something may happen in this row."""
+        due = self.busy if self.is_barred else [s for s in self.busy if s.next <= row]
+        for spot in due:
+            spot.catch_up(row)
+        return due
+
+    def _settle(self, row: int, due: Sequence[Spot]) -> list[Spot]:
+        """Sales, entries, stops, in this order; the markets in which something was bought."""
+        for spot in due:
+            if spot.selling:
+                self._settle_exit(row, spot)
+        hit = [s for s in due if s.strip.low[row] <= s.line]
+        grown = [s for s in due if s.wanted and self._settle_entry(row, s)]
+        for spot in hit:
+            self._settle_stop(row, spot)
+        return grown
+
+    def _look_ahead(self, row: int, acted: Iterable[Spot]) -> None:
+        for spot in acted:
+            if self.is_barred:
+                spot.wait(row)
+            elif spot.volume or spot.wanted:
+                spot.look_ahead(row)
+
+    def _review_caps(self, now_ms: int, day: int) -> None:
+        if self.equity <= self.day_line and not self.until:
+            self.until = max((day + 1) * DAY_MS, now_ms + int(self.limits.cooldown_hours * HOUR_MS))
+        if self.equity <= self.week_line:
+            self.is_halted = True
+
+    def _review(self, row: int) -> bool:
+        """Caps, day roll and end of cooldowns; True while a cap keeps entries off."""
+        now, before = self.first_ms + row * self.step_ms + DECISION_DELAY_MS, self.day
+        self._review_caps(now, before)
+        self.day = now // DAY_MS
+        if self.day > before:
+            self.day_line = self.equity * (1 - self.limits.daily_loss_cap)
+            if (self.day + 3) // 7 > (before + 3) // 7:
+                self.week_line = self.equity * (1 - self.limits.weekly_loss_cap)
+        if 0 < self.until <= now:
+            self.until = 0
+            self._review_caps(now, self.day)
+        return self.is_barred
+
+    def _look_after(self, row: int, spot: Spot, is_grown: bool) -> None:
+        """Trail the stop, then leave, or rest a protection if what is held or its stop is new."""
+        strip, is_renewed = spot.strip, is_grown
+        if spot.kind:
+            close, notch = strip.close[row], float(spot.notch[row])
+            spot.best = close if close > spot.best else spot.best
+            wanted = spot.best - float(spot.pull[row])
+            if wanted > spot.stop + notch:
+                wanted = floor_to(wanted, strip.price_power)
+                if wanted > spot.stop + notch:
+                    spot.stop, is_renewed = wanted, True
+            if self._is_over(row, spot, is_renewed):
+                spot.leaving, spot.kind, spot.stop, spot.opened = True, 0, math.inf, NEVER_ROW
+        if spot.leaving:
+            self._sell(row, spot)
+        elif is_renewed and spot.kind and spot.volume >= strip.min_volume:
+            spot.line, spot.guarded = spot.stop, spot.volume
+            spot.floor = floor_to(spot.stop * (1 - self.settings.costs.stop_gap), strip.price_power)
+
+    def _is_over(self, row: int, spot: Spot, is_renewed: bool) -> bool:
+        """True if the position is to be left."""
+        strip = spot.strip
+        if int(spot.exits[row]) & spot.kind or (self.is_barred and self.limits.daily_cap_action == "close"):
+            return True
+        if (is_renewed or spot.line == math.inf) and strip.bid[row] <= spot.stop:
+            return True
+        if spot.opened == row and strip.low[row] <= spot.stop:
+            return True
+        is_old = row >= spot.opened + spot.least_holding and spot.opened <= row - int(spot.holding[row])
+        return is_old and not math.isnan(strip.close[row])
+
+    def _sell(self, row: int, spot: Spot) -> None:
+        strip = spot.strip
+        if not spot.selling and not math.isnan(strip.close[row]) and spot.volume >= strip.min_volume:
+            bound = strip.bid[row] * (1 - self.settings.costs.exit_bound)
+            spot.selling, spot.line, spot.wanted = floor_to(bound, strip.price_power), -math.inf, 0.0
+
+    def _enter(self, row: int) -> list[Spot]:
+        """The wishes of this row, strongest first, each sized against what the ones before it have left."""
+        asked: list[Spot] = []
+        rows, at = self.wishes.rows, self.wish
+        if self.is_barred or at >= len(rows) or rows[at] > row:
+            return asked
+        at = bisect.bisect_left(rows, row, at)
+        while at < len(rows) and rows[at] == row:
+            spot = self.spots[self.wishes.pairs[at]]
+            if not spot.is_busy and self._size(row, spot, self.wishes.stops[at]):
+                spot.entry_stop, spot.entry_kind = self.wishes.stops[at], self.wishes.bits[at]
+                asked.append(spot)
+            at += 1
+        return asked
+
+    def _size(self, row: int, spot: Spot, stop: float) -> bool:
+        """Size one wish against what the lane has left, and let it rest at the bid; False if nothing is left."""
+        limits, strip, limit, fee = self.limits, spot.strip, spot.strip.bid[row], spot.strip.dearest
+        slipped = stop * (1 - STRESSED_SLIPPAGE * self.settings.costs.slippage)
+        loss = limit * (1 + strip.maker) - slipped * (1 - strip.taker)
+        friends = self.friends[(self.first_ms + row * self.step_ms) // DAY_MS - self.first_ms // DAY_MS, spot.pair]
+        whole = group = reserved = 0.0
+        taken = 0
+        for other in self.spots:
+            if other.is_busy:
+                wanted = other.wanted * other.limit
+                worst = other.volume * other.strip.bid[row] + wanted
+                whole, reserved, taken = whole + worst, reserved + wanted, taken + (worst > 0)
+                group += worst if friends[other.pair] else 0.0
+        if taken >= limits.max_positions or not loss > 0:
+            return False
+        now, free = self.equity, self.cash - reserved * (1 + fee)
+        room = min(
+            now * limits.risk_per_trade / loss, (now * limits.max_exposure - whole) / limit,
+            now * limits.max_asset_exposure / limit, (now * limits.max_group_exposure - group) / limit,
+            free * (1 - CASH_MARGIN) / (1 + fee) / limit, strip.seen[row] * BAR_SHARE, strip.max_volume)
+        volume = floor_to(max(room, 0.0), strip.volume_power)
+        if volume < strip.least:
+            return False
+        spot.wanted, spot.limit, spot.expires = volume, limit, row + self.settings.schedule.entry_timeout_candles
+        spot.gain = self.table.peek * (strip.close[row] - strip.open[row])
+        return True
+
+    def _expire(self, row: int, due: Sequence[Spot]) -> None:
+        """Take entries off that are out of time or that the lane's state forbids."""
+        has_swept = False
+        for spot in due:
+            if spot.wanted and (spot.expires <= row or self.is_barred):
+                spot.wanted = 0.0
+                has_swept |= self._sweep(spot)
+        if has_swept:
+            self._mark(row)
+
+
+def day_ends(table: LaneTable) -> Ints:
+    """The rows at which UTC days end, and the last one."""
+    return np.flatnonzero((table.times % DAY_MS == 0) | (np.arange(len(table.times)) == len(table.times) - 1))
+
+
+def new_result(table: LaneTable, lanes: Lanes) -> LaneResult:
+    """A result to be filled day by day."""
+    ends = day_ends(table)
     shape = (len(ends), *lanes.cash.shape)
-    equity, turnover, trips = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    weights, last = np.zeros((*shape, lanes.volume.shape[2])), 0
-    for day, end in enumerate(ends):
+    return LaneResult(
+        (table.times[ends] - 1) // DAY_MS, lanes.settings.schedule.paper_cash, np.zeros(shape), np.zeros(shape),
+        np.zeros(shape, dtype=np.int64), np.zeros((*shape, lanes.volume.shape[2])))
+
+
+def run_every_row(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
+    """Take all lanes over all rows side by side; None if cancelled."""
+    result, ends, last = new_result(table, lanes), day_ends(table), 0
+    for day, end in enumerate(ends.tolist()):
         if not on_progress(day, len(ends)):
             return None
         for row in range(last, end + 1):
@@ -5262,18 +5746,67 @@ def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) ->
             lanes.end_week(row)
             if lanes.is_stressed:
                 lanes.weights += lanes.volume * table.bid[row] / lanes.equity[:, :, None]
-        equity[day], turnover[day], trips[day] = lanes.equity, lanes.turnover, lanes.trips
-        weights[day] = lanes.weights / (end + 1 - last)
+        result.equity[day], result.turnover[day], result.round_trips[day] = lanes.equity, lanes.turnover, lanes.trips
+        result.weights[day] = lanes.weights / (end + 1 - last)
         for total in (lanes.turnover, lanes.trips, lanes.weights):
             total[...] = 0
-        last = int(end) + 1
-    days = (table.times[ends] - 1) // DAY_MS
-    return LaneResult(days, lanes.settings.schedule.paper_cash, equity, turnover, trips, weights)
+        last = end + 1
+    return result
+
+
+def _lane_wishes(wishes: Wishes, lanes: int) -> Iterator[LaneWishes]:
+    """The wishes of each lane."""
+    order = np.argsort(wishes.lane, kind="stable")
+    cuts = np.searchsorted(wishes.lane, np.arange(lanes + 1), sorter=order)
+    for first, end in itertools.pairwise(cuts.tolist()):
+        at = order[first:end]
+        yield LaneWishes(*(column[at].tolist() for column in (wishes.row, wishes.pair, wishes.stop, wishes.bit)))
+
+
+def skip_lane(lane: LaneRun, result: LaneResult, ends: Ints, on_day: Callable[[int], bool]) -> bool:
+    """Take one lane over all rows and write down its days; False if cancelled."""
+    days = (lane.table.times + DECISION_DELAY_MS) // DAY_MS
+    rolls = set(np.flatnonzero(np.diff(days, prepend=lane.day)).tolist())
+    places = {row: day for day, row in enumerate(ends.tolist())}
+    for row in sorted(rolls | places.keys()):
+        day = places.get(row)
+        if day is not None and not on_day(day):
+            return False
+        lane.run_to(row)
+        if day is not None:
+            at = (day, *lane.lane)
+            result.equity[at], result.turnover[at], result.round_trips[at] = lane.equity, lane.turnover, lane.trips
+            lane.turnover, lane.trips = 0.0, 0
+    lane.save()
+    return True
+
+
+def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
+    """Take lanes over all rows; None if cancelled. A weekly halt is confirmed at the first row of the next week."""
+    if lanes.is_stressed or lanes.is_throttled or lanes.visits_every_row:
+        return run_every_row(table, lanes, on_progress)
+    runs, sets = lanes.cash.shape
+    result, ends = new_result(table, lanes), day_ends(table)
+
+    def on_day(day: int) -> bool:
+        done = number * len(ends) + day
+        share = done // (runs * sets)
+        return (done - 1) // (runs * sets) == share or on_progress(share, len(ends))
+
+    wishes = _lane_wishes(table.wishes, runs * sets)
+    for number, lots in enumerate(wishes):
+        run, place = divmod(number, sets)
+        if place == 0:
+            strips = strips_of(table, run)
+        if not skip_lane(LaneRun(lanes, (run, place), strips, lots), result, ends, on_day):
+            return None
+    lanes.day = int(table.times[-1] + DECISION_DELAY_MS) // DAY_MS
+    return result
 
 
 # ==============================================================================
 # WALK | which parameter set would have been chosen, and what it earned unseen
-# pure | uses TYPES SETTINGS CANDLES STRATEGIES METRICS BACKTEST LANES
+# pure | uses TYPES SETTINGS CANDLES STRATEGIES METRICS BACKTEST LANES SKIP
 # ==============================================================================
 
 #   |- warm-up 60 d -|------- training 365 d -------|- 5 d -|- unseen 60 d -|                  window 1
