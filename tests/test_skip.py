@@ -22,6 +22,7 @@ from lunobiz import (
     lane_table,
     run_every_row,
     run_lanes,
+    skip_rows,
 )
 from rough import SETS, Scene, rough_rows, scene
 
@@ -40,7 +41,7 @@ def job_of(rough: Scene, sets: tuple[StrategyParams, ...] = SETS) -> LaneJob:
 def both_ways(job: LaneJob, past: tuple[Lanes, Lanes] | None = None) -> list[tuple[Lanes, LaneResult]]:
     """The job with and without leaving candles out, from the start or from where lanes stand."""
     table, done = lane_table(job), []
-    for place, run in enumerate((run_lanes, run_every_row)):
+    for place, run in enumerate((skip_rows, run_every_row)):
         lanes = Lanes(table, job.settings)
         if past is not None:
             lanes.go_on(past[place].state())
@@ -127,6 +128,20 @@ def test_few_candles_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lanes.fills
     assert len(visited) == len(set(visited)) < len(table.times) / 2
     assert {row for row, *_ in lanes.fills} <= set(visited)
+
+
+def test_few_lanes_skip_and_many_busy_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr(lunobiz, "skip_rows", lambda *_: chosen.append("skip"))
+    monkeypatch.setattr(lunobiz, "run_every_row", lambda *_: chosen.append("every"))
+    job = job_of(scene(8))
+    table = lane_table(job)
+    run_lanes(table, Lanes(table, job.settings))
+    crowded = replace(table, wishes=table.wishes.at(np.zeros(100_000, dtype=np.int64)))
+    run_lanes(crowded, Lanes(crowded, job.settings))
+    throttled = replace(job.settings, limits=replace(job.settings.limits, orders_per_day=1))
+    run_lanes(table, Lanes(table, throttled))
+    assert chosen == ["skip", "every", "every"]
 
 
 SCALED = st.tuples(st.integers(0, 8), st.integers(-(10**14), 10**14), st.floats(-1.5, 1.5))
