@@ -1764,12 +1764,36 @@ class SetupColumns(NamedTuple):
     extra: tuple[tuple[str, Floats], ...]
 
 
-class Base(NamedTuple):
-    """What the strategies share: candles, average true range, regime."""
+class Breakout(NamedTuple):
+    """Closes above a channel in an up-trend."""
 
-    series: Series
-    atr: Floats
-    regime: RegimeColumns
+    high: Floats
+    is_entry: Flags
+    strength: Floats
+
+
+class Retreat(NamedTuple):
+    """Closes below a channel, or the end of an up-trend."""
+
+    low: Floats
+    is_exit: Flags
+
+
+class Reach(NamedTuple):
+    """How far a stop of so many ranges is away, and the rise that twice as much would be."""
+
+    stop: Floats
+    move: Floats
+
+
+class Base:
+    """What the strategies share: candles, average true range, regime, and what several sets read alike, read once."""
+
+    def __init__(self, series: Series, atr: Floats, regime: RegimeColumns) -> None:
+        self.series, self.atr, self.regime = series, atr, regime
+        self.breakouts: dict[int, Breakout] = {}
+        self.retreats: dict[int, Retreat] = {}
+        self.reaches: dict[float, Reach] = {}
 
 
 def _share(value: Floats, full: float) -> Floats:
@@ -1777,16 +1801,41 @@ def _share(value: Floats, full: float) -> Floats:
     return np.asarray(np.fmin(np.fmax(value / full, 0.0), 1.0), dtype=np.float64)
 
 
+def _breakout(base: Base, rows: int) -> Breakout:
+    """The entries above a channel of this many rows, read once."""
+    if rows not in base.breakouts:
+        series, high = base.series, channel_high(base.series, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            entry = (series.close > high) & (base.regime.code == 1) & base.regime.is_up & (base.atr > 0)
+            above, trend = _share((series.close - high) / base.atr, 1.0), _share(base.regime.efficiency, 0.6)
+        base.breakouts[rows] = Breakout(high, entry, 0.4 + 0.3 * above + 0.3 * trend)
+    return base.breakouts[rows]
+
+
+def _retreat(base: Base, rows: int) -> Retreat:
+    """The exits below a channel of this many rows, read once."""
+    if rows not in base.retreats:
+        low = channel_low(base.series, rows)
+        with np.errstate(invalid="ignore"):
+            leave = (base.series.close < low) | ((base.regime.code == 2) & ~base.regime.is_up)
+        base.retreats[rows] = Retreat(low, leave)
+    return base.retreats[rows]
+
+
+def _reach(base: Base, ranges: float) -> Reach:
+    """The stop of a breakout, read once."""
+    if ranges not in base.reaches:
+        stop = ranges * base.atr
+        with np.errstate(invalid="ignore", divide="ignore"):
+            base.reaches[ranges] = Reach(stop, 2.0 * stop / base.series.close)
+    return base.reaches[ranges]
+
+
 def momentum_breakout(base: Base, params: StrategyParams) -> SetupColumns:
     """Buy a close above the channel of the candles before it in an up-trend; leave below the exit channel."""
-    series, range_ = base.series, base.atr
-    high, low = channel_high(series, params.breakout), channel_low(series, params.exit_channel)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        entry = (series.close > high) & (base.regime.code == 1) & base.regime.is_up & (range_ > 0)
-        leave = (series.close < low) | ((base.regime.code == 2) & ~base.regime.is_up)
-        strength = 0.4 + 0.3 * _share((series.close - high) / range_, 1.0) + 0.3 * _share(base.regime.efficiency, 0.6)
-        stop = params.stop_atr * range_
-        move = 2.0 * stop / series.close
+    high, entry, strength = _breakout(base, params.breakout)
+    low, leave = _retreat(base, params.exit_channel)
+    stop, move = _reach(base, params.stop_atr)
     return SetupColumns(MOMENTUM, entry, leave, strength, stop, move,
                         (("high", high), ("low", low), ("efficiency", base.regime.efficiency)))
 
@@ -1885,6 +1934,7 @@ class Readings:
         self._doubts = doubt_columns(series)
         self._ranges: dict[int, Floats] = {}
         self._regimes: dict[tuple[float, ...], RegimeColumns] = {}
+        self._bases: dict[tuple[float, ...], Base] = {}
         self._setups: dict[tuple[object, ...], SetupColumns] = {}
 
     def _once(
@@ -1904,7 +1954,8 @@ class Readings:
             self._ranges[params.atr] = atr(self._series, params.atr)
         if kinds not in self._regimes:
             self._regimes[kinds] = regime(self._series, params)
-        base = Base(self._series, self._ranges[params.atr], self._regimes[kinds])
+        base = self._bases.setdefault(
+            (params.atr, *kinds), Base(self._series, self._ranges[params.atr], self._regimes[kinds]))
         setups = (
             self._once(momentum_breakout, base, params, (params.breakout, params.exit_channel)),
             self._once(volatility_expansion, base, params, (params.squeeze, params.expansion)),
@@ -4536,7 +4587,7 @@ class Rerun:
 BIT_OF: Mapping[str, int] = types.MappingProxyType({MOMENTUM: 1, EXPANSION: 2, REVERSION: 4})
 NAMES_IN_ORDER = (REVERSION, MOMENTUM, EXPANSION)  # as ties between strategies are settled: by name
 NEVER_ROW = 2**31 - 1
-PAIRS = 256  # more than there will be
+LEVELS, PAIRS = 10_001, 256  # of confidence, which has four decimals; more pairs than there will be
 Cells = NDArray[np.intp]  # flat indices into runs x sets x pairs
 
 
@@ -4640,6 +4691,11 @@ class LaneTable:
     peek: float
 
 
+def _weakness(confidence: Floats) -> Ints:
+    """Confidence as a whole number, 0 for the strongest."""
+    return LEVELS - 1 - np.rint(confidence * (LEVELS - 1)).astype(np.int64)
+
+
 class _Quotes(NamedTuple):
     """Bid, half the spread, break-even and whether entries are allowed, at each candle of one market."""
 
@@ -4673,41 +4729,56 @@ class _Wish(NamedTuple):
     rows: Ints
     confidence: Floats
     stop: Floats
-    bit: Ints
+    bit: NDArray[np.uint8]
 
 
 def _market_wishes(table: SignalTable, quotes: _Quotes, market: Market, limits: RiskLimits) -> _Wish:
     """The strongest wish of each row, if it passes the checks of signal and numbers."""
-    rows, strength, move, distance, bits, order = [], [], [], [], [], []
+    parts = []
     for place, name in enumerate(NAMES_IN_ORDER):
         setup = next(s for s in table.setups if s.strategy == name)
         found = np.flatnonzero(setup.is_entry & quotes.is_open)
-        rows.append(found)
-        strength.append(setup.strength[found])
-        move.append(setup.move[found])
-        distance.append(setup.stop_distance[found])
-        bits.append(np.full(len(found), BIT_OF[name]))
-        order.append(np.full(len(found), place))
-    row, moved, away = np.concatenate(rows), np.concatenate(move), np.concatenate(distance)
-    needed, bit = quotes.needed[row], np.concatenate(bits)
-    confidence = confidences(np.concatenate(strength), moved, needed)
-    rank = np.lexsort((np.concatenate(order), -confidence, row))
-    rank = rank[(np.isfinite(away) & np.isfinite(moved))[rank]]
-    best = rank[np.concatenate(([True], np.diff(row[rank]) > 0))] if len(rank) else rank
-    stop = grid_floor(table.series.close[row] - away, 10.0**market.price_scale)
+        move, away = setup.move[found], setup.stop_distance[found]
+        kept = np.isfinite(move) & np.isfinite(away)
+        parts.append((found[kept], setup.strength[found][kept], move[kept], away[kept], np.full(kept.sum(), place)))
+    row, strength, moved, away, order = (np.concatenate(p) for p in zip(*parts, strict=True))
+    needed = quotes.needed[row]
+    confidence = confidences(strength, moved, needed)
+    rank = np.argsort((row * LEVELS + _weakness(confidence)) * len(NAMES_IN_ORDER) + order)
+    best = rank[np.diff(row[rank], prepend=-1) > 0]
+    stop = grid_floor(table.series.close[row[best]] - away[best], 10.0**market.price_scale)
     passes = (moved >= needed * limits.min_edge) & (confidence >= limits.min_confidence)
-    passes &= (stop >= market.min_price) & (stop < quotes.bid[row])
-    best = best[passes[best]]
-    return _Wish(row[best], confidence[best], stop[best], bit[best])
+    is_good = passes[best] & (stop >= market.min_price) & (stop < quotes.bid[row[best]])
+    best = best[is_good]
+    bits = np.array([BIT_OF[name] for name in NAMES_IN_ORDER], dtype=np.uint8)
+    return _Wish(row[best], confidence[best], stop[is_good], bits[order[best]])
 
 
 def _exit_bits(table: SignalTable) -> NDArray[np.uint8]:
     """Which strategies would leave at each row, a bit each, the kind of market included."""
     bits = np.zeros(len(table.series), dtype=np.uint8)
     for setup in table.setups:
-        wrong = np.array([r in EXIT_REGIMES.get(setup.strategy, ()) for r in REGIMES])
-        bits |= np.where(setup.is_exit | wrong[table.regime.code], BIT_OF[setup.strategy], 0).astype(np.uint8)
+        wrong = [code for code, r in enumerate(REGIMES) if r in EXIT_REGIMES.get(setup.strategy, ())]
+        is_exit = setup.is_exit | np.isin(table.regime.code, wrong) if wrong else setup.is_exit
+        bits |= np.asarray(is_exit * np.uint8(BIT_OF[setup.strategy]), dtype=np.uint8)
     return bits
+
+
+def _is_alike(one: SignalTable, other: SignalTable) -> bool:
+    """True if the exits of two sets of one market are the same columns."""
+    return one.regime is other.regime and all(
+        a.is_exit is b.is_exit for a, b in zip(one.setups, other.setups, strict=True))
+
+
+def _leaving(tables: Sequence[SignalTable]) -> NDArray[np.uint8]:
+    """[rows, sets]: the exits of all sets of one market, each computed once."""
+    known: list[SignalTable] = []
+    places = []
+    for table in tables:
+        place = next((i for i, other in enumerate(known) if _is_alike(table, other)), len(known))
+        known += [table] if place == len(known) else []
+        places.append(place)
+    return np.stack([_exit_bits(table) for table in known], axis=1)[:, places]
 
 
 def _daily_closes(markets: Sequence[Series], days: Ints) -> Floats:
@@ -4795,9 +4866,9 @@ class LaneBuilder:
             bids[0] = quotes.bid[before[-1]]
         self.columns["bid"][:, run, 0, pair] = np.nan_to_num(_kept(bids))
         readings = Readings(market.pair, series)
-        for lane, params in enumerate(self.job.sets):
-            table = readings.table(params)
-            self.exits[place, run, lane, pair] = _exit_bits(table)[inside]
+        tables = [readings.table(params) for params in self.job.sets]
+        self.exits[place, run, :, pair] = _leaving(tables)[inside]
+        for lane, table in enumerate(tables):
             if lane == 0 or not self.has_one_range:
                 self.atr[place, run, lane, pair] = table.atr[inside]
             wish = _market_wishes(table, quotes, market, self.job.settings.limits)
@@ -4806,16 +4877,16 @@ class LaneBuilder:
     def _add_wishes(self, wish: _Wish, lane: int, pair: int, places: Ints) -> None:
         row = places[wish.rows]
         keep = (row >= 0) & (row < len(self.times))
-        rank = (row[keep] * self.lanes + lane) * 10_001 + 10_000 - np.rint(wish.confidence[keep] * 1e4).astype(np.int64)
+        rank = (row[keep] * self.lanes + lane) * LEVELS + _weakness(wish.confidence[keep])
         self.ranks.append(rank * PAIRS + pair)
-        self.bits.append(wish.bit[keep].astype(np.uint8))
+        self.bits.append(wish.bit[keep])
         self.stops.append(wish.stop[keep])
 
     def _sorted_wishes(self) -> Wishes:
         ranks = np.concatenate(self.ranks)
         order = np.argsort(ranks)  # no two are the same
         ranks = ranks[order]
-        cells = ranks // (PAIRS * 10_001)
+        cells = ranks // (PAIRS * LEVELS)
         return Wishes((cells // self.lanes).astype(np.int32), (cells % self.lanes).astype(np.int32),
                       (ranks % PAIRS).astype(np.uint8), np.concatenate(self.bits)[order],
                       np.concatenate(self.stops)[order])
@@ -5809,7 +5880,7 @@ def _is_sparse(table: LaneTable) -> bool:
     rows, runs, sets, pairs = table.exits.shape
     cells = runs * sets * pairs
     days = rows * table.step_ms / DAY_MS * runs * sets
-    return (len(table.wishes.row) + days) * ACT_COST < rows * (ROW_COST + cells * CELL_COST)
+    return bool((len(table.wishes.row) + days) * ACT_COST < rows * (ROW_COST + cells * CELL_COST))
 
 
 def run_lanes(table: LaneTable, lanes: Lanes, on_progress: Progress = always) -> LaneResult | None:
@@ -6759,7 +6830,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
 
 # ==============================================================================
 # LEDGER | is an old pass still worth anything
-# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO GATES
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO LANES GATES
 # ==============================================================================
 
 LEAST_OVERLAP = 0.5  # an earlier look at less than half of the unseen days is a look at other data
