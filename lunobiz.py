@@ -4606,6 +4606,11 @@ class LaneJob:
     peek: float = 0.0
 
 
+def _cells(flags: NDArray[np.generic]) -> Cells:
+    """Where flags are up, as flat places."""
+    return flags.reshape(-1).nonzero()[0]
+
+
 def grid_floor(value: Floats, power: Floats | float) -> Floats:
     """Values rounded down to a grid of 1/power, by the rule of `Market.round_volume`."""
     near = np.rint(value * power)
@@ -4860,7 +4865,7 @@ class LaneBuilder:
         for name, values in (("open", series.open), ("high", series.high), ("low", series.low),
                              ("close", series.close), ("volume", series.volume), ("half", quotes.half)):
             self.columns[name][place, run, 0, pair] = values[inside]
-        before = np.flatnonzero(places < 0)  # the last quote before the first row still stands
+        before = _cells(places < 0)  # the last quote before the first row still stands
         bids = _on_grid(quotes.bid[inside], spots, len(self.times))
         if len(before) and np.isnan(bids[:1]).all():
             bids[0] = quotes.bid[before[-1]]
@@ -4952,6 +4957,7 @@ class LaneBook:
         self.cash = np.full(lanes, settings.schedule.paper_cash)
         self.equity = self.cash.copy()
         self.day_line, self.week_line = np.full(lanes, -np.inf), np.full(lanes, -np.inf)
+        self.cap_line = self.day_line  # the higher of both
         self.until = np.zeros(lanes)  # end of the cooldown, 0 for none
         self.is_halted = np.zeros(lanes, dtype=np.bool_)
         self.volume, self.best = np.zeros(shape), np.zeros(shape)
@@ -4960,6 +4966,8 @@ class LaneBook:
         self.floor, self.guarded = np.zeros(shape), np.zeros(shape)  # limit and volume of that protection
         self.kind = np.zeros(shape, dtype=np.uint8)
         self.opened = np.full(shape, NEVER_ROW, dtype=np.int64)
+        self.least_holding = int(table.holding.min(initial=NEVER_ROW))
+        self.next_old = 0  # no position is too old before this row
         self.leaving, self.selling = np.zeros(shape, dtype=np.bool_), np.zeros(shape)
         self.wanted, self.limit, self.entry_stop = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.expires, self.entry_kind = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
@@ -5023,7 +5031,7 @@ class LaneBook:
     def _settle_exits(self, row: int) -> None:
         """Taking sales fill at the open of the bar, unless it is below their limit."""
         table, slip = self.table, 1 - self.settings.costs.slippage
-        cells = np.flatnonzero(self.selling)
+        cells = _cells(self.selling)
         _, pair, place = self._where(cells)
         start = table.open[row].reshape(-1)[place]
         cells, pair, place, start = (v[~np.isnan(start)] for v in (cells, pair, place, start))
@@ -5063,7 +5071,7 @@ class LaneBook:
     def _settle_entries(self, row: int) -> Cells:
         """Resting buys fill at their limit when the bar went through it by a tick; the cells that were filled."""
         table, terms = self.table, self.table.terms
-        cells = np.flatnonzero(self.wanted)
+        cells = _cells(self.wanted)
         _, pair, place = self._where(cells)
         through = self.limit.reshape(-1)[cells] - terms.tick[pair] * 0.999999
         cells = cells[table.low[row].reshape(-1)[place] <= through]
@@ -5082,6 +5090,7 @@ class LaneBook:
         self.kind.reshape(-1)[fresh] = self.entry_kind.reshape(-1)[fresh]
         self.best.reshape(-1)[fresh] = self.limit.reshape(-1)[fresh]
         self.opened.reshape(-1)[fresh] = row
+        self.next_old = min(self.next_old, row + self.least_holding)
         return np.asarray(cells, dtype=np.intp)
 
     def _sweep(self, cells: Cells) -> bool:
@@ -5101,7 +5110,7 @@ class Lanes(LaneBook):
     def state(self) -> LaneState:
         """All that a later table needs to go on from here."""
         columns = {name: value for name, value in vars(self).items()
-                   if isinstance(value, np.ndarray) and name != "kept"}
+                   if isinstance(value, np.ndarray) and name not in ("kept", "cap_line")}
         return LaneState(len(self.table.times), self.day, columns)
 
     def go_on(self, state: LaneState) -> Lanes:
@@ -5109,6 +5118,7 @@ class Lanes(LaneBook):
         runs = self.volume.shape[0] // state.columns["volume"].shape[0]
         for name, value in state.columns.items():
             vars(self)[name] = np.repeat(value, runs, axis=0)
+        self.cap_line = np.maximum(self.day_line, self.week_line)
         self.opened, self.expires, self.day = self.opened - state.rows, self.expires - state.rows, state.day
         self.sent = np.roll(self.sent, -state.rows, axis=2)
         self.has_triggered = self.has_selling = self.has_wanted = self.has_leaving = self.has_barred = True
@@ -5116,6 +5126,8 @@ class Lanes(LaneBook):
 
     def _review_caps(self, now_ms: int, day: int) -> None:
         """Note the lanes that have fallen to their daily or weekly cap."""
+        if not np.count_nonzero(self.equity <= self.cap_line):
+            return
         low = self.equity <= self.day_line
         if low.any():
             hours = self.settings.limits.cooldown_hours
@@ -5135,6 +5147,8 @@ class Lanes(LaneBook):
             self.day_line = self.equity * (1 - limits.daily_loss_cap)
         if (self.day + 3) // 7 > (before + 3) // 7:
             self.week_line = self.equity * (1 - limits.weekly_loss_cap)
+        if self.day > before:
+            self.cap_line = np.maximum(self.day_line, self.week_line)
         if self.has_barred:
             over = (self.until > 0) & (self.until <= now)
             self.until[over] = 0
@@ -5148,7 +5162,7 @@ class Lanes(LaneBook):
         np.fmax(self.best, table.close[row], out=self.best)
         range_ = table.atr[row]
         wanted = self.best - table.trail[row] * range_
-        cells = np.flatnonzero(wanted > self.stop + TRAIL_STEP_ATR * range_)
+        cells = _cells(wanted > self.stop + TRAIL_STEP_ATR * range_)
         if len(cells):
             pair = cells % self.volume.shape[2]
             rounded = grid_floor(wanted.reshape(-1)[cells], table.terms.price_power[pair])
@@ -5164,9 +5178,9 @@ class Lanes(LaneBook):
         """
         table, bid = self.table, self.table.bid[row]
         out = (table.exits[row] & self.kind) != 0
-        old = self.opened <= row - table.holding[row]
-        if old.any():
-            out |= old & ~np.isnan(table.close[row])
+        if row >= self.next_old:
+            out |= (self.opened <= row - table.holding[row]) & ~np.isnan(table.close[row])
+            self.next_old = int(self.opened.min()) + self.least_holding
         if self.settings.limits.daily_cap_action == "close" and self.has_barred:
             out |= ((self.until > 0) | self.is_halted)[:, :, None] & (self.kind != 0)
         if self.has_triggered:
@@ -5174,13 +5188,13 @@ class Lanes(LaneBook):
         for cells, price in ((fresh, table.low[row]), (renewed, bid)):
             if len(cells):
                 out.reshape(-1)[cells] |= price.reshape(-1)[self._where(cells)[2]] <= self.stop.reshape(-1)[cells]
-        cells = np.flatnonzero(out)
+        cells = _cells(out)
         cells = cells[self.kind.reshape(-1)[cells] != 0]
         for column, value in ((self.leaving, True), (self.kind, 0), (self.stop, np.inf), (self.opened, NEVER_ROW)):
             column.reshape(-1)[cells] = value
         self.has_leaving |= len(cells) > 0
         if self.has_leaving:
-            self._sell(row, np.flatnonzero(self.leaving))
+            self._sell(row, _cells(self.leaving))
 
     def _sell(self, row: int, cells: Cells) -> None:
         """Send the sales of positions to leave that have none working, and take their other orders off."""
@@ -5271,7 +5285,7 @@ class Lanes(LaneBook):
 
     def _expire(self, row: int) -> None:
         """Take entries off that are out of time or that the lane's state forbids."""
-        cells = np.flatnonzero(self.wanted)
+        cells = _cells(self.wanted)
         late = self.expires.reshape(-1)[cells] <= row
         if self.has_barred:
             late |= ((self.until > 0) | self.is_halted).reshape(-1)[cells // self.volume.shape[2]]
@@ -5282,7 +5296,7 @@ class Lanes(LaneBook):
                 self._mark(row)
 
     def _mark(self, row: int) -> None:
-        self.equity = self.cash + (self.volume * self.table.bid[row] * self.kept).sum(axis=2)
+        self.equity = self.cash + np.add.reduce(self.volume * self.table.bid[row] * self.kept, axis=2)
 
     def end_week(self, row: int) -> None:
         """A new week has begun: the owner is taken to confirm a weekly halt."""
@@ -5295,7 +5309,7 @@ class Lanes(LaneBook):
             self.sent[:, :, row % self.sent.shape[2]] = 0
         if self.has_selling:
             self._settle_exits(row)
-        hit = np.flatnonzero(self.table.low[row] <= self.line)
+        hit = _cells(self.table.low[row] <= self.line)
         fresh = grown = np.empty(0, dtype=np.intp)
         if self.has_wanted:
             grown = self._settle_entries(row)
