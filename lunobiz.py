@@ -1714,11 +1714,15 @@ class RegimeColumns(NamedTuple):
     is_up: Flags
 
 
-def _aligned(slow: Series, values: Floats, closed: Ints) -> Floats:
-    """The value of the last slower candle that had closed when each decision candle closed."""
-    rows = np.searchsorted(slow.closed, closed, side="right") - 1
-    if not len(slow):
-        return np.full((*values.shape[:-1], len(closed)), np.nan)
+def _newest(slow: Series, closed: Ints) -> Ints:
+    """The row of the last slower candle that had closed when each decision candle closed, -1 before the first."""
+    return np.asarray(np.searchsorted(slow.closed, closed, side="right") - 1, dtype=np.int64)
+
+
+def _aligned(values: Floats, rows: Ints) -> Floats:
+    """The values of slower candles at these rows, NaN before the first."""
+    if not values.shape[-1]:
+        return np.full((*values.shape[:-1], len(rows)), np.nan)
     return np.where(rows >= 0, values[..., np.maximum(rows, 0)], np.nan)
 
 
@@ -1739,10 +1743,11 @@ def regime(series: Series, params: StrategyParams) -> RegimeColumns:
     calm = realised_volatility(fast.close, CALM_CANDLES)
     ratio = np.divide(realised_volatility(fast.close, DAY_CANDLES), calm, out=np.ones(calm.shape), where=calm > 0)
     ratio[np.isnan(calm)] = np.nan
-    trend = _aligned(fast, efficiency(fast.close, TREND_CANDLES), series.closed)
-    daily = _aligned(slow, efficiency(slow.close, DAILY_TREND), series.closed)
-    wild = _aligned(fast, ratio, series.closed)
-    average = _aligned(fast, sma(fast.close, TREND_CANDLES), series.closed)
+    rows = _newest(fast, series.closed)
+    trend = _aligned(efficiency(fast.close, TREND_CANDLES), rows)
+    daily = _aligned(efficiency(slow.close, DAILY_TREND), _newest(slow, series.closed))
+    wild = _aligned(ratio, rows)
+    average = _aligned(sma(fast.close, TREND_CANDLES), rows)
     with np.errstate(invalid="ignore"):
         strongest = np.maximum(trend, daily)
         code = np.where(strongest >= params.trend_efficiency, 1, 2)
@@ -4922,20 +4927,6 @@ def lane_table(job: LaneJob) -> LaneTable:
     return builder.table()
 
 
-@dataclass(frozen=True, slots=True)
-class LaneResult:
-    """What lanes earned: days, and [days, runs, sets] of equity at each day's end, value bought and sold, and round
-    trips closed; `weights` is the mean share of equity in each pair, [days, runs, sets, pairs].
-    """
-
-    days: Ints
-    start: float
-    equity: Floats
-    turnover: Floats
-    round_trips: Ints
-    weights: Floats
-
-
 LaneFill = tuple[int, int, str, float, float]  # row, cell, what, price, volume
 
 
@@ -5506,6 +5497,7 @@ class LaneDesk:
         for spot in self.spots:
             for name in OF_SPOT:
                 vars(spot)[name] = vars(lanes)[name][lane][spot.pair].item()
+        self.is_barred = self.until > 0 or self.is_halted
         self.busy = [s for s in self.spots if s.is_busy]
         for spot in self.busy:
             spot.look_ahead(-1)
@@ -5519,11 +5511,6 @@ class LaneDesk:
                 spot.catch_up(self.rows)
             for name in OF_SPOT:
                 vars(self.lanes)[name][self.lane][spot.pair] = vars(spot)[name]
-
-    @property
-    def is_barred(self) -> bool:
-        """True while a cap keeps entries off."""
-        return self.until > 0 or self.is_halted
 
     def _pay(self, value: float, sign: int, fee: float) -> None:
         self.cash += sign * value + floor_to(-(value * fee), FEE_POWER)
@@ -5620,10 +5607,11 @@ class LaneRun(LaneDesk):
         if self.is_barred:
             return row
         for spot in self.busy:
-            last = min(last, spot.next)
+            if spot.next < last:
+                last = spot.next
         if len(self.busy) < self.limits.max_positions:
             last = self._next_wish(row, last)
-        if last > row and self.busy and self._is_near_cap():
+        if self.busy and last > row and self._is_near_cap():
             return self._fallen(row, last)
         return last
 
@@ -5655,19 +5643,20 @@ class LaneRun(LaneDesk):
     def _act(self, row: int) -> None:
         """One row, in the order of `Lanes.step`."""
         due = self._caught_up(row)
-        grown = self._settle(row, due)
+        grown = self._settle(row, due) if due else []
         self._mark(row)
         if self._review(row):
             due = self._caught_up(row)
         for spot in due:
             self._look_after(row, spot, spot in grown)
-        asked = self._enter(row)
+        asked = self._enter(row) if not self.is_barred else []
         if asked or due:
             self._expire(row, due)
             self.busy = [s for s in self.spots if s.volume or s.wanted]
-            self._look_ahead(row, (*due, *asked))
+            self._look_ahead(row, due)
+            self._look_ahead(row, asked)
         if self.is_halted and is_new_week(self.first_ms + row * self.step_ms, self.step_ms):
-            self.is_halted = False
+            self.is_halted, self.is_barred = False, self.until > 0
 
     def _caught_up(self, row: int) -> list[Spot]:
         """The markets to which something may happen in this row."""
@@ -5703,8 +5692,10 @@ class LaneRun(LaneDesk):
     def _review(self, row: int) -> bool:
         """Caps, day roll and end of cooldowns; True while a cap keeps entries off."""
         now, before = self.first_ms + row * self.step_ms + DECISION_DELAY_MS, self.day
-        self._review_caps(now, before)
         self.day = now // DAY_MS
+        if self.day == before and self.equity > max(self.day_line, self.week_line) and not self.is_barred:
+            return False
+        self._review_caps(now, before)
         if self.day > before:
             self.day_line = self.equity * (1 - self.limits.daily_loss_cap)
             if (self.day + 3) // 7 > (before + 3) // 7:
@@ -5712,6 +5703,7 @@ class LaneRun(LaneDesk):
         if 0 < self.until <= now:
             self.until = 0
             self._review_caps(now, self.day)
+        self.is_barred = self.until > 0 or self.is_halted
         return self.is_barred
 
     def _look_after(self, row: int, spot: Spot, is_grown: bool) -> None:
@@ -5755,7 +5747,7 @@ class LaneRun(LaneDesk):
         """The wishes of this row, strongest first, each sized against what the ones before it have left."""
         asked: list[Spot] = []
         rows, at = self.wishes.rows, self.wish
-        if self.is_barred or at >= len(rows) or rows[at] > row:
+        if at >= len(rows) or rows[at] > row:
             return asked
         at = bisect.bisect_left(rows, row, at)
         while at < len(rows) and rows[at] == row:
@@ -5775,7 +5767,7 @@ class LaneRun(LaneDesk):
         whole = group = reserved = 0.0
         taken = 0
         for other in self.spots:
-            if other.is_busy:
+            if other.volume or other.wanted:
                 wanted = other.wanted * other.limit
                 worst = other.volume * other.strip.bid[row] + wanted
                 whole, reserved, taken = whole + worst, reserved + wanted, taken + (worst > 0)
@@ -5803,6 +5795,20 @@ class LaneRun(LaneDesk):
                 has_swept |= self._sweep(spot)
         if has_swept:
             self._mark(row)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneResult:
+    """What lanes earned: days, and [days, runs, sets] of equity at each day's end, value bought and sold, and round
+    trips closed; `weights` is the mean share of equity in each pair, [days, runs, sets, pairs].
+    """
+
+    days: Ints
+    start: float
+    equity: Floats
+    turnover: Floats
+    round_trips: Ints
+    weights: Floats
 
 
 def day_ends(table: LaneTable) -> Ints:
@@ -6844,7 +6850,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
 
 # ==============================================================================
 # LEDGER | is an old pass still worth anything
-# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO LANES GATES
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO GATES
 # ==============================================================================
 
 LEAST_OVERLAP = 0.5  # an earlier look at less than half of the unseen days is a look at other data
