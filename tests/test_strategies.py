@@ -559,11 +559,10 @@ def test_a_regime_that_peeks_one_candle_is_caught(
 def test_slow_candles_used_before_they_close_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The classic: a day's close, known in the morning of that day."""
 
-    def early(slow: Series, values: Floats, closed: Ints) -> Floats:
-        rows = np.searchsorted(slow.opened, closed, side="left") - 1
-        return np.where(rows >= 0, values[np.maximum(rows, 0)], np.nan)
+    def early(slow: Series, closed: Ints) -> Ints:
+        return np.searchsorted(slow.opened, closed, side="left") - 1
 
-    monkeypatch.setattr(lunobiz, "_aligned", early)
+    monkeypatch.setattr(lunobiz, "_newest", early)
     assert {"efficiency", "outlook regime"} <= peeks(restless(1), range(300, 780, 7), QUICK)
 
 
