@@ -15696,7 +15696,7 @@ class CandleForm:
         px = self._look.px
         ttk.Label(self.frame, text="Decision candles").pack(anchor="w", pady=(px(6), 0))
         grid = packed(ttk.Frame(self.frame), anchor="w")
-        self.timeframes = {duration: ttk.BooleanVar(self.frame, value=duration == 3600) for duration in DURATIONS_S}
+        self.timeframes = {duration: ttk.BooleanVar(self.frame, value=duration in Schedule().timeframes) for duration in DURATIONS_S}
         for index, (duration, variable) in enumerate(self.timeframes.items()):
             box = ttk.Checkbutton(grid, text=duration_word(duration), variable=variable)
             box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(12)), pady=px(2))
@@ -16907,6 +16907,7 @@ POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
+DEMO_TIMEFRAMES = (3600,)
 DEMO_SEED = 6  # a market that gets going in its first hours
 
 
@@ -17504,8 +17505,10 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     if a.timeframe:
         settings = replace(settings, schedule=replace(settings.schedule, timeframes=a.timeframe))
     mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
-    if mode is not Mode.DEMO:  # the demo keeps its lively set, so that there is something to see
+    if mode is not Mode.DEMO:  # the demo keeps its lively set and decides every hour, so that there is something to see
         settings = replace(settings, params=parameter_sets()[0])
+    elif not (a.timeframe or env.get(PREFIX + "TIMEFRAME_S")):
+        settings = replace(settings, schedule=replace(settings.schedule, timeframes=DEMO_TIMEFRAMES))
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)

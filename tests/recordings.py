@@ -92,12 +92,12 @@ def write_folder(
 
 
 def quick_settings(**schedule: object) -> Settings:
-    """Settings under which a few weeks bring dozens of trades."""
+    """Settings under which a few weeks of hourly decisions bring dozens of trades."""
     plain = Settings()
     limits = dataclasses.replace(
         plain.limits, min_confidence=0.3, min_edge=1.0, max_positions=4, daily_loss_cap=0.02, max_spread=0.006,
     )  # fmt: skip
-    timing = dataclasses.replace(plain.schedule, **schedule)  # type: ignore[arg-type]
+    timing = dataclasses.replace(plain.schedule, **{"timeframes": (3600,), **schedule})  # type: ignore[arg-type]
     return dataclasses.replace(plain, limits=limits, params=QUICK, schedule=timing)
 
 

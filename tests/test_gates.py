@@ -383,7 +383,7 @@ def test_the_sentence_tells_how_much_higher_the_bar_is() -> None:
 def luck_job(rows: int = 4000) -> LuckJob:
     """A job whose walk has this many hourly rows; nothing of it is read by the mappers of these tests."""
     span = Window(1, 0, 0, 0, rows * 3_600_000)
-    walk_job = WalkJob(((market(), series([])),), Settings(), ())
+    walk_job = WalkJob(((market(), series([])),), Settings(schedule=Schedule(timeframes=(3600,))), ())
     return LuckJob(walk_job, (span,), None, 0, ())  # type: ignore[arg-type]
 
 
