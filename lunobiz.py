@@ -15696,7 +15696,8 @@ class CandleForm:
         px = self._look.px
         ttk.Label(self.frame, text="Decision candles").pack(anchor="w", pady=(px(6), 0))
         grid = packed(ttk.Frame(self.frame), anchor="w")
-        self.timeframes = {duration: ttk.BooleanVar(self.frame, value=duration in Schedule().timeframes) for duration in DURATIONS_S}
+        usual = Schedule().timeframes
+        self.timeframes = {s: ttk.BooleanVar(self.frame, value=s in usual) for s in DURATIONS_S}
         for index, (duration, variable) in enumerate(self.timeframes.items()):
             box = ttk.Checkbutton(grid, text=duration_word(duration), variable=variable)
             box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(12)), pady=px(2))

@@ -947,9 +947,9 @@ class Wave(Paper):
         return DemoExchange.recorded(self.data, 3600, self.markets, self.clock)
 
     def open(self) -> None:
-        """The settings of the program itself."""
+        """The settings of the program itself, with hourly candles."""
         plain = Settings(params=lunobiz.parameter_sets()[0])
-        self.settings = replace(plain, schedule=replace(plain.schedule, pairs=WAVE_PAIRS))
+        self.settings = replace(plain, schedule=replace(plain.schedule, pairs=WAVE_PAIRS, timeframes=(3600,)))
         super().open()
         self.chooser = lunobiz.Chooser(self.engine, self.clock)
 
