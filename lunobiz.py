@@ -13713,6 +13713,7 @@ REHEARSED_PATHS = (  # orders twice as often
     "/api/exchange/2/listorders",
 )
 FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
+REHEARSED_ORDERS, REHEARSED_BEATS = 40, 20_000
 QUIET_BEATS = 60  # at the end, with an honest line: everything must settle
 REHEARSAL_KEY = "rehearsal"
 
@@ -13760,6 +13761,12 @@ class RehearsalReport(NamedTuple):
     differences: tuple[str, ...]
     state: TradingState
     causes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """True when all orders and all money agree, and the desk is ready again."""
+        is_equal = all(row.is_equal for row in self.orders)
+        return is_equal and not self.differences and self.state is TradingState.READY
 
 
 class Rehearsal:
@@ -13846,6 +13853,24 @@ class Rehearsal:
         desk = self._engine.desk
         return RehearsalReport(tuple(rows), self._faults, self._crashes, tuple(differences), desk.state,
                                tuple(cause.kind.words for cause in desk.causes))
+
+
+def rehearsal_text(report: RehearsalReport) -> str:
+    """What a rehearsal did, for people: a row per order, the faults it met, and whether all agrees."""
+    cells = [("Order", "For", "Market", "Side", "Volume", "Limit", "State", "Filled", "At the exchange", "Agrees")]
+    for order, there, is_equal in report.orders:
+        cells.append((
+            order.order_id, order.kind.value, order.pair, order.side.value, format(order.volume, "f"),
+            format(order.price, "f"), order.state.value, format(order.filled.base, "f"), there,
+            "yes" if is_equal else "NO"))
+    widths = [max(len(row[column]) for row in cells) + 2 for column in range(len(cells[0]))]
+    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.faults.items()))
+    wrong = [f"{row.order.order_id} does not agree" for row in report.orders if not row.is_equal]
+    words = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    words += ["", f"Faults on the line: {faults or 'none'}. Crashes in between: {report.crashes}."]
+    words += [f"At the end {report.state.name}{': ' if report.causes else ''}{', '.join(report.causes)}."]
+    words += [*wrong, *report.differences] or ["Every order, coin and cent agrees with the exchange."]
+    return "\n".join((*words, "REHEARSAL on the built-in exchange: nothing was sent to Luno.", ""))
 
 
 # ==============================================================================
@@ -17089,7 +17114,7 @@ class Dashboard:
 
 # ==============================================================================
 # MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD
 # ==============================================================================
 
 import argparse
@@ -17640,6 +17665,8 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
     what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
     what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
     what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
@@ -17664,6 +17691,24 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _show_rehearsal(done: int, total: int) -> bool:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} orders ")
+    return True
+
+
+def run_rehearsal(session: Session) -> int:
+    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
+    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
+    database = session.home / "rehearsal.db"
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
+                                                                         _show_rehearsal)
+    sys.stdout.write(rehearsal_text(report))
+    return EXIT_OK if report.is_clean else EXIT_NO
+
+
 def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     """Combinations that mean nothing are refused, not ignored."""
     if a.backtest and not (a.data and a.json):
@@ -17681,6 +17726,13 @@ def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
         p.error("--as-of belongs to --gates")
     if a.cycles and not a.headless:
         p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
     if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
         p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
@@ -17713,6 +17765,8 @@ def run(argv: Sequence[str]) -> int:
     if a.doctor:
         return run_doctor(home, env)
     session = _session(a, home, env)
+    if a.rehearse_live:
+        return run_rehearsal(session)
     if a.export:
         return run_export(session, a.export)
     if a.replay_check:
