@@ -26,6 +26,7 @@ Map:
     GATES      may this configuration ever trade for real, and why not
     LEDGER     is an old pass still worth anything
     SELFTEST   how often are the gates themselves wrong
+    ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -34,11 +35,14 @@ Map:
     LUNO       the exchange's words turned into ours
     DEMO       a small exchange inside the program, for the first look and for tests
     FEED       closed candles and fresh quotes, with their faults named
+    EXECUTION  real orders, and what became of them
+    LIVE       may a real order go out now, and is what the exchange says what we know
     NOTIFY     tell the owner
     KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
     ENGINE     one trading session
+    REHEARSAL  the whole way of LIVE on the built-in exchange, with its line going wrong
     JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
     WORKER     the thread that trades
     WIDGETS    the parts every screen is made of
@@ -5987,10 +5991,10 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
             (f"largest order {order:,.0f} {schedule.counter}, {pair} takes {least:,.0f} or more", order >= least))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
     passes = size >= limits.min_size and all(good for _, good in rows)
-    least = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
+    advice = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
     return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
                  f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
-                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{least}"), size
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{advice}"), size
 
 
 def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
@@ -7444,7 +7448,7 @@ UNRESOLVED_MS = 600_000  # an outcome unknown for so long halts
 STALE_ORDER_MS = 15_000  # an order decided longer ago than this is not sent any more
 FEE_CEILING = Decimal("0.05")  # of what was traded; above it the answer means something else
 PRICE_SLACK = Decimal("0.000001")
-ZERO = Decimal(0)
+ZERO = Decimal("0")
 REFUSED_CODES = (  # beginnings of codes that say: this order was not taken
     "ErrInsufficientFunds", "ErrInsufficientBalance", "ErrPrice", "ErrVolume", "ErrCounterDenomination",
     "ErrValueTooHigh", "ErrAmount", "ErrInvalid", "ErrMarket", "ErrPostOnly", "ErrUnderMaintenance",
@@ -9306,6 +9310,13 @@ def _save_candles(db: sqlite3.Connection, path: Path, pair: str, seconds: int, r
     return sum(_save_block(db, path, key, rows[blocks == key[2]]) for key in keys)
 
 
+def _rows_between(db: sqlite3.Connection, table: str, mode: Mode, span: tuple[int, int]) -> tuple[Columns, ...]:
+    """Rows of a mode with span[0] <= rowid <= span[1], by the names of their columns, without their seals."""
+    query = f"SELECT * FROM {table} WHERE mode = ? AND rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
+    names = ("rowid", "time_ms", *GROWING[table].split())
+    return tuple(dict(zip(names, row[:-1], strict=True)) for row in db.execute(query, (mode.value, *span)))
+
+
 class Store:
     """The database of one data folder, for one thread; every call that writes is one transaction on disk."""
 
@@ -9480,7 +9491,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL").fetchall()
         except sqlite3.OperationalError:  # some file systems cannot share memory
             self._db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        self._db.execute(f"PRAGMA synchronous = {'OFF' if synchronous == 'OFF' else 'FULL'}")
+        self._db.execute("PRAGMA synchronous = OFF" if synchronous == "OFF" else "PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA fullfsync = ON")
         self._db.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE would pass by the triggers
         version = _pragma(self._db, "PRAGMA user_version")
@@ -9552,13 +9563,6 @@ class Store:
         if held is not None and held[3:-2] != tuple(row[2:-1]):  # all but when it was told and in which words
             raise AuditBroken(f"{self.path}: {row[2]} came a second time, and differently: report this")
         return held is not None
-
-
-def _rows_between(db: sqlite3.Connection, table: str, mode: Mode, span: tuple[int, int]) -> tuple[Columns, ...]:
-    """Rows of a mode with span[0] <= rowid <= span[1], by the names of their columns, without their seals."""
-    query = f"SELECT * FROM {table} WHERE mode = ? AND rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
-    names = ("rowid", "time_ms", *GROWING[table].split())
-    return tuple(dict(zip(names, row[:-1], strict=True)) for row in db.execute(query, (mode.value, *span)))
 
 
 def _marks_of(text: str) -> dict[str, int]:
@@ -10576,6 +10580,7 @@ class LunoClient:
             self.skew_ms = skew_ms if is_real else 0.0
 
 
+ORDER_PATH = "/api/1/postorder"
 NOT_FOUND = frozenset(("ErrOrderNotFound", "ErrInvalidOrderRef", "ErrNotFound"))
 LIST_PAGE, LIST_PAGES = 1000, 20
 STATEMENT_ROWS = 100
@@ -10613,7 +10618,7 @@ class LunoOrders:
     def post(self, order: SentOrder) -> PostAnswer:
         """The one POST of an order; whatever happens, it has a class."""
         try:
-            reply = self._client.post("/api/1/postorder", order_form(order))
+            reply = self._client.post(ORDER_PATH, order_form(order))
         except NotSent:
             return PostAnswer(Answer.NOT_SENT)
         except ExchangeDown:
@@ -11735,6 +11740,18 @@ CANCEL_AGAIN_MS = 10_000  # an order that is still there is asked to end once mo
 DRIFT_LOOKS = 2  # so often in a row must balances differ: the exchange's answers are not all of one moment
 
 
+def _amounts_of(row: Mapping[str, object]) -> Amounts:
+    return Amounts(*(Decimal(str(row[name])) for name in Amounts._fields))
+
+
+def _sent_of(row: Mapping[str, object]) -> SentOrder:
+    price, volume, stop = (Decimal(str(row[name])) for name in ("price", "volume", "stop"))
+    return SentOrder(
+        str(row["order_id"]), str(row["client_id"]), str(row["pair"]), Side(row["side"]), OrderKind(row["kind"]),
+        price, volume, stop, int(str(row["time_ms"])), (str(row["base_account"]), str(row["counter_account"])),
+        OrderState.UNKNOWN, why="the program ended before the answer was written")
+
+
 class OrderJournal:
     """What was sent and heard of real orders, on disk before the next step; a row that cannot be written stops all."""
 
@@ -11768,18 +11785,6 @@ class OrderJournal:
             order_id = str(row["order_id"])
             found[order_id] = replace(found[order_id], booked=_amounts_of(row))
         return found
-
-
-def _amounts_of(row: Mapping[str, object]) -> Amounts:
-    return Amounts(*(Decimal(str(row[name])) for name in Amounts._fields))
-
-
-def _sent_of(row: Mapping[str, object]) -> SentOrder:
-    price, volume, stop = (Decimal(str(row[name])) for name in ("price", "volume", "stop"))
-    return SentOrder(
-        str(row["order_id"]), str(row["client_id"]), str(row["pair"]), Side(row["side"]), OrderKind(row["kind"]),
-        price, volume, stop, int(str(row["time_ms"])), (str(row["base_account"]), str(row["counter_account"])),
-        OrderState.UNKNOWN, why="the program ended before the answer was written")
 
 
 class Line(Protocol):
@@ -13709,7 +13714,7 @@ REHEARSED_FAULTS = (
     "garbage_after", "wrong_shape_after", "truncated_after", "ErrInternal_after", "ErrDeadlineExceeded",
 )
 REHEARSED_PATHS = (  # orders twice as often
-    "/api/1/postorder", "/api/1/postorder", "/api/1/stoporder", "/api/exchange/3/order", "/api/1/balance",
+    ORDER_PATH, ORDER_PATH, "/api/1/stoporder", "/api/exchange/3/order", "/api/1/balance",
     "/api/exchange/2/listorders",
 )
 FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
