@@ -13713,7 +13713,8 @@ REHEARSED_PATHS = (  # orders twice as often
     "/api/exchange/2/listorders",
 )
 FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
-REHEARSED_ORDERS, REHEARSED_BEATS = 40, 20_000
+REHEARSED_ORDERS, REHEARSED_BEATS = 30, 20_000
+REHEARSED_TIMEFRAMES = (3600,)  # so that there is something to send
 QUIET_BEATS = 60  # at the end, with an honest line: everything must settle
 REHEARSAL_KEY = "rehearsal"
 
@@ -13777,8 +13778,9 @@ class Rehearsal:
         self._exchange = DemoExchange.generated(seed, self._clock)
         self._clock.set_ms(self._exchange.start_ms)
         pairs = tuple(m.pair for m in self._exchange.markets())
-        self._settings = replace(settings, schedule=replace(settings.schedule, counter="ZAR", pairs=pairs))
-        self._pace = RehearsalPace(self._clock, self._exchange, settings.schedule.timeframes)
+        schedule = replace(settings.schedule, counter="ZAR", pairs=pairs, timeframes=REHEARSED_TIMEFRAMES)
+        self._settings = replace(settings, schedule=schedule)
+        self._pace = RehearsalPace(self._clock, self._exchange, REHEARSED_TIMEFRAMES)
         self._database, self._log = database, log
         self._faults: Counter[str] = Counter()
         self._crashes = 0
@@ -13790,7 +13792,7 @@ class Rehearsal:
         limit = RateLimit(self._clock)
         key = Credentials(REHEARSAL_KEY, REHEARSAL_KEY)
         client = LunoClient(self._exchange, key, limit, self._clock, self._rng)
-        feed = Feed(client, store, self._settings, self._exchange.finest_s)
+        feed = Feed(client, store, self._settings, 0)
         saved = store.last_desk(Mode.LIVE)
         who = LiveDesk(REHEARSAL_KEY, tuple, never, self._settings,
                        lambda pair: feed.markets.get(pair), lambda: 1.0)
