@@ -12098,7 +12098,8 @@ class LiveSession:
         is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
         if is_due and base.has_network:
             self._reconcile()
-        self.executor.prove_absent(not self.reconciler.last.drift and not self.trouble)
+        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
+        self.executor.prove_absent(is_explained)
         found, share = self.reconciler.last, ramp_share(self._round_trips)
         self._conditions = replace(
             base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
