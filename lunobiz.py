@@ -17325,18 +17325,171 @@ class Dashboard:
 
 
 # ==============================================================================
-# MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD
+# ARGUMENTS | what the command line may say
+# shell | uses TYPES SETTINGS SYSTEM REHEARSAL MAIN
 # ==============================================================================
 
 import argparse
+
+DEMO_SEED = 6  # a market that gets going in its first hours
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+
+
+def _durations(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(w) for w in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or any(s not in DURATIONS_S for s in found):
+        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
+    return found
+
+
+def _fees(text: str) -> tuple[float, float]:
+    words = text.split(",")
+    try:
+        maker, taker = (plain_number(w) for w in words)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
+    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
+        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
+    return maker, taker
+
+
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _speed(text: str) -> float:
+    try:
+        value = plain_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value <= 1e6:
+        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
+    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
+    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
+    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
+    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
+    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
+    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
+    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
+    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
+    return p
+
+
+def _show_rehearsal(done: int, total: int) -> bool:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} orders ")
+    return True
+
+
+def run_rehearsal(session: Session) -> int:
+    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
+    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
+    database = session.home / "rehearsal.db"
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
+                                                                         _show_rehearsal)
+    sys.stdout.write(rehearsal_text(report))
+    return EXIT_OK if report.is_clean else EXIT_NO
+
+
+def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Combinations that mean nothing are refused, not ignored."""
+    if a.backtest and not (a.data and a.json):
+        p.error("--backtest needs --data DIR and --json OUT")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
+    if a.cycles and not a.headless:
+        p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+    if a.headless and not (a.demo or a.replay) and a.speed is not None:
+        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+
+
+# ==============================================================================
+# MAIN | wire the parts, go
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD ARGUMENTS
+# ==============================================================================
+
 import traceback
 
 POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
-DEMO_SEED = 6  # a market that gets going in its first hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -17535,8 +17688,9 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     left = store.last_desk(Mode.LIVE) if session.mode is Mode.PAPER else None
     if left is not None and (left[1].positions or left[1].orders):
         held = ", ".join(p.pair for p in left[1].positions) or "none"
-        text = f"LIVE was left with positions ({held}) and {len(left[1].orders)} order(s): nothing but their stops watches"
-        engine.tell(Event(ways.clock.now_ms(), "live_left", "error", f"{text} them until LIVE is confirmed again"))
+        text = (f"LIVE was left with positions ({held}) and {len(left[1].orders)} order(s): only the stops that rest at"
+                " Luno watch them until LIVE is confirmed again")
+        engine.tell(Event(ways.clock.now_ms(), "live_left", "error", text))
     return engine, options
 
 
@@ -17880,151 +18034,6 @@ def run_window(session: Session) -> int:
     return EXIT_OK
 
 
-def _pairs(text: str) -> tuple[str, ...]:
-    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
-
-
-def _durations(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(w) for w in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or any(s not in DURATIONS_S for s in found):
-        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
-    return found
-
-
-def _fees(text: str) -> tuple[float, float]:
-    words = text.split(",")
-    try:
-        maker, taker = (plain_number(w) for w in words)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
-    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
-        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
-    return maker, taker
-
-
-def _time(text: str) -> int:
-    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
-    try:
-        given = datetime.fromisoformat(text) if not text.isdigit() else None
-    except ValueError:
-        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
-    if given is None:
-        return int(text)
-    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def _speed(text: str) -> float:
-    try:
-        value = plain_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
-        " 4 damaged or locked data.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
-    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
-    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
-    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
-    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
-    what.add_argument("--rehearse-live", action="store_true", help=words)
-    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
-    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
-    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
-    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
-    source = p.add_mutually_exclusive_group()
-    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
-    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
-    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
-    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    words = f"seed of everything random (default {DEMO_SEED})"
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
-    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
-    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
-    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
-    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
-    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
-    return p
-
-
-def _show_rehearsal(done: int, total: int) -> bool:
-    if sys.stderr is not None and sys.stderr.isatty():
-        sys.stderr.write(f"\r{done} of {total} orders ")
-    return True
-
-
-def run_rehearsal(session: Session) -> int:
-    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
-    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
-    database = session.home / "rehearsal.db"
-    for suffix in ("", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
-                                                                         _show_rehearsal)
-    sys.stdout.write(rehearsal_text(report))
-    return EXIT_OK if report.is_clean else EXIT_NO
-
-
-def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Combinations that mean nothing are refused, not ignored."""
-    if a.backtest and not (a.data and a.json):
-        p.error("--backtest needs --data DIR and --json OUT")
-    if a.self_test and not a.json:
-        p.error("--self-test needs --json OUT; its rows are added to that file")
-    if a.gates and not a.data:
-        p.error("--gates needs --data DIR")
-    is_study = a.backtest or a.gates or a.self_test
-    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
-    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
-        p.error("--kinds, --count and --shard belong to --self-test")
-    if a.as_of is not None and not a.gates:
-        p.error("--as-of belongs to --gates")
-    if a.cycles and not a.headless:
-        p.error("--cycles belongs to --headless")
-    _check_source(p, a)
-
-
-def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """What may run on the demo or a recording, and what may not."""
-    if a.rehearse_live and not a.demo:
-        p.error("--rehearse-live needs --demo: it never touches Luno")
-    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
-    if a.headless and not (a.demo or a.replay) and a.speed is not None:
-        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
-
-
 def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Session:
     """Settings and mode; LIVE is refused with its reason."""
     settings = parse_settings(env)
@@ -18042,7 +18051,7 @@ def run(argv: Sequence[str]) -> int:
     """Do what the command line asks; LunobizErrors are for `main`."""
     p = parser()
     a = p.parse_args(argv)
-    _check_use(p, a)
+    check_use(p, a)
     home = data_folder(a.home, os.environ)
     env_folders = (home, program_folder())
     env = read_env(env_folders, os.environ)
