@@ -12047,6 +12047,7 @@ RECONCILE_MS = 30_000
 RAMP = ((10, 0.0), (20, 0.25), (40, 0.5))  # below so many round trips this share of the safe size; 0 = the smallest
 BASELINE = "baseline"
 LEASH_FILLS = 20
+LOST_DAYS = 30  # so far back a restored database is found out by the orders it lacks
 
 
 class LiveDesk(NamedTuple):
@@ -12104,6 +12105,7 @@ class LiveSession:
         self.reconciler = Reconciler(line, self.executor, who.install, self._assets)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
         self._is_begun = False
+        self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
         self.trouble = "no reconcile yet"
         self._round_trips, self._fall = 0, 0.0
         self._fills: tuple[PaperFill, ...] = ()
@@ -12130,6 +12132,10 @@ class LiveSession:
             self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
         owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
         self.reconciler.begin(owner)
+        own, known = f"{OWN_PREFIX}{self._who.install}-", {o.client_id for o in self.executor.sent.values()}
+        since_ms = self._line.exchange_ms() - LOST_DAYS * DAY_MS
+        closed = [o.client_id for o in self._line.closed_orders(since_ms) if o.client_id.startswith(own)]
+        self.lost = tuple(client for client in closed if client not in known)
         if owner is None:
             self.rebase()
         self._is_begun = True
@@ -12138,8 +12144,13 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(counter, ZERO)
 
+    def accept(self) -> None:
+        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
+        self.lost = ()
+        self.rebase()
+
     def rebase(self) -> None:
-        """What nothing explains is the owner's from now on: the owner has said so."""
+        """What nothing explains is the owner's from now on."""
         unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
         owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
         self.reconciler.owner = owner
@@ -12160,7 +12171,7 @@ class LiveSession:
             base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
             reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
             is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
-            has_foreign=bool(found.foreign), is_double_used=bool(found.double_use),
+            has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
             is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
         return self._conditions
 
@@ -13353,6 +13364,9 @@ class Pace(Protocol):
     def hold_back(self, failures: int) -> None:
         """Ask less often after this many failures in a row."""
 
+    def hurry(self, is_busy: bool) -> None:
+        """Look twice as often while an order is under way."""
+
     def wait_s(self) -> float:
         """Seconds until the next beat is worth asking for, at speed 1."""
 
@@ -13380,6 +13394,9 @@ class SteppedPace:
 
     def hold_back(self, failures: int) -> None:
         """A stepped clock asks once per candle in any case."""
+
+    def hurry(self, is_busy: bool) -> None:
+        """It does not look in between either."""
 
     def wait_s(self) -> float:
         """Market seconds per step."""
@@ -13421,6 +13438,11 @@ class RealPace:
     def hold_back(self, failures: int) -> None:
         """Double the pause after each failure, up to a minute."""
         self._pause = min(MAX_PAUSE_MS, QUOTE_MS * 2**min(failures, 4)) if failures else QUOTE_MS
+
+    def hurry(self, is_busy: bool) -> None:
+        """Bring the next quote forward."""
+        if is_busy and self._pause == QUOTE_MS:
+            self._quote_ms = min(self._quote_ms, self._last + QUOTE_MS // 2)
 
     def wait_s(self) -> float:
         """A tick."""
@@ -13481,6 +13503,19 @@ def gate_locks(store: Store, feed: Feed, facts: LiveFacts) -> tuple[str, ...]:
 
 
 HISTORY_PAUSE_MS = 60_000  # after a page of older history could not be had
+
+
+def is_under_way(desk: Desk) -> bool:
+    """True while an order's answer or end is awaited."""
+    waiting = (OrderState.INTENT, OrderState.UNKNOWN)
+    return any(o.state in waiting or o.is_cancelling or o.kind is OrderKind.EXIT for o in desk.orders)
+
+
+def day_row(before: Desk, report: CycleReport, wish: float) -> dict[str, object]:
+    """What is kept of a day that has ended."""
+    start = report.desk.day_start_equity
+    return {"day": before.day, "return": total_return(before.day_start_equity, start), "wished": wish, "equity": start,
+            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions)}
 
 
 class AuditRecorder:
@@ -13614,13 +13649,12 @@ class Engine:
         beat = self.parts.pace.beat()
         if beat is None:
             return None
-        is_killed = self.parts.is_killed()
-        if not beat.has_quote and is_killed == self._was_killed:
+        was_killed, self._was_killed = self._was_killed, self.parts.is_killed()
+        if not beat.has_quote and was_killed == self._was_killed:
             self._fill_history(beat.now_ms)
             return ()
-        self._was_killed = is_killed
         self._apply_choice(beat.now_ms)
-        return self._trade(self._observe(beat, is_killed))
+        return self._trade(self._observe(beat, self._was_killed))
 
     def _follow_up(self) -> tuple[CycleReport, ...]:
         """Finish what a crash interrupted between asking for cancels and hearing of them."""
@@ -13676,6 +13710,7 @@ class Engine:
         if before.day and reports[-1].desk.day != before.day:
             self._end_day(before, reports[-1])
         self.moment, self.report, self.desk = moment, reports[-1], reports[-1].desk
+        self.parts.pace.hurry(self.parts.live is not None and is_under_way(self.desk))
         for report in reports:
             for event in report.events:
                 self._pass_on(event)
@@ -13699,13 +13734,11 @@ class Engine:
 
     def _end_day(self, before: Desk, report: CycleReport) -> None:
         """Keep a day's result and tell it."""
-        reached = total_return(before.day_start_equity, report.desk.day_start_equity)
         wish = self.settings.schedule.target_daily_return
-        self.parts.store.record_metrics(report.now_ms, "day", {
-            "day": before.day, "return": reached, "wished": wish, "equity": report.desk.day_start_equity,
-            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions),
-        })
-        self.tell(Event(report.now_ms, "summary", "info", f"The day ended at {reached:+.2%} of {wish:.2%} wished"))
+        row = day_row(before, report, wish)
+        self.parts.store.record_metrics(report.now_ms, "day" if self.parts.live is None else "live_day", row)
+        text = f"The day ended at {row['return']:+.2%} of {wish:.2%} wished"
+        self.tell(Event(report.now_ms, "summary", "info", text))
 
     def tell(self, event: Event) -> None:
         """Write an event of the session itself, log it and pass it on."""
@@ -13741,9 +13774,11 @@ class Engine:
 
     def resolve_halt(self, now_ms: int) -> str:
         """Lift the halts that only the owner may lift; the week starts anew with the equity of now."""
-        kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
+        kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
+        if self.parts.live is not None:
+            self.parts.live.accept()
         self._act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
@@ -13803,6 +13838,9 @@ class RehearsalPace:
     def hold_back(self, failures: int) -> None:
         """Every look counts here."""
 
+    def hurry(self, is_busy: bool) -> None:
+        """It looks often anyhow."""
+
     def wait_s(self) -> float:
         """No time passes outside."""
         return 0.0
@@ -13860,10 +13898,21 @@ class Rehearsal:
         who = LiveDesk(REHEARSAL_KEY, tuple, never, self._settings,
                        lambda pair: feed.markets.get(pair), lambda: 1.0)
         self._session = LiveSession(LunoOrders(client), store, who, saved[1].orders if saved is not None else ())
+        self._begin(feed)
         parts = EngineParts(
             Mode.LIVE, client, feed, store, self._pace, trade_now, never, self._log, Notifier([], self._clock, str),
             lambda event: None, Install(Credentials(), ""), self._session)
         self._engine = Engine(parts, self._settings)
+
+    def _begin(self, feed: Feed) -> None:
+        """Read the account once; the line may be down just now."""
+        while True:
+            try:
+                feed.refresh_markets(self._clock.now_ms())
+                self._session.begin()
+                return
+            except (ExchangeDown, ExchangeRefused):
+                self._clock.sleep(10.0)
 
     def run(self, orders: int, most_beats: int, on_progress: Progress = always) -> RehearsalReport:
         """Trade until so many orders were sent and settled, or so many looks are over."""
@@ -17603,8 +17652,11 @@ class WayToLive:
 
     def offer(self, engine: Engine) -> LiveOffer:
         """What is in the way, and what LIVE would be; asks the exchange only when nothing else is in the way."""
-        problems = tuple(self._problems(engine)) or tuple(self._line_problems())
-        return LiveOffer(problems, live_words(self._session.settings), PROMISES)
+        problems, funds = tuple(self._problems(engine)), ""
+        if not problems:
+            problems, funds = self._ask_line()
+        facts = (("Cash at Luno", funds), *live_words(self._session.settings))
+        return LiveOffer(problems, facts, PROMISES)
 
     def _problems(self, engine: Engine) -> Iterator[str]:
         session = self._session
@@ -17617,19 +17669,24 @@ class WayToLive:
         if engine.desk.state in (TradingState.KILLED, TradingState.HALTED):
             yield f"PAPER is {engine.desk.state.name}: {', '.join(c.kind.words for c in engine.desk.causes)}."
 
-    def _line_problems(self) -> Iterator[str]:
+    def _ask_line(self) -> tuple[tuple[str, ...], str]:
+        """What the exchange says of key and clock, and the cash that is free there."""
         ways = _real_ways(replace(self._session, mode=Mode.LIVE), SystemClock())
         client = LunoClient(ways.transport, ways.key, RateLimit(ways.clock), ways.clock, random.Random())
+        counter, funds = self._session.settings.schedule.counter, ""
         try:
-            trouble = LunoOrders(client).key_trouble()
+            orders = LunoOrders(client)
+            trouble = orders.key_trouble()
+            free = next((b.available for b in orders.balances() if b.asset == counter), Decimal(0))
+            funds = f"{free:,.2f} {counter}"
         except (ExchangeDown, ExchangeRefused) as error:
             trouble = str(error)
         finally:
             ways.transport.close()
-        if trouble:
-            yield f"The live key did not pass its check: {trouble}."
+        problems = [f"The live key did not pass its check: {trouble}."] if trouble else []
         if abs(client.skew_ms) > MAX_SKEW_MS:
-            yield f"This computer's clock is {client.skew_ms / 1000:+.1f} s off the exchange's: set it right."
+            problems.append(f"This computer's clock is {client.skew_ms / 1000:+.1f} s off Luno's: set it right.")
+        return tuple(problems), funds
 
     def open(self, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
         """A LIVE session; raises what the exchange raises when the account cannot be read."""
