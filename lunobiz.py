@@ -1310,6 +1310,12 @@ def parse_read_key(env: Mapping[str, str]) -> Credentials:
     return key
 
 
+def parse_live_key(env: Mapping[str, str]) -> Credentials:
+    """The key for LIVE orders; SettingsError if it is half given or equal to the read-only one."""
+    parse_read_key(env)
+    return _key_pair(env, "LIVE")
+
+
 def telegram_token(env: Mapping[str, str]) -> Credentials:
     """The Telegram bot's token, as a value that hides itself."""
     token = env.get(PREFIX + "TELEGRAM_TOKEN", "").strip()
@@ -6794,6 +6800,14 @@ def row_that_counts(links: Sequence[Link], key: Credentials) -> Link | None:
     return next((link for link in reversed(links) if not _is_a_study(link, key)), links[-1] if links else None)
 
 
+def safe_share(gate_rows: Sequence[Link], key: Credentials) -> float:
+    """The share of the tested size that the pass in force found safe (its G7); 0 without one."""
+    row = row_that_counts(gate_rows, key)
+    seal = read_seal(row) if row is not None and is_signed(row, key) else None
+    held = read_pass(seal.payload) if seal is not None else None
+    return held.size if held is not None and 0 < held.size <= 1 else 0.0
+
+
 def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFacts) -> tuple[str, ...]:
     """Every reason why LIVE is locked, from the two chains as they are stored."""
     is_whole = is_chain_whole(gate_rows) and is_chain_whole(attempts)
@@ -10583,7 +10597,7 @@ class LunoClient:
 ORDER_PATH = "/api/1/postorder"
 NOT_FOUND = frozenset(("ErrOrderNotFound", "ErrInvalidOrderRef", "ErrNotFound"))
 LIST_PAGE, LIST_PAGES = 1000, 20
-STATEMENT_ROWS = 100
+IMPOSSIBLE_ORDER = "BX0000000000000"
 _ORDER_ID = re.compile(r"[0-9A-Za-z]{4,40}", re.ASCII)
 _CLIENT_ID = re.compile(r"[0-9A-Za-z_;,.\-]{0,255}", re.ASCII)
 _ORDER_STATUS = re.compile(r"AWAITING|PENDING|COMPLETE", re.ASCII)
@@ -10633,6 +10647,18 @@ class LunoOrders:
         """Asks for an order's end; returns the error code, "" if there was none. Only a look-up tells what became."""
         reply = self._client.post("/api/1/stoporder", [("order_id", exchange_id)])
         return _error_code(_parse_json(reply.body)) or ("" if reply.status == 200 else f"HTTP-{reply.status}")
+
+    def key_trouble(self) -> str:
+        """What the key cannot do that LIVE needs, or ""; asks to end an order that there cannot be, and only reads."""
+        code = self.cancel(IMPOSSIBLE_ORDER)
+        if code not in (*NOT_FOUND, "ErrCannotStopUnknownOrNonPendingOrder"):
+            return f"it may not place orders, or Luno does not know it ({code or 'no error'})"
+        for name, look in (("balances", self.balances), ("orders", self.open_orders)):
+            try:
+                look()
+            except ExchangeRefused as error:
+                return f"it may not read {name} ({error.code})"
+        return ""
 
     def find(self, order: SentOrder) -> FoundOrder | None:
         """The order as the exchange has it, None if it says that there is no such order; else ExchangeDown."""
@@ -12026,6 +12052,7 @@ RECONCILE_MS = 30_000
 RAMP = ((10, 0.0), (20, 0.25), (40, 0.5))  # below so many round trips this share of the safe size; 0 = the smallest
 BASELINE = "baseline"
 LEASH_FILLS = 20
+LOST_DAYS = 30  # so far back a restored database is found out by the orders it lacks
 
 
 class LiveDesk(NamedTuple):
@@ -12037,6 +12064,35 @@ class LiveDesk(NamedTuple):
     settings: Settings
     market: Callable[[str], Market | None]
     size: Callable[[], float]  # the share of the tested size that the gates found safe
+
+
+class LiveOffer(NamedTuple):
+    """What the owner is asked before LIVE: what is in the way, what it would trade with, what only he can know."""
+
+    problems: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    promises: tuple[str, ...] = ()
+
+
+LIVE_WORD = "LIVE"
+PROMISES = (
+    "At Luno I ticked single permissions for this key. Send, Withdrawals, Addresses and Beneficiaries are not ticked.",
+    "I know that a stop can be jumped over: a loss can be larger than the risk per trade.",
+    "I know that the gates promise nothing: of strategies as good as the best tested, 1 in 3 lost money in two months.",
+)
+
+
+def live_words(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The limits that LIVE would trade under, as the dialog shows them."""
+    limits, counter = settings.limits, settings.schedule.counter
+    return (
+        ("Markets", ", ".join(settings.schedule.pairs)), ("Counter", counter),
+        ("Risk per trade", f"{limits.risk_per_trade:.2%} of equity"),
+        ("Loss caps", f"{limits.daily_loss_cap:.1%} a day, {limits.weekly_loss_cap:.1%} a week"),
+        ("Exposure", f"{limits.max_exposure:.0%} in all, {limits.max_asset_exposure:.0%} in one asset,"
+                     f" {limits.max_positions} positions"),
+        ("First orders", f"the smallest Luno takes, for {RAMP[0][0]} round trips; then larger step by step"),
+    )
 
 
 def ramp_share(round_trips: int) -> float:
@@ -12054,6 +12110,7 @@ class LiveSession:
         self.reconciler = Reconciler(line, self.executor, who.install, self._assets)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
         self._is_begun = False
+        self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
         self.trouble = "no reconcile yet"
         self._round_trips, self._fall = 0, 0.0
         self._fills: tuple[PaperFill, ...] = ()
@@ -12080,6 +12137,10 @@ class LiveSession:
             self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
         owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
         self.reconciler.begin(owner)
+        own, known = f"{OWN_PREFIX}{self._who.install}-", {o.client_id for o in self.executor.sent.values()}
+        since_ms = self._line.exchange_ms() - LOST_DAYS * DAY_MS
+        closed = [o.client_id for o in self._line.closed_orders(since_ms) if o.client_id.startswith(own)]
+        self.lost = tuple(client for client in closed if client not in known)
         if owner is None:
             self.rebase()
         self._is_begun = True
@@ -12088,8 +12149,13 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(counter, ZERO)
 
+    def accept(self) -> None:
+        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
+        self.lost = ()
+        self.rebase()
+
     def rebase(self) -> None:
-        """What nothing explains is the owner's from now on: the owner has said so."""
+        """What nothing explains is the owner's from now on."""
         unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
         owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
         self.reconciler.owner = owner
@@ -12103,13 +12169,14 @@ class LiveSession:
         is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
         if is_due and base.has_network:
             self._reconcile()
-        self.executor.prove_absent(not self.reconciler.last.drift and not self.trouble)
+        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
+        self.executor.prove_absent(is_explained)
         found, share = self.reconciler.last, ramp_share(self._round_trips)
         self._conditions = replace(
             base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
             reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
             is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
-            has_foreign=bool(found.foreign), is_double_used=bool(found.double_use),
+            has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
             is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
         return self._conditions
 
@@ -12519,6 +12586,11 @@ def signing_key(home: Path) -> Credentials:
     except OSError:
         return Credentials()
     return Credentials("key", raw.hex()) if len(raw) == KEY_BYTES else Credentials()
+
+
+def install_name(install: Install) -> str:
+    """Eight characters that tell this installation's orders from another's; "" without a key, which sends nothing."""
+    return hashlib.sha256(install.key.secret.encode()).hexdigest()[:8] if install.key else ""
 
 
 def read_install(home: Path) -> Install:
@@ -13297,6 +13369,9 @@ class Pace(Protocol):
     def hold_back(self, failures: int) -> None:
         """Ask less often after this many failures in a row."""
 
+    def hurry(self, is_busy: bool) -> None:
+        """Look twice as often while an order is under way."""
+
     def wait_s(self) -> float:
         """Seconds until the next beat is worth asking for, at speed 1."""
 
@@ -13324,6 +13399,9 @@ class SteppedPace:
 
     def hold_back(self, failures: int) -> None:
         """A stepped clock asks once per candle in any case."""
+
+    def hurry(self, is_busy: bool) -> None:
+        """It does not look in between either."""
 
     def wait_s(self) -> float:
         """Market seconds per step."""
@@ -13366,6 +13444,11 @@ class RealPace:
         """Double the pause after each failure, up to a minute."""
         self._pause = min(MAX_PAUSE_MS, QUOTE_MS * 2**min(failures, 4)) if failures else QUOTE_MS
 
+    def hurry(self, is_busy: bool) -> None:
+        """Bring the next quote forward."""
+        if is_busy and self._pause == QUOTE_MS:
+            self._quote_ms = min(self._quote_ms, self._last + QUOTE_MS // 2)
+
     def wait_s(self) -> float:
         """A tick."""
         return TICK_S
@@ -13406,7 +13489,7 @@ class HeldChoice(NamedTuple):
 
 def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
     """The choice that PAPER made last, if it was made for this configuration."""
-    rows = parts.store.results("choice", 1) if parts.mode is Mode.PAPER else []
+    rows = parts.store.results("choice", 1) if parts.mode in (Mode.PAPER, Mode.LIVE) else []
     row = json.loads(rows[0][2]) if rows else {"configuration": ""}
     if not row["configuration"] or row["configuration"] != configuration_of(settings, parts.install):
         return None
@@ -13414,7 +13497,7 @@ def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
 
 
 LOCKS_EVERY_MS = 60_000
-NO_LIVE_YET = "This version sends no real orders, whatever the gates say."
+GATES_OPEN = "The gates are open: LIVE can be asked for."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
@@ -13425,6 +13508,19 @@ def gate_locks(store: Store, feed: Feed, facts: LiveFacts) -> tuple[str, ...]:
 
 
 HISTORY_PAUSE_MS = 60_000  # after a page of older history could not be had
+
+
+def is_under_way(desk: Desk) -> bool:
+    """True while an order's answer or end is awaited."""
+    waiting = (OrderState.INTENT, OrderState.UNKNOWN)
+    return any(o.state in waiting or o.is_cancelling or o.kind is OrderKind.EXIT for o in desk.orders)
+
+
+def day_row(before: Desk, report: CycleReport, wish: float) -> dict[str, object]:
+    """What is kept of a day that has ended."""
+    start = report.desk.day_start_equity
+    return {"day": before.day, "return": total_return(before.day_start_equity, start), "wished": wish, "equity": start,
+            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions)}
 
 
 class AuditRecorder:
@@ -13458,7 +13554,7 @@ class Engine:
     def __init__(self, parts: EngineParts, settings: Settings) -> None:
         self.parts, self.settings = parts, settings  # the configuration, of which `traded` is what is traded now
         self.traded, self.choice, self.days_known = settings, last_choice(parts, settings), -1
-        self.has_history, self._history_ms = parts.mode is not Mode.PAPER, 0
+        self.has_history, self._history_ms = parts.mode not in (Mode.PAPER, Mode.LIVE), 0
         self._waiting: Choice | None = None
         if self.choice is not None:
             self._trade_with(self.choice)
@@ -13468,7 +13564,9 @@ class Engine:
         self._was_killed = self._has_loaded = False
         self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
-        self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
+        schedule, live = settings.schedule, parts.live
+        cash = schedule.paper_cash if live is None else approx(live.cash(schedule.counter))
+        self.desk = saved[1] if saved is not None else Desk(cash)
         self._inputs = InputLog(self.desk)
         self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs)
         self._executor: Executor = parts.live.executor if parts.live is not None else NotingExecutor(
@@ -13503,7 +13601,7 @@ class Engine:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
         days = self.settings.gates.test_days
         is_old = self.choice is None or now_ms >= self.choice.to_ms + days * DAY_MS
-        return self.parts.mode is Mode.PAPER and self._has_loaded and self._waiting is None and is_old
+        return self.parts.mode in (Mode.PAPER, Mode.LIVE) and self._has_loaded and self._waiting is None and is_old
 
     def take_choice(self, choice: Choice) -> None:
         """Trade by this choice from the next cycle on before which no order is under way."""
@@ -13556,13 +13654,12 @@ class Engine:
         beat = self.parts.pace.beat()
         if beat is None:
             return None
-        is_killed = self.parts.is_killed()
-        if not beat.has_quote and is_killed == self._was_killed:
+        was_killed, self._was_killed = self._was_killed, self.parts.is_killed()
+        if not beat.has_quote and was_killed == self._was_killed:
             self._fill_history(beat.now_ms)
             return ()
-        self._was_killed = is_killed
         self._apply_choice(beat.now_ms)
-        return self._trade(self._observe(beat, is_killed))
+        return self._trade(self._observe(beat, self._was_killed))
 
     def _follow_up(self) -> tuple[CycleReport, ...]:
         """Finish what a crash interrupted between asking for cancels and hearing of them."""
@@ -13618,6 +13715,7 @@ class Engine:
         if before.day and reports[-1].desk.day != before.day:
             self._end_day(before, reports[-1])
         self.moment, self.report, self.desk = moment, reports[-1], reports[-1].desk
+        self.parts.pace.hurry(self.parts.live is not None and is_under_way(self.desk))
         for report in reports:
             for event in report.events:
                 self._pass_on(event)
@@ -13641,13 +13739,11 @@ class Engine:
 
     def _end_day(self, before: Desk, report: CycleReport) -> None:
         """Keep a day's result and tell it."""
-        reached = total_return(before.day_start_equity, report.desk.day_start_equity)
         wish = self.settings.schedule.target_daily_return
-        self.parts.store.record_metrics(report.now_ms, "day", {
-            "day": before.day, "return": reached, "wished": wish, "equity": report.desk.day_start_equity,
-            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions),
-        })
-        self.tell(Event(report.now_ms, "summary", "info", f"The day ended at {reached:+.2%} of {wish:.2%} wished"))
+        row = day_row(before, report, wish)
+        self.parts.store.record_metrics(report.now_ms, "day" if self.parts.live is None else "live_day", row)
+        text = f"The day ended at {row['return']:+.2%} of {wish:.2%} wished"
+        self.tell(Event(report.now_ms, "summary", "info", text))
 
     def tell(self, event: Event) -> None:
         """Write an event of the session itself, log it and pass it on."""
@@ -13671,7 +13767,7 @@ class Engine:
     def _read_locks(self, now_ms: int) -> tuple[str, ...]:
         parts = self.parts
         facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-        return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
+        return gate_locks(parts.store, parts.feed, facts)
 
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
@@ -13683,9 +13779,11 @@ class Engine:
 
     def resolve_halt(self, now_ms: int) -> str:
         """Lift the halts that only the owner may lift; the week starts anew with the equity of now."""
-        kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
+        kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
+        if self.parts.live is not None:
+            self.parts.live.accept()
         self._act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
@@ -13718,7 +13816,8 @@ REHEARSED_PATHS = (  # orders twice as often
     "/api/exchange/2/listorders",
 )
 FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
-REHEARSED_ORDERS, REHEARSED_BEATS = 40, 20_000
+REHEARSED_ORDERS, REHEARSED_BEATS = 30, 20_000
+REHEARSED_TIMEFRAMES = (3600,)  # so that there is something to send
 QUIET_BEATS = 60  # at the end, with an honest line: everything must settle
 REHEARSAL_KEY = "rehearsal"
 
@@ -13743,6 +13842,9 @@ class RehearsalPace:
 
     def hold_back(self, failures: int) -> None:
         """Every look counts here."""
+
+    def hurry(self, is_busy: bool) -> None:
+        """It looks often anyhow."""
 
     def wait_s(self) -> float:
         """No time passes outside."""
@@ -13782,8 +13884,9 @@ class Rehearsal:
         self._exchange = DemoExchange.generated(seed, self._clock)
         self._clock.set_ms(self._exchange.start_ms)
         pairs = tuple(m.pair for m in self._exchange.markets())
-        self._settings = replace(settings, schedule=replace(settings.schedule, counter="ZAR", pairs=pairs))
-        self._pace = RehearsalPace(self._clock, self._exchange, settings.schedule.timeframes)
+        schedule = replace(settings.schedule, counter="ZAR", pairs=pairs, timeframes=REHEARSED_TIMEFRAMES)
+        self._settings = replace(settings, schedule=schedule)
+        self._pace = RehearsalPace(self._clock, self._exchange, REHEARSED_TIMEFRAMES)
         self._database, self._log = database, log
         self._faults: Counter[str] = Counter()
         self._crashes = 0
@@ -13795,15 +13898,26 @@ class Rehearsal:
         limit = RateLimit(self._clock)
         key = Credentials(REHEARSAL_KEY, REHEARSAL_KEY)
         client = LunoClient(self._exchange, key, limit, self._clock, self._rng)
-        feed = Feed(client, store, self._settings, self._exchange.finest_s)
+        feed = Feed(client, store, self._settings, 0)
         saved = store.last_desk(Mode.LIVE)
         who = LiveDesk(REHEARSAL_KEY, tuple, never, self._settings,
                        lambda pair: feed.markets.get(pair), lambda: 1.0)
         self._session = LiveSession(LunoOrders(client), store, who, saved[1].orders if saved is not None else ())
+        self._begin(feed)
         parts = EngineParts(
             Mode.LIVE, client, feed, store, self._pace, trade_now, never, self._log, Notifier([], self._clock, str),
             lambda event: None, Install(Credentials(), ""), self._session)
         self._engine = Engine(parts, self._settings)
+
+    def _begin(self, feed: Feed) -> None:
+        """Read the account once; the line may be down just now."""
+        while True:
+            try:
+                feed.refresh_markets(self._clock.now_ms())
+                self._session.begin()
+                return
+            except (ExchangeDown, ExchangeRefused):
+                self._clock.sleep(10.0)
 
     def run(self, orders: int, most_beats: int, on_progress: Progress = always) -> RehearsalReport:
         """Trade until so many orders were sent and settled, or so many looks are over."""
@@ -13920,6 +14034,24 @@ class Rearm:
 @dataclass(frozen=True, slots=True)
 class ResolveHalt:
     """Lift a halt that only the owner may lift."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskLive:
+    """What is between PAPER and LIVE; answered by a LiveOffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLive:
+    """Trade LIVE from now on: the word as it was typed, and the promises that were ticked."""
+
+    word: str
+    promises: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLive:
+    """Back to PAPER; what rests at the exchange stays there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14518,7 +14650,7 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
                        pairs=request.pairs or settings.schedule.pairs)
     settings = replace(settings, schedule=schedule)
     cached = cached_job(parts.store, parts.feed.markets, settings)
-    as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
+    as_of_ms = now_ms if parts.mode in (Mode.PAPER, Mode.LIVE) else cached.end_ms
     source = data_source(parts.mode, settings)
     job = GateJob(cached.candles, settings, as_of_ms, 1, source=source)
     if source == REAL_SOURCE:
@@ -14575,7 +14707,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES STRATEGIES CYCLE ROWS SYSTEM STORE PARITY NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES STRATEGIES CYCLE ROWS SYSTEM STORE PARITY LIVE NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -14603,6 +14735,17 @@ class WorkerOptions:
     save_key: Callable[[str, str], str]
     speed: float
     starts_running: bool
+    live: LiveWay | None = None
+
+
+class LiveWay(Protocol):
+    """The way from PAPER to LIVE, as MAIN knows it."""
+
+    def offer(self, engine: Engine) -> LiveOffer:
+        """What is in the way, and what LIVE would be; asks the exchange."""
+
+    def open(self, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
+        """A LIVE session; LunobizError if there cannot be one."""
 
 
 class DayCheck:
@@ -14685,7 +14828,7 @@ class Newsroom:
             failures=engine.failures, skew_ms=client.skew_ms, last_candle_ms=self._last_candle(),
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
-            folder=options.folder.name, lock_reason=locks[0], lock_reasons=locks,
+            folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
             parity=self._checks.text, is_parity_broken=self._checks.is_broken,
         )
 
@@ -14726,6 +14869,7 @@ def last_evaluation(store: Store, now_ms: int, valid_days: int) -> GatesDone | N
 
 
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
+NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
 
 class Worker:
@@ -14746,6 +14890,7 @@ class Worker:
         self._export: Child | None = None
         self._gates: GateRun | None = None
         self._has_answered = self._is_cancelled = False
+        self._next_open: OpenEngine | None = None
 
     def start(self) -> None:
         """Open the session in its thread."""
@@ -14780,23 +14925,9 @@ class Worker:
     def _run(self) -> None:
         """The thread: open, loop, close; every failure becomes an event."""
         try:
-            engine, self._options = self._open(self._hear)
-            self._is_running, self._speed = self._options.starts_running, self._options.speed
-            notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier,), daemon=True,
-                                       name="lunobiz-notices")
-            notices.start()
-            self._checks = DayCheck(engine, self._options)
-            self._chooser = Chooser(engine, self._options.clock)
-            self._newsroom = Newsroom(engine, self._options, self._checks)
-            self._events.put(saved_runs(engine.parts.store))
-            evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
-            if evaluation is not None:
-                self._events.put(evaluation)
-            self._loop(engine)
-            self._checks.end()
-            self._chooser.end()
-            self._closing.set()
-            engine.close()
+            opening: OpenEngine | None = self._open
+            while opening is not None:
+                opening = self._run_session(*opening(self._hear))
         except LunobizError as error:
             self._events.put(Failed(str(error)))
         except Exception as error:
@@ -14809,13 +14940,35 @@ class Worker:
                     child.end()
             self._events.put(Closed())
 
+    def _run_session(self, engine: Engine, options: WorkerOptions) -> OpenEngine | None:
+        """One session from its opening to its close; what is to be opened after it."""
+        self._options, self._next_open = options, None
+        self._is_running, self._speed = options.starts_running, options.speed
+        ending = threading.Event()
+        notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier, ending), daemon=True,
+                                   name="lunobiz-notices")
+        notices.start()
+        self._checks = DayCheck(engine, options)
+        self._chooser = Chooser(engine, options.clock)
+        self._newsroom = Newsroom(engine, options, self._checks)
+        self._events.put(saved_runs(engine.parts.store))
+        evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
+        if evaluation is not None:
+            self._events.put(evaluation)
+        self._loop(engine)
+        self._checks.end()
+        self._chooser.end()
+        ending.set()
+        engine.close()
+        return self._next_open
+
     def _hear(self, event: Event) -> None:
         if self._events.qsize() < EVENTS_WAITING:
             self._events.put(LogLine(event.time_ms, event.level, event.kind, event.text))
 
-    def _send_notices(self, notifier: Notifier) -> None:
+    def _send_notices(self, notifier: Notifier, ending: threading.Event) -> None:
         """The notices' thread: slow channels delay nothing but each other."""
-        while not self._closing.wait(NOTICE_EVERY_S):
+        while not (ending.wait(NOTICE_EVERY_S) or self._closing.is_set()):
             notifier.pump()
         notifier.close()
 
@@ -14829,6 +14982,8 @@ class Worker:
                 return
             if command is not None:
                 self._obey(engine, command)
+            if self._next_open is not None:
+                return
             self._step(engine)
             self._look_after_children(engine)
             self._post(engine, is_urgent=command is not None)
@@ -14888,8 +15043,34 @@ class Worker:
                 self._events.put(Note("warning", problem))
         elif isinstance(command, SaveKey):
             self._events.put(Note("info", self._options.save_key(command.key_id, command.secret)))
+        elif isinstance(command, (AskLive, RequestLive, LeaveLive)):
+            self._obey_live(engine, command)
         else:
             self._obey_long(engine, command)
+
+    def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
+        """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""
+        if isinstance(command, LeaveLive):
+            self._next_open = self._open if engine.parts.mode is Mode.LIVE else None
+            return
+        way = self._options.live
+        offer = NO_WAY_TO_LIVE if way is None else way.offer(engine)
+        if isinstance(command, AskLive):
+            self._events.put(offer)
+        elif offer.problems or way is None:
+            self._events.put(Note("error", f"Still in PAPER: {offer.problems[0]}"))
+        elif command.word != LIVE_WORD or set(command.promises) != set(offer.promises):
+            self._events.put(Note("error", f"Still in PAPER: type {LIVE_WORD} and tick every line"))
+        else:
+            self._next_open = partial(self._open_live, way)
+
+    def _open_live(self, way: LiveWay, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
+        """A LIVE session, or PAPER again if there cannot be one."""
+        try:
+            return way.open(listen)
+        except LunobizError as error:
+            self._events.put(Note("error", f"Back in PAPER: {error}"))
+            return self._open(listen)
 
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
@@ -14917,7 +15098,7 @@ class Worker:
             if isinstance(message, GatesDone):
                 self._gates = None
                 locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
-                message = replace(message, note=message.note or locks[0])
+                message = replace(message, note=message.note or (locks[0] if locks else GATES_OPEN))
                 self._events.put(saved_runs(engine.parts.store))
             self._events.put(message)
 
@@ -16364,7 +16545,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS ROWS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS ROWS LIVE JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -16496,6 +16677,13 @@ def ask_resolve(look: Look, reasons: Sequence[str]) -> bool:
     return _is_confirmed(look, "Resolve halt", "Trading is halted.", lines, ("Resolved, go on", "Stay halted"))
 
 
+def ask_leave_live(look: Look) -> bool:
+    """May LIVE end? Says what stays at the exchange."""
+    lines = ("Stops that rest at Luno stay there; so do entry orders, until LIVE looks at them again.",
+             "PAPER starts with its own positions; LIVE has to be confirmed anew.")
+    return _is_confirmed(look, "Back to PAPER", "Leave LIVE?", lines, ("Back to PAPER", "Stay in LIVE"))
+
+
 def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
     """One row of a table in full, for texts that do not fit their column."""
     import ttkbootstrap as ttk
@@ -16513,6 +16701,60 @@ def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
 def show_help(look: Look, about: str) -> None:
     """The keys, and what the program is."""
     show_row(look, [key for key, _ in KEYS_HELP] + ["About"], [text for _, text in KEYS_HELP] + [about])
+
+
+class LiveDialog:
+    """The last door before real money: what LIVE would trade with, promises to tick, and a word to type."""
+
+    def __init__(self, look: Look, offer: LiveOffer) -> None:
+        import ttkbootstrap as ttk
+        self.look, self.offer = look, offer
+        self.dialog = dialog = Dialog(look, "Go LIVE")
+        self.ticks = [ttk.BooleanVar(dialog.window, value=False) for _ in offer.promises]
+        self.word = ttk.StringVar(dialog.window)
+        self.go: ttk.Button | None = None
+        if offer.problems:
+            self._show_problems()
+        else:
+            self._show_door()
+
+    def _show_problems(self) -> None:
+        many = len(self.offer.problems)
+        self.dialog.say(f"LIVE is locked: {many} thing{'' if many == 1 else 's'} in the way.", is_head=True)
+        for problem in self.offer.problems:
+            self.dialog.say(f"•  {problem}")
+        self.close = self.dialog.button("Stay in PAPER", self.dialog.close, "primary")
+
+    def _show_door(self) -> None:
+        import ttkbootstrap as ttk
+        dialog, px = self.dialog, self.look.px
+        dialog.say("From here on orders are real and cost real money.", is_head=True)
+        grid = packed(ttk.Frame(dialog.body), fill="x", pady=(0, px(8)))
+        for row, (name, text) in enumerate(self.offer.facts):
+            ttk.Label(grid, text=name, font=self.look.bold).grid(row=row, column=0, sticky="nw", padx=(0, px(16)))
+            ttk.Label(grid, text=text, wraplength=px(400), justify="left").grid(row=row, column=1, sticky="w")
+        for promise, tick in zip(self.offer.promises, self.ticks, strict=True):
+            line = packed(ttk.Frame(dialog.body), fill="x", pady=px(2))
+            ttk.Checkbutton(line, variable=tick, command=self._follow).pack(side="left", anchor="n")
+            ttk.Label(line, text=promise, wraplength=px(480), justify="left").pack(side="left")
+        line = packed(ttk.Frame(dialog.body), fill="x", pady=px(8))
+        ttk.Label(line, text=f"Type {LIVE_WORD} in capitals:").pack(side="left", padx=(0, px(8)))
+        self.entry = packed(ttk.Entry(line, width=10, textvariable=self.word), side="left")
+        self.word.trace_add("write", lambda *_: self._follow())
+        self.close = dialog.button("Stay in PAPER", dialog.close, "primary")
+        self.go = dialog.button("Trade LIVE", partial(dialog.finish, LIVE_WORD), "danger")
+        self._follow()
+
+    def _follow(self) -> None:
+        """The way is open only while all is ticked and the word stands there."""
+        is_open = self.word.get() == LIVE_WORD and all(tick.get() for tick in self.ticks)
+        if self.go is not None:
+            self.go.configure(state="normal" if is_open else "disabled")
+
+    def ask(self) -> RequestLive | None:
+        """The request, or nothing when the owner stays in PAPER."""
+        is_go = self.dialog.show(self.close) == LIVE_WORD
+        return RequestLive(LIVE_WORD, self.offer.promises) if is_go else None
 
 
 class FirstRun:
@@ -16571,7 +16813,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM LIVE JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -16592,6 +16834,7 @@ class Doings:
     """What the buttons of the action bar and of the banners do."""
 
     start_stop: Callable[[], None]
+    go_live: Callable[[], None]
     backtest: Callable[[], None]
     export: Callable[[], None]
     open_folder: Callable[[], None]
@@ -16613,7 +16856,7 @@ class ActionBar:
         others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
         for text, command in others.items():
             packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
-        live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
+        live = ttk.Button(self.frame, text="Go LIVE… (locked)", command=doings.go_live)
         self.live = packed(live, side="left", padx=(look.px(4), 0))
         self._live_tip = add_tip(self.live, "LIVE is locked.")
         theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
@@ -16643,7 +16886,11 @@ class ActionBar:
     def show(self, status: Status) -> None:
         """Follow the bot's state: what Start/Stop does, why LIVE is locked, how fast a demo runs."""
         self.start.configure(text="■  Stop bot" if status.is_running else "▶  Start bot")
-        self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
+        is_live = status.mode == LIVE_WORD
+        is_locked = bool(status.lock_reason)
+        self.live.configure(text="Back to PAPER…" if is_live else "Go LIVE… (locked)" if is_locked else "Go LIVE…")
+        self._live_tip.configure(text="Orders are real." if is_live else f"LIVE is locked. {status.lock_reason}"
+                                 if is_locked else "The gates are open; a confirmation is asked.")
         is_there = bool(self._speed_frame.winfo_manager())
         if status.is_market_time and not is_there:
             self._speed_frame.pack(side="left", after=self.live)
@@ -16924,7 +17171,7 @@ class Dashboard:
         self.look = Look(self.root)
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
-            start_stop=self.start_or_stop, backtest=self.open_backtest, export=self.export,
+            start_stop=self.start_or_stop, go_live=self.go_live, backtest=self.open_backtest, export=self.export,
             open_folder=self._open_folder, set_speed=lambda speed: worker.send(SetSpeed(speed)),
             toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
         )
@@ -16985,6 +17232,18 @@ class Dashboard:
             self.kill()
         elif ask_rearm(self.look, str(self._options.folder)):
             self._worker.send(Rearm())
+
+    def go_live(self) -> None:
+        """Ask what is between PAPER and LIVE, whose answer opens the dialog; in LIVE, the way back."""
+        if self.screen.news is None or self.screen.news.status.mode != LIVE_WORD:
+            self._worker.send(AskLive())
+        elif ask_leave_live(self.look):
+            self._worker.send(LeaveLive())
+
+    def _show_offer(self, offer: LiveOffer) -> None:
+        request = LiveDialog(self.look, offer).ask()
+        if request is not None:
+            self._worker.send(request)
 
     def _act_on_banner(self, action: str) -> None:
         news = self.screen.news
@@ -17051,6 +17310,8 @@ class Dashboard:
                 break
             if isinstance(event, DeskNews):
                 newest = event
+            elif isinstance(event, LiveOffer):
+                self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
@@ -17118,18 +17379,171 @@ class Dashboard:
 
 
 # ==============================================================================
-# MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD
+# ARGUMENTS | what the command line may say
+# shell | uses TYPES SETTINGS SYSTEM REHEARSAL MAIN
 # ==============================================================================
 
 import argparse
+
+DEMO_SEED = 6  # a market that gets going in its first hours
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+
+
+def _durations(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(w) for w in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or any(s not in DURATIONS_S for s in found):
+        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
+    return found
+
+
+def _fees(text: str) -> tuple[float, float]:
+    words = text.split(",")
+    try:
+        maker, taker = (plain_number(w) for w in words)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
+    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
+        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
+    return maker, taker
+
+
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _speed(text: str) -> float:
+    try:
+        value = plain_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value <= 1e6:
+        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
+    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
+    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
+    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
+    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
+    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
+    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
+    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
+    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
+    return p
+
+
+def _show_rehearsal(done: int, total: int) -> bool:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} orders ")
+    return True
+
+
+def run_rehearsal(session: Session) -> int:
+    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
+    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
+    database = session.home / "rehearsal.db"
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
+                                                                         _show_rehearsal)
+    sys.stdout.write(rehearsal_text(report))
+    return EXIT_OK if report.is_clean else EXIT_NO
+
+
+def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Combinations that mean nothing are refused, not ignored."""
+    if a.backtest and not (a.data and a.json):
+        p.error("--backtest needs --data DIR and --json OUT")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
+    if a.cycles and not a.headless:
+        p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+    if a.headless and not (a.demo or a.replay) and a.speed is not None:
+        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+
+
+# ==============================================================================
+# MAIN | wire the parts, go
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD ARGUMENTS
+# ==============================================================================
+
 import traceback
 
 POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
-DEMO_SEED = 6  # a market that gets going in its first hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -17197,16 +17611,18 @@ def _real_ways(session: Session, wall: Clock) -> Ways:
     settings = session.settings
     transport = HttpTransport(settings.exchange_url, settings.exchange_ca)
     pace = RealPace(wall, settings.schedule.timeframes)
-    return Ways(settings, transport, parse_read_key(session.env), wall, pace, 0, trade_now)
+    key = parse_live_key(session.env) if session.mode is Mode.LIVE else parse_read_key(session.env)
+    return Ways(settings, transport, key, wall, pace, 0, trade_now)
 
 
 def _notifier(session: Session, clock: Clock) -> Notifier:
     """Telegram if it is set up, else the desktop; none for demo and replay, whose events are not real."""
     channels: list[Channel] = []
     token = telegram_token(session.env)
-    if session.mode is Mode.PAPER and token and session.settings.notices.telegram_chat:
+    is_real = session.mode in (Mode.PAPER, Mode.LIVE)
+    if is_real and token and session.settings.notices.telegram_chat:
         channels.append(Telegram(HttpTransport(TELEGRAM_URL), token, session.settings.notices.telegram_chat))
-    if session.mode is Mode.PAPER and session.settings.notices.desktop:
+    if is_real and session.settings.notices.desktop:
         channels.append(Desktop())
     return Notifier(channels, clock, session.redactor.clean)
 
@@ -17214,7 +17630,7 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
 def _fresh_store(session: Session) -> Store:
     """The audit; a demo or replay that ended in order starts anew, one that was broken off goes on."""
     store = Store(session.database, session.redactor, session.synchronous)
-    if session.mode is Mode.PAPER or store.is_session_open():
+    if session.mode in (Mode.PAPER, Mode.LIVE) or store.is_session_open():
         return store
     store.close()
     for suffix in ("", "-wal", "-shm"):
@@ -17233,12 +17649,79 @@ def save_key(home: Path, key_id: str, secret: str) -> str:
     return "The key was saved."
 
 
+class WayToLive:
+    """What is between this PAPER session and LIVE, asked anew each time, and the LIVE session itself."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def offer(self, engine: Engine) -> LiveOffer:
+        """What is in the way, and what LIVE would be; asks the exchange only when nothing else is in the way."""
+        problems, funds = tuple(self._problems(engine)), ""
+        if not problems:
+            problems, funds = self._ask_line()
+        facts = (("Cash at Luno", funds), *live_words(self._session.settings))
+        return LiveOffer(problems, facts, PROMISES)
+
+    def _problems(self, engine: Engine) -> Iterator[str]:
+        session = self._session
+        if not session.settings.wants_live:
+            yield "LUNOBIZ_ENABLE_LIVE is not yes in the .env file."
+        yield from engine.lock_reasons(SystemClock().now_ms(), is_fresh=True)
+        if not parse_live_key(session.env):
+            yield "LUNOBIZ_LIVE_KEY_ID and LUNOBIZ_LIVE_KEY_SECRET are not set: LIVE needs a key of its own."
+        yield from (f"{doubt}." for doubt in folder_doubts(session.home, os.environ))
+        if engine.desk.state in (TradingState.KILLED, TradingState.HALTED):
+            yield f"PAPER is {engine.desk.state.name}: {', '.join(c.kind.words for c in engine.desk.causes)}."
+
+    def _ask_line(self) -> tuple[tuple[str, ...], str]:
+        """What the exchange says of key and clock, and the cash that is free there."""
+        ways = _real_ways(replace(self._session, mode=Mode.LIVE), SystemClock())
+        client = LunoClient(ways.transport, ways.key, RateLimit(ways.clock), ways.clock, random.Random())
+        counter, funds = self._session.settings.schedule.counter, ""
+        try:
+            orders = LunoOrders(client)
+            trouble = orders.key_trouble()
+            free = next((b.available for b in orders.balances() if b.asset == counter), Decimal(0))
+            funds = f"{free:,.2f} {counter}"
+        except (ExchangeDown, ExchangeRefused) as error:
+            trouble = str(error)
+        finally:
+            ways.transport.close()
+        problems = [f"The live key did not pass its check: {trouble}."] if trouble else []
+        if abs(client.skew_ms) > MAX_SKEW_MS:
+            problems.append(f"This computer's clock is {client.skew_ms / 1000:+.1f} s off Luno's: set it right.")
+        return tuple(problems), funds
+
+    def open(self, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
+        """A LIVE session; raises what the exchange raises when the account cannot be read."""
+        return open_engine(replace(self._session, mode=Mode.LIVE), listen)
+
+
+def _live_session(session: Session, parts: EngineParts) -> LiveSession:
+    """Real orders for these parts, after the account was read once."""
+    store, install = parts.store, parts.install
+
+    def locks() -> tuple[str, ...]:
+        facts = LiveFacts(session.settings, Mode.LIVE, SystemClock().now_ms(), install.key, install.code_hash)
+        return gate_locks(store, parts.feed, facts)
+
+    saved = store.last_desk(Mode.LIVE)
+    who = LiveDesk(install_name(install), locks, parts.is_killed, session.settings,
+                   lambda pair: parts.feed.markets.get(pair),
+                   lambda: safe_share(store.links("gate_rows"), install.key))
+    live = LiveSession(LunoOrders(parts.client), store, who, saved[1].orders if saved is not None else ())
+    parts.feed.refresh_markets(parts.client.exchange_ms())
+    live.begin()
+    return live
+
+
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
     """The one place that knows which parts make a mode."""
-    wall = SystemClock()
+    wall, is_real = SystemClock(), session.mode in (Mode.PAPER, Mode.LIVE)
     store = _fresh_store(session)
     log = JsonLog(session.home / "logs", session.redactor, wall)
-    ways = _real_ways(session, wall) if session.mode is Mode.PAPER else _stepped_ways(session)
+    ways = _real_ways(session, wall) if is_real else _stepped_ways(session)
     limit = RateLimit(ways.clock)
     client = LunoClient(ways.transport, ways.key, limit, ways.clock, random.Random(session.seed))
     feed = Feed(client, store, ways.settings, ways.bar_s)
@@ -17246,16 +17729,30 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         session.mode, client, feed, store, ways.pace, ways.trade, lambda: is_killed(session.kill_folders), log,
         _notifier(session, wall), listen, read_install(session.home),
     )
+    if session.mode is Mode.LIVE:
+        try:
+            parts = replace(parts, live=_live_session(session, parts))
+        except LunobizError:
+            store.close()
+            raise
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
         session.speed, session.mode is not Mode.PAPER,
+        WayToLive(session) if session.mode is Mode.PAPER and not session.settings.is_test_exchange else None,
     )
     engine = Engine(parts, ways.settings)
     for sentence in unknown_names(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
     locks = engine.lock_reasons(wall.now_ms())
-    if session.settings.wants_live and sys.stderr is not None:
-        sys.stderr.write(f"LIVE is locked: {locks[0]} Going on in PAPER.\n")
+    if session.settings.wants_live and session.mode is Mode.PAPER and sys.stderr is not None:
+        why = f"LIVE is locked: {locks[0]}" if locks else "LIVE asks for your confirmation in the window."
+        sys.stderr.write(f"{why} Going on in PAPER.\n")
+    left = store.last_desk(Mode.LIVE) if session.mode is Mode.PAPER else None
+    if left is not None and (left[1].positions or left[1].orders):
+        held = ", ".join(p.pair for p in left[1].positions) or "none"
+        text = (f"LIVE was left with positions ({held}) and {len(left[1].orders)} order(s): only the stops that rest at"
+                " Luno watch them until LIVE is confirmed again")
+        engine.tell(Event(ways.clock.now_ms(), "live_left", "error", text))
     return engine, options
 
 
@@ -17599,151 +18096,6 @@ def run_window(session: Session) -> int:
     return EXIT_OK
 
 
-def _pairs(text: str) -> tuple[str, ...]:
-    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
-
-
-def _durations(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(w) for w in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or any(s not in DURATIONS_S for s in found):
-        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
-    return found
-
-
-def _fees(text: str) -> tuple[float, float]:
-    words = text.split(",")
-    try:
-        maker, taker = (plain_number(w) for w in words)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
-    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
-        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
-    return maker, taker
-
-
-def _time(text: str) -> int:
-    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
-    try:
-        given = datetime.fromisoformat(text) if not text.isdigit() else None
-    except ValueError:
-        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
-    if given is None:
-        return int(text)
-    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def _speed(text: str) -> float:
-    try:
-        value = plain_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
-        " 4 damaged or locked data.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
-    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
-    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
-    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
-    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
-    what.add_argument("--rehearse-live", action="store_true", help=words)
-    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
-    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
-    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
-    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
-    source = p.add_mutually_exclusive_group()
-    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
-    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
-    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
-    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    words = f"seed of everything random (default {DEMO_SEED})"
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
-    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
-    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
-    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
-    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
-    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
-    return p
-
-
-def _show_rehearsal(done: int, total: int) -> bool:
-    if sys.stderr is not None and sys.stderr.isatty():
-        sys.stderr.write(f"\r{done} of {total} orders ")
-    return True
-
-
-def run_rehearsal(session: Session) -> int:
-    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
-    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
-    database = session.home / "rehearsal.db"
-    for suffix in ("", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
-                                                                         _show_rehearsal)
-    sys.stdout.write(rehearsal_text(report))
-    return EXIT_OK if report.is_clean else EXIT_NO
-
-
-def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Combinations that mean nothing are refused, not ignored."""
-    if a.backtest and not (a.data and a.json):
-        p.error("--backtest needs --data DIR and --json OUT")
-    if a.self_test and not a.json:
-        p.error("--self-test needs --json OUT; its rows are added to that file")
-    if a.gates and not a.data:
-        p.error("--gates needs --data DIR")
-    is_study = a.backtest or a.gates or a.self_test
-    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
-    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
-        p.error("--kinds, --count and --shard belong to --self-test")
-    if a.as_of is not None and not a.gates:
-        p.error("--as-of belongs to --gates")
-    if a.cycles and not a.headless:
-        p.error("--cycles belongs to --headless")
-    _check_source(p, a)
-
-
-def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """What may run on the demo or a recording, and what may not."""
-    if a.rehearse_live and not a.demo:
-        p.error("--rehearse-live needs --demo: it never touches Luno")
-    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
-    if a.headless and not (a.demo or a.replay) and a.speed is not None:
-        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
-
-
 def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Session:
     """Settings and mode; LIVE is refused with its reason."""
     settings = parse_settings(env)
@@ -17761,7 +18113,7 @@ def run(argv: Sequence[str]) -> int:
     """Do what the command line asks; LunobizErrors are for `main`."""
     p = parser()
     a = p.parse_args(argv)
-    _check_use(p, a)
+    check_use(p, a)
     home = data_folder(a.home, os.environ)
     env_folders = (home, program_folder())
     env = read_env(env_folders, os.environ)
