@@ -7655,7 +7655,8 @@ def after_found(order: SentOrder, found: FoundOrder) -> SentOrder:
 def after_missing(order: SentOrder, now_ms: int) -> SentOrder:
     """The order after the exchange knew no such order; one it had acknowledged stays what it was."""
     if order.exchange_id:
-        return replace(order, why="acknowledged, but the exchange does not find it")
+        since = order.misses[:1] or (now_ms,)
+        return replace(order, misses=since, why="acknowledged, but the exchange does not find it")
     if order.refused:
         return replace(order, state=OrderState.REJECTED, why=f"refused by the exchange, {order.refused}")
     if order.misses and now_ms - order.misses[-1] < MISS_SPACING_MS:
@@ -7673,8 +7674,9 @@ def is_absent(order: SentOrder, now_ms: int, is_listed: bool, is_explained: bool
 
 def is_unresolved(order: SentOrder, now_ms: int) -> bool:
     """True when an outcome has been unknown for too long."""
-    is_lost = order.state is OrderState.UNKNOWN or order.why.startswith("acknowledged")
-    return is_lost and now_ms > order.sent_ms + UNRESOLVED_MS
+    if order.state is OrderState.UNKNOWN:
+        return now_ms > order.sent_ms + UNRESOLVED_MS
+    return order.state is OrderState.OPEN and any(now_ms > t + UNRESOLVED_MS for t in order.misses)
 
 
 def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
@@ -7683,8 +7685,11 @@ def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
     if not (base or fee_base or fee_counter):
         return None
     price = counter / base if base else order.price
+    number = format(order.filled.base, "f")
+    if not base:  # a fee that came later than its fill
+        number += f"+{format(order.filled.fee_base, 'f')}+{format(order.filled.fee_counter, 'f')}"
     return Fill(
-        f"{order.order_id}@{format(order.filled.base, 'f')}", order.order_id, order.pair, order.side, order.kind,
+        f"{order.order_id}@{number}", order.order_id, order.pair, order.side, order.kind,
         now_ms, approx(price), approx(base), approx(fee_base), approx(fee_counter), order.kind is OrderKind.ENTRY,
         f"order {order.exchange_id}")
 
@@ -11953,6 +11958,8 @@ class LiveExecutor:
             found = self._line.find(order)
             self._keep(after_missing(order, now) if found is None else after_found(order, found))
             self.contradictions.pop(order_id, None)
+            if found is None and order.exchange_id:
+                self.contradictions[order_id] = f"order {order_id} was acknowledged and is not found"
         except ExchangeRefused as error:
             self.key_trouble = self.key_trouble or (error.code if error.code in KEY_CODES else "")
         except ContradictedOrder as error:
