@@ -7540,7 +7540,7 @@ class FoundOrder(NamedTuple):
 class SentOrder:
     """An order as it was sent, exact, and what is known of it; `sent_ms` is exchange time.
 
-    `accounts` are those of base and counter at the exchange, "" for its default ones.
+    `accounts` are those of base and counter at the exchange, "" for its default ones; `assets` are the two.
     `filled` is what look-ups have shown, `booked` what the desk has been told. `refused` is the code of a refusal
     that a look-up has yet to confirm. `misses` are times at which the exchange knew no such order.
     """
@@ -7555,6 +7555,7 @@ class SentOrder:
     stop: Decimal
     sent_ms: int
     accounts: tuple[str, str] = ("", "")
+    assets: tuple[str, str] = ("", "")
     state: OrderState = OrderState.INTENT
     exchange_id: str = ""
     filled: Amounts = field(default_factory=Amounts)
@@ -7600,7 +7601,8 @@ def written(order: Order, market: Market, install: str, sent_ms: int, accounts: 
     return SentOrder(
         order.order_id, client_id(install, order.order_id), order.pair, order.side, order.kind,
         exact(order.limit, market.price_scale), exact(order.volume, market.volume_scale),
-        exact(order.stop, market.price_scale) if order.kind is OrderKind.PROTECTION else ZERO, sent_ms, accounts)
+        exact(order.stop, market.price_scale) if order.kind is OrderKind.PROTECTION else ZERO, sent_ms, accounts,
+        (market.base, market.counter))
 
 
 def after_post(order: SentOrder, told: PostAnswer) -> SentOrder:
@@ -7703,12 +7705,12 @@ class Holding(NamedTuple):
     unexplained: Decimal
 
 
-def booked_change(orders: Iterable[SentOrder], assets: Mapping[str, tuple[str, str]]) -> dict[str, Decimal]:
-    """By how much the orders have changed each asset, fees included; `assets` gives base and counter of a pair."""
+def booked_change(orders: Iterable[SentOrder]) -> dict[str, Decimal]:
+    """By how much the orders have changed each asset, fees included."""
     change: dict[str, Decimal] = {}
     for order in orders:
         sign = 1 if order.side is Side.BUY else -1
-        base, counter = assets[order.pair]
+        base, counter = order.assets
         change[base] = change.get(base, ZERO) + sign * order.filled.base - order.filled.fee_base
         change[counter] = change.get(counter, ZERO) - sign * order.filled.counter - order.filled.fee_counter
     return change
@@ -8966,7 +8968,7 @@ SEALED: Mapping[str, str] = types.MappingProxyType({  # what their rows hold bet
     "sessions": "kind",
 })  # fmt: skip
 JOURNAL: Mapping[str, str] = types.MappingProxyType({  # what was sent to the exchange and heard of it, from version 3
-    "sendings": "mode order_id client_id pair side kind price volume stop base_account counter_account",
+    "sendings": "mode order_id client_id pair side kind price volume stop base_account counter_account base counter",
     "answers": "mode order_id state exchange_id base counter fee_base fee_counter refused is_triggered why",
     "ledger": "mode order_id base counter fee_base fee_counter",
 })
@@ -11780,7 +11782,8 @@ def _sent_of(row: Mapping[str, object]) -> SentOrder:
     return SentOrder(
         str(row["order_id"]), str(row["client_id"]), str(row["pair"]), Side(row["side"]), OrderKind(row["kind"]),
         price, volume, stop, int(str(row["time_ms"])), (str(row["base_account"]), str(row["counter_account"])),
-        OrderState.UNKNOWN, why="the program ended before the answer was written")
+        (str(row["base"]), str(row["counter"])), OrderState.UNKNOWN,
+        why="the program ended before the answer was written")
 
 
 class OrderJournal:
@@ -11794,7 +11797,7 @@ class OrderJournal:
         money = (format(n, "f") for n in (order.price, order.volume, order.stop))
         self._store.write_journal("sendings", (
             order.sent_ms, self._mode.value, order.order_id, order.client_id, order.pair, order.side.value,
-            order.kind.value, *money, *order.accounts))
+            order.kind.value, *money, *order.accounts, *order.assets))
 
     def write_answer(self, order: SentOrder, now_ms: int) -> None:
         """After anything new was heard of it."""
@@ -12001,9 +12004,8 @@ class Reconciled(NamedTuple):
 class Reconciler:
     """Holds the exchange's balances and lists against the journal; only reads."""
 
-    def __init__(self, line: Line, executor: LiveExecutor, install: str,
-                 assets: Callable[[str], tuple[str, str]]) -> None:
-        self._line, self._executor, self._install, self._assets = line, executor, install, assets
+    def __init__(self, line: Line, executor: LiveExecutor) -> None:
+        self._line, self._executor = line, executor
         self.owner: dict[str, Decimal] = {}  # what was there before the bot, by asset
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
@@ -12020,8 +12022,9 @@ class Reconciler:
         """One comparison; ExchangeDown or ExchangeRefused if it cannot be made."""
         self._executor.refresh()  # fills that nobody has looked up yet are no drift
         now, totals, change = self._line.exchange_ms(), self._totals(), self._change()
-        rows = tuple(Holding(a, change.get(a, ZERO), self.owner.get(a, ZERO),
-                             n - change.get(a, ZERO) - self.owner.get(a, ZERO)) for a, n in sorted(totals.items()))
+        assets = sorted(totals.keys() | change.keys() | self.owner.keys())  # one that is not shown is empty
+        parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
+        rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: row.unexplained for row in rows if row.unexplained}
         self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
         drift = [f"{asset} {odd[asset]:+f}" for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
@@ -12046,8 +12049,7 @@ class Reconciler:
         return found
 
     def _change(self) -> dict[str, Decimal]:
-        pairs = {o.pair: self._assets(o.pair) for o in self._executor.sent.values()}
-        return booked_change(self._executor.sent.values(), pairs)
+        return booked_change(self._executor.sent.values())
 
 
 # ==============================================================================
@@ -12114,7 +12116,7 @@ class LiveSession:
         self._line, self._store, self._who = line, store, who
         door = LiveDoor(who.install, who.market, self._accounts, self.in_the_way)
         self.executor = LiveExecutor(line, OrderJournal(store), door, orders)
-        self.reconciler = Reconciler(line, self.executor, who.install, self._assets)
+        self.reconciler = Reconciler(line, self.executor)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
         self._is_begun = False
         self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have

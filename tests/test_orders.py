@@ -44,7 +44,8 @@ INSTALL = "3fa9c2d1"
 def sent(side: Side = Side.BUY, kind: OrderKind = OrderKind.ENTRY, **changes: object) -> SentOrder:
     """Ten AAA at 100, sent at T0."""
     stop = D("101.00") if kind is OrderKind.PROTECTION else D("0")
-    plain = SentOrder("LB1-000007", "LB1-3fa9c2d1-000007", "AAAZAR", side, kind, D("100.00"), D("10.0000"), stop, T0)
+    plain = SentOrder("LB1-000007", "LB1-3fa9c2d1-000007", "AAAZAR", side, kind, D("100.00"), D("10.0000"), stop, T0,
+                      assets=("AAA", "ZAR"))
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -175,7 +176,7 @@ def test_an_order_is_written_on_the_grid_of_its_market() -> None:
     assert (exact.volume, exact.price, exact.stop) == (D("0.3000"), D("99.90"), D("0"))
     assert (str(exact.volume), str(exact.price)) == ("0.3000", "99.90")
     assert (exact.state, exact.client_id, exact.sent_ms) == (OrderState.INTENT, "LB1-3fa9c2d1-000001", T0)
-    assert (exact.accounts, exact.exchange_id) == (("1", "2"), "")
+    assert (exact.accounts, exact.assets, exact.exchange_id) == (("1", "2"), ("AAA", "ZAR"), "")
     stop = written(protection(10.0, 95.0), market(), INSTALL, T0, ("", ""))
     assert (stop.side, stop.price, stop.stop) == (Side.SELL, D("94.05"), D("95.00"))
     assert stop.deadline_ms == T0 + 5_000
@@ -456,17 +457,16 @@ def test_change_of_the_account_with_fees_in_either_currency() -> None:
         sent(filled=amounts("4", "400", "0.016")),
         sent(Side.SELL, OrderKind.EXIT, filled=amounts("1", "101", "0", "0.61")),
         sent(Side.SELL, OrderKind.EXIT, filled=amounts("1", "102", "0.006")),
-        sent(pair="BBBZAR", filled=amounts("2", "50", "0", "0.2")),
+        sent(pair="BBBZAR", assets=("BBB", "ZAR"), filled=amounts("2", "50", "0", "0.2")),
     )
-    assets = {"AAAZAR": ("AAA", "ZAR"), "BBBZAR": ("BBB", "ZAR")}
-    assert booked_change(orders, assets) == {"AAA": D("1.978"), "BBB": D("2"), "ZAR": D("-247.81")}
+    assert booked_change(orders) == {"AAA": D("1.978"), "BBB": D("2"), "ZAR": D("-247.81")}
 
 
 def test_a_rebate_and_a_market_in_another_coin() -> None:
     """A maker may be paid: 1 AAA bought for 0.5 BBB with 0.0001 BBB given back."""
-    of = sent(pair="AAABBB", filled=amounts("1", "0.5", "0", "-0.0001"))
-    assert booked_change([of], {"AAABBB": ("AAA", "BBB")}) == {"AAA": D("1"), "BBB": D("-0.4999")}
-    assert booked_change([], {}) == {}
+    of = sent(pair="AAABBB", assets=("AAA", "BBB"), filled=amounts("1", "0.5", "0", "-0.0001"))
+    assert booked_change([of]) == {"AAA": D("1"), "BBB": D("-0.4999")}
+    assert booked_change([]) == {}
 
 
 def test_difference_of_amounts() -> None:
