@@ -27,6 +27,7 @@ Map:
     GATES      may this configuration ever trade for real, and why not
     LEDGER     is an old pass still worth anything
     SELFTEST   how often are the gates themselves wrong
+    ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
@@ -35,18 +36,22 @@ Map:
     LUNO       the exchange's words turned into ours
     DEMO       a small exchange inside the program, for the first look and for tests
     FEED       closed candles and fresh quotes, with their faults named
+    EXECUTION  real orders, and what became of them
+    LIVE       may a real order go out now, and is what the exchange says what we know
     NOTIFY     tell the owner
     KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
     ENGINE     one trading session
+    REHEARSAL  the whole way of LIVE on the built-in exchange, with its line going wrong
     JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
     WORKER     the thread that trades
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
     DASHBOARD  the window
-    MAIN       read the arguments, wire the parts, go
+    ARGUMENTS  what the command line may say
+    MAIN       wire the parts, go
 
 Glossary:
     Market       a tradable pair with its scales, fees and minimum; `pair` is its text, as in "XBTZAR"
@@ -101,6 +106,8 @@ __version__ = "0.1.0"
 #   SettingsError      refuse to start, name the field
 #   ExchangeDown       skip the cycle, back off, try again
 #     RateLimited      the same, after wait_s
+#     NotSent          the same; no byte of the request has left
+#     ContradictedOrder  the same, and trust nothing until it is resolved
 #   ExchangeRefused    our request is wrong: do not retry, tell
 #   OutcomeUnknown     an order may or may not exist: look it up before anything else
 #   AuditBroken        cannot write: stop trading at once
@@ -133,6 +140,14 @@ class RateLimited(ExchangeDown):
 
     def __str__(self) -> str:
         return f"rate limit reached, waiting {self.wait_s:.0f} s"
+
+
+class NotSent(ExchangeDown):
+    """There was no connection: the exchange cannot have seen anything of the request."""
+
+
+class ContradictedOrder(ExchangeDown):
+    """What the exchange says of an order cannot be true: believe nothing of it, send nothing."""
 
 
 class ExchangeRefused(LunobizError):
@@ -528,7 +543,8 @@ class MarketView:
 class Conditions:
     """The state of the machine and the line at this moment; anything unknown is False or infinite.
 
-    `size` is the share of the tested size that may be traded: LIVE takes what its gates found safe.
+    `size` is the share of the tested size that may be traded: LIVE takes what its gates found safe, and in its first
+    orders, `is_trial`, the smallest there are. From `may_enter` on it is what LIVE knows of its account and orders.
     """
 
     is_killed: bool = False
@@ -542,6 +558,13 @@ class Conditions:
     reconcile_age_ms: float = 0.0
     is_reconciled: bool = True
     size: float = 1.0
+    is_trial: bool = False
+    may_enter: bool = True
+    is_drifting: bool = False
+    has_foreign: bool = False
+    is_double_used: bool = False
+    is_unresolved: bool = False
+    is_contradicted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -671,11 +694,23 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What an order has traded in all with its fills booked so far, exact: base, counter, and fees in both."""
+
+    order_id: str
+    base: Decimal
+    counter: Decimal
+    fee_base: Decimal
+    fee_counter: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """All that happened to our orders since the last cycle."""
+    """All that happened to our orders since the last cycle; real ones come with their exact ledger."""
 
     fills: tuple[Fill, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    ledger: tuple[LedgerRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -1276,6 +1311,12 @@ def parse_read_key(env: Mapping[str, str]) -> Credentials:
     if key and (key.key_id == live_id or key.secret == live_secret):
         raise SettingsError("LUNOBIZ_READ_KEY_ID and LUNOBIZ_LIVE_KEY_ID must be two different keys")
     return key
+
+
+def parse_live_key(env: Mapping[str, str]) -> Credentials:
+    """The key for LIVE orders; SettingsError if it is half given or equal to the read-only one."""
+    parse_read_key(env)
+    return _key_pair(env, "LIVE")
 
 
 def telegram_token(env: Mapping[str, str]) -> Credentials:
@@ -2398,6 +2439,7 @@ MAX_SKEW_MS, MAX_LOOP_GAP_MS, MAX_RECONCILE_AGE_MS = 2_000, 30_000, 60_000
 DEPTH_TIMES = 3.0  # the book must hold this many times our size
 BAR_SHARE = 0.10  # without a book: at most this share of the last bar's volume
 CASH_MARGIN = 0.01
+TRIAL_ORDERS = 2.0  # the first LIVE orders are so many times the smallest, so that a part of one can still be sold
 STRESSED_SLIPPAGE = 2.0  # a stop is sized as if it slipped this many times the usual
 Numbers = tuple[tuple[str, float], ...]
 
@@ -2452,6 +2494,11 @@ def check_unknown(case: Case) -> Problem | None:
 def check_mode(case: Case) -> Problem | None:
     """P4: the mode's keys and gates match."""
     return None if case.moment.conditions.is_mode_allowed else Problem(Refusal.MODE, "This mode may not trade now")
+
+
+def check_gates(case: Case) -> Problem | None:
+    """P4: the gates have not locked again since LIVE began."""
+    return None if case.moment.conditions.may_enter else Problem(Refusal.MODE, "LIVE is locked again: no new entries")
 
 
 CASH_WORDS = "Cash: no set earned its costs in training"
@@ -2605,8 +2652,9 @@ def check_line(case: Case) -> Problem | None:
     return None
 
 
-ENTRY_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_cash, check_numbers, check_signal, check_held,
-                check_doubts, check_market, check_fresh, check_price, check_throttle, check_losses, check_line)
+ENTRY_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_gates, check_cash, check_numbers,
+                check_signal, check_held, check_doubts, check_market, check_fresh, check_price, check_throttle,
+                check_losses, check_line)
 EXIT_CHECKS = (check_kill, check_state, check_unknown, check_mode, check_numbers, check_market, check_fresh, check_line)
 
 
@@ -2635,12 +2683,20 @@ def depth_volume(case: Case) -> float:
     return view.bar.volume * BAR_SHARE if view.bar is not None else 0.0
 
 
+def smallest_volume(case: Case) -> float:
+    """The least volume that can still be sold after the fee was taken from it."""
+    market = case.view.market
+    fee = max(market.maker_fee, market.taker_fee)
+    return market.min_volume / (1 - fee) + 10.0**-market.volume_scale
+
+
 def rooms(case: Case) -> tuple[tuple[Refusal, str, float], ...]:
     """How much base volume each limit leaves, with the refusal and the words if it leaves too little."""
     desk, limits, limit = case.desk, case.settings.limits, case.intent.limit
     now = equity(desk) * case.moment.conditions.size
     fee = max(case.view.market.maker_fee, case.view.market.taker_fee)
     group = frozenset((case.view.pair, *case.view.correlated))
+    first = TRIAL_ORDERS * smallest_volume(case) if case.moment.conditions.is_trial else math.inf
     free = (desk.cash - reserved_cash(desk, fee)) * (1 - CASH_MARGIN) / (1 + fee)
     loss = loss_per_unit(case)
     return (
@@ -2653,14 +2709,8 @@ def rooms(case: Case) -> tuple[tuple[Refusal, str, float], ...]:
         (Refusal.BALANCE, "free cash", free / limit),
         (Refusal.DEPTH, "depth of the market", depth_volume(case)),
         (Refusal.ORDER_VALUE, "largest order of the market", case.view.market.max_volume),
+        (Refusal.ORDER_VALUE, "size of the first LIVE orders", first),
     )
-
-
-def smallest_volume(case: Case) -> float:
-    """The least volume that can still be sold after the fee was taken from it."""
-    market = case.view.market
-    fee = max(market.maker_fee, market.taker_fee)
-    return market.min_volume / (1 - fee) + 10.0**-market.volume_scale
 
 
 def size_for_risk(case: Case) -> Problem | float:
@@ -3117,7 +3167,11 @@ def review_conditions(draft: Draft) -> None:
         (CauseKind.KEY_REFUSED, now.is_key_refused),
         (CauseKind.CLOCK_SKEW, abs(now.skew_ms) > MAX_SKEW_MS),
         (CauseKind.RESUMED, now.loop_gap_ms > MAX_LOOP_GAP_MS),
-        (CauseKind.UNKNOWN_ORDER, any(o.state is OrderState.UNKNOWN for o in draft.desk.orders)),
+        (CauseKind.UNKNOWN_ORDER, now.is_contradicted or any(o.state is OrderState.UNKNOWN for o in draft.desk.orders)),
+        (CauseKind.BALANCE_DRIFT, now.is_drifting),
+        (CauseKind.FOREIGN_ORDER, now.has_foreign),
+        (CauseKind.UNRESOLVED, now.is_unresolved),
+        (CauseKind.DOUBLE_USE, now.is_double_used),
     ):
         has_it = any(c.kind is kind for c in draft.desk.causes)
         if is_wrong and not has_it:
@@ -7385,11 +7439,48 @@ def row_that_counts(links: Sequence[Link], key: Credentials) -> Link | None:
     return next((link for link in reversed(links) if not _is_a_study(link, key)), links[-1] if links else None)
 
 
+def safe_share(gate_rows: Sequence[Link], key: Credentials) -> float:
+    """The share of the tested size that the pass in force found safe (its G7); 0 without one."""
+    row = row_that_counts(gate_rows, key)
+    seal = read_seal(row) if row is not None and is_signed(row, key) else None
+    held = read_pass(seal.payload) if seal is not None else None
+    return held.size if held is not None and 0 < held.size <= 1 else 0.0
+
+
 def live_locks(gate_rows: Sequence[Link], attempts: Sequence[Link], now: LiveFacts) -> tuple[str, ...]:
     """Every reason why LIVE is locked, from the two chains as they are stored."""
     is_whole = is_chain_whole(gate_rows) and is_chain_whole(attempts)
     facts = replace(now, is_chain_whole=is_whole, attempt_hashes=frozenset(link.hash for link in attempts))
     return lock_reasons(row_that_counts(gate_rows, now.key), facts)
+
+
+class LiveOffer(NamedTuple):
+    """What the owner is asked before LIVE: what is in the way, what it would trade with, what only he can know."""
+
+    problems: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    promises: tuple[str, ...] = ()
+
+
+LIVE_WORD = "LIVE"
+PROMISES = (
+    "At Luno I ticked single permissions for this key. Send, Withdrawals, Addresses and Beneficiaries are not ticked.",
+    "I know that a stop can be jumped over: a loss can be larger than the risk per trade.",
+    "I know that the gates promise nothing: of strategies as good as the best tested, 1 in 3 lost money in two months.",
+)
+
+
+def live_words(settings: Settings, first_trips: int) -> tuple[tuple[str, str], ...]:
+    """The limits that LIVE would trade under, as the dialog shows them."""
+    limits, counter = settings.limits, settings.schedule.counter
+    return (
+        ("Markets", ", ".join(settings.schedule.pairs)), ("Counter", counter),
+        ("Risk per trade", f"{limits.risk_per_trade:.2%} of equity"),
+        ("Loss caps", f"{limits.daily_loss_cap:.1%} a day, {limits.weekly_loss_cap:.1%} a week"),
+        ("Exposure", f"{limits.max_exposure:.0%} in all, {limits.max_asset_exposure:.0%} in one asset,"
+                     f" {limits.max_positions} positions"),
+        ("First orders", f"the smallest Luno takes, for {first_trips} round trips; then larger step by step"),
+    )
 
 
 # ==============================================================================
@@ -8016,6 +8107,281 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
         + "\nA gate's share is of the markets that came as far as this gate.\n\n"
         + _table_text(["target", "market", "result", "needed", "measured"], targets)
     )
+
+
+# ==============================================================================
+# ORDERS | what became of an order that was sent, and when that is certain
+# pure | uses ERRORS TYPES
+# ==============================================================================
+
+# One POST per order, ever. A lost answer is looked up by the order's own id; nothing is sent a second time.
+#
+#   INTENT --not sent--> REJECTED
+#   INTENT --sent--> OPEN, or UNKNOWN when the answer does not say
+#   UNKNOWN --found--> OPEN   --refused and not found--> REJECTED   --four proofs--> NOT_PLACED
+#   OPEN --complete--> DONE
+#
+# The four proofs that an order never came to be: exchange time a minute past its deadline, three well-formed "no such
+# order" at least 5 s apart, its id in no list, and balances that are explained without it.
+TTL_MS = 5_000  # the exchange refuses the request when it comes later than this
+GRACE_MS = 60_000
+MISSES_NEEDED, MISS_SPACING_MS = 3, 5_000
+UNRESOLVED_MS = 600_000  # an outcome unknown for so long halts
+STALE_ORDER_MS = 15_000  # an order decided longer ago than this is not sent any more
+FEE_CEILING = Decimal("0.05")  # of what was traded; above it the answer means something else
+PRICE_SLACK = Decimal("0.000001")
+ZERO = Decimal("0")
+REFUSED_CODES = (  # beginnings of codes that say: this order was not taken
+    "ErrInsufficientFunds", "ErrInsufficientBalance", "ErrPrice", "ErrVolume", "ErrCounterDenomination",
+    "ErrValueTooHigh", "ErrAmount", "ErrInvalid", "ErrMarket", "ErrPostOnly", "ErrUnderMaintenance",
+    "ErrNotEnoughLiquidity", "ErrCannotTradeWhileQuoteActive", "ErrStopPrice", "ErrNoTradesToInferStopDirection",
+    "ErrUserNotVerified",
+)
+KEY_TROUBLE = frozenset(("ErrUnauthorised", "ErrApiKeyRevoked", "ErrAPIKeyNotFound", "ErrInsufficientPerms"))
+FUNDS_CODES = ("ErrInsufficientFunds", "ErrInsufficientBalance")
+OWN_PREFIX = "LB1-"
+
+
+class Answer(Enum):
+    """What the answer to a POST of an order means."""
+
+    ACCEPTED = "accepted"
+    EXISTS = "exists already"
+    REFUSED = "refused"
+    CANCELLED = "post-only cancelled"
+    KEY = "key refused"
+    NOT_SENT = "not sent"
+    UNKNOWN = "no clear answer"
+
+
+class PostAnswer(NamedTuple):
+    """The class of an answer, the exchange's id if there is one, and its error code."""
+
+    answer: Answer
+    exchange_id: str = ""
+    code: str = ""
+
+
+def class_of_post(status: int, code: str, exchange_id: str) -> Answer:
+    """What status, error code and order id of an answer mean; whatever is not listed is UNKNOWN."""
+    if status == 409 or code == "ErrDuplicateClientOrderID":
+        return Answer.EXISTS
+    if status in (401, 403) or code in KEY_TROUBLE:
+        return Answer.KEY
+    if code == "ErrOrderCanceled":
+        return Answer.CANCELLED
+    if 400 <= status < 500 and status != 429 and code.startswith(REFUSED_CODES):
+        return Answer.REFUSED
+    is_accepted = 200 <= status < 300 and exchange_id and not code
+    return Answer.ACCEPTED if is_accepted else Answer.UNKNOWN
+
+
+class Amounts(NamedTuple):
+    """What an order has traded so far and the fees of it, exact."""
+
+    base: Decimal = ZERO
+    counter: Decimal = ZERO
+    fee_base: Decimal = ZERO
+    fee_counter: Decimal = ZERO
+
+    def minus(self, other: Amounts) -> Amounts:
+        """The difference, part by part."""
+        return Amounts(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+class FoundOrder(NamedTuple):
+    """An order as the exchange shows it; status AWAITING, PENDING or COMPLETE."""
+
+    exchange_id: str
+    client_id: str
+    pair: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+    stop: Decimal
+    status: str
+    amounts: Amounts
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentOrder:
+    """An order as it was sent, exact, and what is known of it; `sent_ms` is exchange time.
+
+    `accounts` are those of base and counter at the exchange, "" for its default ones; `assets` are the two.
+    `filled` is what look-ups have shown, `booked` what the desk has been told. `refused` is the code of a refusal
+    that a look-up has yet to confirm. `misses` are times at which the exchange knew no such order.
+    """
+
+    order_id: str
+    client_id: str
+    pair: str
+    side: Side
+    kind: OrderKind
+    price: Decimal
+    volume: Decimal
+    stop: Decimal
+    sent_ms: int
+    accounts: tuple[str, str] = ("", "")
+    assets: tuple[str, str] = ("", "")
+    state: OrderState = OrderState.INTENT
+    exchange_id: str = ""
+    filled: Amounts = field(default_factory=Amounts)
+    booked: Amounts = field(default_factory=Amounts)
+    refused: str = ""
+    misses: tuple[int, ...] = ()
+    is_triggered: bool = False
+    why: str = ""
+
+    @property
+    def deadline_ms(self) -> int:
+        """After this exchange time the exchange does not take the request any more."""
+        return self.sent_ms + TTL_MS
+
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more can become of it."""
+        return self.state in (OrderState.DONE, OrderState.REJECTED, OrderState.NOT_PLACED)
+
+
+def client_id(install: str, order_id: str) -> str:
+    """The id that the exchange keeps with the order: of this program, this installation and this order."""
+    return f"{OWN_PREFIX}{install}-{order_id.removeprefix(OWN_PREFIX)}"
+
+
+def order_form(order: SentOrder) -> tuple[tuple[str, str], ...]:
+    """The fields of the POST, in a fixed order: the same order gives the same bytes."""
+    form = [("pair", order.pair), ("type", "BID" if order.side is Side.BUY else "ASK"),
+            ("volume", format(order.volume, "f")), ("price", format(order.price, "f"))]
+    if order.kind is OrderKind.ENTRY:
+        form += [("post_only", "true"), ("time_in_force", "GTC")]
+    elif order.kind is OrderKind.PROTECTION:
+        form += [("stop_price", format(order.stop, "f")), ("stop_direction", "BELOW"), ("time_in_force", "GTC")]
+    else:
+        form += [("time_in_force", "IOC")]
+    names = ("base_account_id", "counter_account_id")
+    form += [(name, account) for name, account in zip(names, order.accounts, strict=True) if account]
+    return (*form, ("timestamp", str(order.sent_ms)), ("ttl", str(TTL_MS)), ("client_order_id", order.client_id))
+
+
+def written(order: Order, market: Market, install: str, sent_ms: int, accounts: tuple[str, str]) -> SentOrder:
+    """The order in exact numbers, as it is written before it is sent."""
+    return SentOrder(
+        order.order_id, client_id(install, order.order_id), order.pair, order.side, order.kind,
+        exact(order.limit, market.price_scale), exact(order.volume, market.volume_scale),
+        exact(order.stop, market.price_scale) if order.kind is OrderKind.PROTECTION else ZERO, sent_ms, accounts,
+        (market.base, market.counter))
+
+
+def after_post(order: SentOrder, told: PostAnswer) -> SentOrder:
+    """The order after the answer to its one POST."""
+    if told.answer is Answer.NOT_SENT:
+        return replace(order, state=OrderState.REJECTED, why="not sent: the exchange could not be reached")
+    if told.answer is Answer.ACCEPTED:
+        return replace(order, state=OrderState.OPEN, exchange_id=told.exchange_id, why="accepted")
+    is_no = told.answer in (Answer.REFUSED, Answer.CANCELLED)
+    return replace(order, state=OrderState.UNKNOWN, refused=told.code if is_no else "",
+                   why=f"{told.answer.value}{told.code and ', '}{told.code}")
+
+
+def mismatch(order: SentOrder, found: FoundOrder) -> str:
+    """What of a found order is not what was sent; "" if all is."""
+    pairs = (("id", order.client_id, found.client_id), ("market", order.pair, found.pair),
+             ("side", order.side, found.side), ("price", order.price, found.price),
+             ("volume", order.volume, found.volume), ("stop", order.stop, found.stop),
+             ("exchange's id", order.exchange_id or found.exchange_id, found.exchange_id))
+    return next((name for name, ours, theirs in pairs if ours != theirs), "")
+
+
+def implausible(order: SentOrder, found: FoundOrder) -> str:
+    """What of a found order's amounts cannot be, or is older than what is known; "" if all can."""
+    base, counter, fee_base, fee_counter = found.amounts
+    if not ZERO <= base <= order.volume:
+        return "filled volume"
+    worth, slack = base * order.price, counter * PRICE_SLACK + PRICE_SLACK
+    if counter > worth + slack if order.side is Side.BUY else counter < worth - slack:
+        return "value at the limit"
+    if not -FEE_CEILING * base <= fee_base <= FEE_CEILING * base:
+        return "fee in base"
+    if not -FEE_CEILING * counter <= fee_counter <= FEE_CEILING * counter:
+        return "fee in counter"
+    is_older = base < order.filled.base or counter < order.filled.counter
+    return "older than what is known" if is_older else ""
+
+
+def after_found(order: SentOrder, found: FoundOrder) -> SentOrder:
+    """The order after a look-up found it; ContradictedOrder if the answer cannot be true of this order."""
+    trouble = mismatch(order, found) or implausible(order, found)
+    if trouble:
+        raise ContradictedOrder(f"the exchange's answer about order {order.order_id} cannot be: {trouble}")
+    is_over = found.status == "COMPLETE"
+    is_triggered = order.is_triggered or (order.kind is OrderKind.PROTECTION and found.status == "PENDING")
+    rest = order.volume - found.amounts.base
+    why = "at the exchange" if not is_over else "filled" if not rest else f"ended with {format(rest, 'f')} not filled"
+    return replace(order, state=OrderState.DONE if is_over else OrderState.OPEN, exchange_id=found.exchange_id,
+                   filled=found.amounts, misses=(), refused="", is_triggered=is_triggered, why=why)
+
+
+def after_missing(order: SentOrder, now_ms: int) -> SentOrder:
+    """The order after the exchange knew no such order; one it had acknowledged stays what it was."""
+    if order.exchange_id:
+        since = order.misses[:1] or (now_ms,)
+        return replace(order, misses=since, why="acknowledged, but the exchange does not find it")
+    if order.refused:
+        return replace(order, state=OrderState.REJECTED, why=f"refused by the exchange, {order.refused}")
+    if order.misses and now_ms - order.misses[-1] < MISS_SPACING_MS:
+        return order
+    return replace(order, misses=(*order.misses[-9:], now_ms))
+
+
+def is_absent(order: SentOrder, now_ms: int, is_listed: bool, is_explained: bool) -> bool:
+    """True when it is proved that the order never came to be; `now_ms` is exchange time."""
+    late = [t for t in order.misses if t > order.deadline_ms]  # earlier it could still have arrived
+    is_over = now_ms > order.deadline_ms + GRACE_MS
+    return (order.state is OrderState.UNKNOWN and not order.exchange_id and is_over
+            and len(late) >= MISSES_NEEDED and not is_listed and is_explained)
+
+
+def is_unresolved(order: SentOrder, now_ms: int) -> bool:
+    """True when an outcome has been unknown for too long."""
+    if order.state is OrderState.UNKNOWN:
+        return now_ms > order.sent_ms + UNRESOLVED_MS
+    return order.state is OrderState.OPEN and any(now_ms > t + UNRESOLVED_MS for t in order.misses)
+
+
+def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
+    """What the order has traded since the desk was told, as one fill at the average price; None if nothing."""
+    base, counter, fee_base, fee_counter = order.filled.minus(order.booked)
+    if not (base or fee_base or fee_counter):
+        return None
+    price = counter / base if base else order.price
+    number = format(order.filled.base, "f")
+    if not base:  # a fee that came later than its fill
+        number += f"+{format(order.filled.fee_base, 'f')}+{format(order.filled.fee_counter, 'f')}"
+    return Fill(
+        f"{order.order_id}@{number}", order.order_id, order.pair, order.side, order.kind,
+        now_ms, approx(price), approx(base), approx(fee_base), approx(fee_counter), order.kind is OrderKind.ENTRY,
+        f"order {order.exchange_id}")
+
+
+class Holding(NamedTuple):
+    """One asset in three columns: the bot's, the owner's, and what nothing explains."""
+
+    asset: str
+    bot: Decimal
+    owner: Decimal
+    unexplained: Decimal
+
+
+def booked_change(orders: Iterable[SentOrder]) -> dict[str, Decimal]:
+    """By how much the orders have changed each asset, fees included."""
+    change: dict[str, Decimal] = {}
+    for order in orders:
+        sign = 1 if order.side is Side.BUY else -1
+        base, counter = order.assets
+        change[base] = change.get(base, ZERO) + sign * order.filled.base - order.filled.fee_base
+        change[counter] = change.get(counter, ZERO) - sign * order.filled.counter - order.filled.fee_counter
+    return change
 
 
 # ==============================================================================
@@ -9276,11 +9642,19 @@ SEALED: Mapping[str, str] = types.MappingProxyType({  # what their rows hold bet
     "metrics": "name payload",
     "sessions": "kind",
 })  # fmt: skip
+JOURNAL: Mapping[str, str] = types.MappingProxyType({  # what was sent to the exchange and heard of it, from version 3
+    "sendings": "mode order_id client_id pair side kind price volume stop base_account counter_account base counter",
+    "answers": "mode order_id state exchange_id base counter fee_base fee_counter refused is_triggered why",
+    "ledger": "mode order_id base counter fee_base fee_counter",
+})
+GROWING: Mapping[str, str] = types.MappingProxyType({**SEALED, **JOURNAL})
 CHAINED = ("gate_rows", "attempts")  # each row holds the hash of the one before it
-ID_OF: Mapping[str, str] = types.MappingProxyType({"order_intents": "order_id", "fills": "fill_id"})
+ID_OF: Mapping[str, str] = types.MappingProxyType({"order_intents": "order_id", "fills": "fill_id",
+                                                  "sendings": "order_id"})
 INPUT_DAYS = 40  # so long the inputs of a session are kept; it is part of the schema
 REPLAYED = ("fills", "order_events", "trades", "decisions", "order_intents", "snapshots")  # as the causes run
-TABLES = ("trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *CHAINED)
+TABLES = ("trades", "fills", "orders", "order_events", "decisions", "snapshots", "metrics", "events", *JOURNAL,
+          *CHAINED)
 OTHER_OBJECTS = """
 CREATE INDEX order_events_by_order ON order_events (mode, order_id);
 CREATE INDEX snapshots_by_mode ON snapshots (mode);
@@ -9301,18 +9675,22 @@ def _column(name: str) -> str:
     return f"{name} {'INTEGER' if is_whole else 'TEXT'} NOT NULL"
 
 
-def _first_schema() -> str:
-    """The script that makes version 1 in one transaction: triggers let the tables of the audit only grow."""
-    parts = [f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"]
-    tables = {t: f"time_ms {words} seal" for t, words in SEALED.items()}
-    for table, words in (tables | dict.fromkeys(CHAINED, "time_ms payload prev_hash hash")).items():
+def _growing_tables(sealed: Mapping[str, str], others: Mapping[str, str]) -> Iterator[str]:
+    """Tables and the triggers that let them only grow."""
+    for table, words in ({t: f"time_ms {words} seal" for t, words in sealed.items()} | dict(others)).items():
         rows = ", ".join(["rowid INTEGER PRIMARY KEY", *map(_column, words.split())])
         unique = f", UNIQUE (mode, {ID_OF[table]})" if table in ID_OF else ""
-        parts.append(f"CREATE TABLE {table} ({rows}{unique});")
+        yield f"CREATE TABLE {table} ({rows}{unique});"
         for name, change in (("stay", "UPDATE"), ("grow", "DELETE")):
             rule = f"BEFORE {change} ON {table} BEGIN SELECT RAISE(ABORT, 'audit'); END;"
-            parts.append(f"CREATE TRIGGER {table}_{name} {rule}")
-    return "\n".join((*parts, OTHER_OBJECTS, "COMMIT;"))
+            yield f"CREATE TRIGGER {table}_{name} {rule}"
+
+
+def _first_schema() -> str:
+    """The script that makes version 1 in one transaction: triggers let the tables of the audit only grow."""
+    start = f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"
+    chained = dict.fromkeys(CHAINED, "time_ms payload prev_hash hash")
+    return "\n".join((start, *_growing_tables(SEALED, chained), OTHER_OBJECTS, "COMMIT;"))
 
 
 def _second_schema() -> str:
@@ -9327,7 +9705,13 @@ CREATE TRIGGER inputs_grow BEFORE DELETE ON inputs WHEN OLD.kind = 'candles' OR 
 COMMIT;"""
 
 
-MIGRATIONS = (_first_schema, _second_schema)  # number n leads from version n to n + 1, in one transaction of its own
+def _third_schema() -> str:
+    """The script that leads to version 3: the journal of real orders."""
+    return "\n".join(("BEGIN IMMEDIATE; PRAGMA user_version = 3;", *_growing_tables(JOURNAL, {}), "COMMIT;"))
+
+
+# number n leads from version n to n + 1, in one transaction of its own
+MIGRATIONS = (_first_schema, _second_schema, _third_schema)
 
 
 def _page_query(table: str, newest: bool = False) -> str:
@@ -9483,6 +9867,10 @@ class _Clerk(NamedTuple):
         value, fees = Decimal(price) * Decimal(volume), (_told(f.fee_base, FEE_SCALE), _told(f.fee_counter, FEE_SCALE))
         return (*known, price, volume, format(value, "f"), *fees, f.is_maker, self.text(f.evidence))
 
+    def ledger(self, time_ms: int, row: LedgerRow) -> tuple[object, ...]:
+        amounts = (format(n, "f") for n in (row.base, row.counter, row.fee_base, row.fee_counter))
+        return time_ms, self.mode, row.order_id, *amounts
+
     def trip(self, t: RoundTrip) -> tuple[object, ...]:
         price, volume = self.scales(t.pair)
         known = (t.closed_ms, self.mode, t.pair, t.strategy, t.regime.value, t.timeframe_s, t.opened_ms, t.closed_ms)
@@ -9560,6 +9948,7 @@ def cycle_rows(report: CycleReport, mode: Mode, markets: Mapping[str, Market],
         "trades": [clerk.trip(t) for t in report.round_trips],
         "events": [clerk.event(e) for e in report.events],
         "snapshots": [clerk.snapshot(report)],
+        "ledger": [clerk.ledger(now, row) for row in settlement.ledger],
     }
 
 
@@ -9570,7 +9959,7 @@ def _plain_row(row: Sequence[object]) -> list[object]:
 
 def named_rows(table: str, rows: Iterable[Sequence[object]]) -> list[Columns]:
     """Rows of a cycle as they come back from the database, by the names of their columns."""
-    names = ("time_ms", *SEALED[table].split())
+    names = ("time_ms", *GROWING[table].split())
     return [dict(zip(names, _plain_row(row), strict=True)) for row in rows]
 
 
@@ -9617,11 +10006,18 @@ def _save_candles(db: sqlite3.Connection, path: Path, pair: str, seconds: int, r
     return sum(_save_block(db, path, key, rows[blocks == key[2]]) for key in keys)
 
 
+def _rows_between(db: sqlite3.Connection, table: str, mode: Mode, span: tuple[int, int]) -> tuple[Columns, ...]:
+    """Rows of a mode with span[0] <= rowid <= span[1], by the names of their columns, without their seals."""
+    query = f"SELECT * FROM {table} WHERE mode = ? AND rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
+    names = ("rowid", "time_ms", *GROWING[table].split())
+    return tuple(dict(zip(names, row[:-1], strict=True)) for row in db.execute(query, (mode.value, *span)))
+
+
 class Store:
     """The database of one data folder, for one thread; every call that writes is one transaction on disk."""
 
     def __init__(self, path: Path, redactor: Redactor, synchronous: str = "FULL") -> None:
-        self._path, self._redactor = path, redactor
+        self.path, self._redactor = path, redactor
         self._seals: dict[str, str] = {}
         self._others: object = None  # changes when another connection has written
         with _named_trouble(path):
@@ -9636,14 +10032,8 @@ class Store:
             self._db.close()
             raise
 
-    @property
-    def path(self) -> Path:
-        """Where the file is."""
-        return self._path
-
-    def record(
-        self, report: CycleReport, mode: Mode, markets: Mapping[str, Market], inputs: Iterable[InputRow] = ()
-    ) -> None:
+    def record(self, report: CycleReport, mode: Mode, markets: Mapping[str, Market],
+               inputs: Iterable[InputRow] = ()) -> None:
         """Writes all of a cycle and its inputs, or nothing; AuditBroken then, and nothing of it may be sent."""
         with self._writing():
             for table, rows in cycle_rows(report, mode, markets, self._redactor).items():
@@ -9660,6 +10050,16 @@ class Store:
     def marks(self) -> dict[str, int]:
         """The newest row of each table that a replay is compared with."""
         return {t: int(str((self._fetch(_page_query(t, newest=True), (0, 1)) or [(0,)])[0][0])) for t in REPLAYED}
+
+    def write_journal(self, table: str, row: Sequence[object]) -> None:
+        """Adds one row to a table of JOURNAL; AuditBroken then, and what it speaks of must not be done."""
+        with self._writing():
+            self._append(table, [[_Clerk(self._redactor).text(v) if isinstance(v, str) else v for v in row]])
+
+    def rows_of(self, table: str, mode: Mode) -> tuple[Columns, ...]:
+        """All rows of a growing table in a mode, oldest first."""
+        with _named_trouble(self.path):
+            return _rows_between(self._db, table, mode, (0, 2**62))
 
     def record_events(self, events: Iterable[Event]) -> None:
         """Writes events that belong to no cycle."""
@@ -9701,7 +10101,7 @@ class Store:
         try:
             return (int(str(rows[0][0])), desk_from_json(str(rows[0][1]))) if rows else None
         except DataError:
-            raise AuditBroken(f"{self._path}: the last desk cannot be read; {MOVE_AWAY}") from None
+            raise AuditBroken(f"{self.path}: the last desk cannot be read; {MOVE_AWAY}") from None
 
     def save_candles(self, pair: str, timeframe_s: int, candles: Sequence[Candle]) -> int:
         """Adds closed candles; one that is there already stays. Returns how many came differently."""
@@ -9710,13 +10110,13 @@ class Store:
     def save_news(self, news: Sequence[tuple[str, int, Sequence[Candle]]]) -> tuple[int, ...]:
         """The same for (pair, seconds, candles) of many markets, all in one transaction."""
         with self._writing():
-            return tuple(_save_candles(self._db, self._path, pair, seconds, _candle_rows(candles))
+            return tuple(_save_candles(self._db, self.path, pair, seconds, _candle_rows(candles))
                          for pair, seconds, candles in news)
 
     def save_rows(self, pair: str, timeframe_s: int, rows: NDArray[np.float64]) -> int:
         """The same for an array of opened_ms, open, high, low, close, volume."""
         with self._writing():
-            return _save_candles(self._db, self._path, pair, timeframe_s, rows)
+            return _save_candles(self._db, self.path, pair, timeframe_s, rows)
 
     def candles(self, pair: str, timeframe_s: int, since_ms: int = 0, until_ms: int = 2**62) -> NDArray[np.float64]:
         """Rows of opened_ms, open, high, low, close, volume with since <= opened_ms < until, oldest first."""
@@ -9725,7 +10125,7 @@ class Store:
         found = self._fetch(query, (pair, timeframe_s, since_ms // span, until_ms // span))
         if not found:
             return np.empty((0, 6))
-        rows = np.concatenate([_unpack(row, self._path) for row in found])
+        rows = np.concatenate([_unpack(row, self.path) for row in found])
         low, high = np.searchsorted(rows[:, 0], (since_ms, until_ms))
         return rows[low:high]
 
@@ -9738,23 +10138,23 @@ class Store:
         """Rows with a greater `rowid`, oldest first."""
         if name not in TABLES:
             raise ValueError(f"there is no table {name[:40]!r}")
-        with _named_trouble(self._path):
+        with _named_trouble(self.path):
             cursor = self._db.execute(_page_query(name), (since_rowid, limit))
             names = [column[0] for column in cursor.description]
             return [{k: v for k, v in zip(names, row, strict=True) if k != "seal"} for row in cursor]
 
     def verify(self) -> None:
         """Checks every row and every candle; AuditBroken if one is not as it was written."""
-        with _named_trouble(self._path):
-            _inspect(self._db, self._path)
+        with _named_trouble(self.path):
+            _inspect(self._db, self.path)
             self._check_seals(2**62)
             for table in CHAINED:
                 if not is_chain_whole(self.links(table)):
-                    raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+                    raise AuditBroken(f"{self.path} is damaged in its table {table}: {MOVE_AWAY}")
             for row in self._db.execute(_page_query("candles"), (0, -1)):
-                _unpack(row, self._path)
+                _unpack(row, self.path)
             for row in self._db.execute(_page_query("inputs"), (0, -1)):
-                _read_input(row[1:], self._path)
+                _read_input(row[1:], self.path)
 
     def links(self, table: str) -> tuple[Link, ...]:
         """All rows of "gate_rows" or "attempts" as they are stored, oldest first; nothing is checked."""
@@ -9767,7 +10167,7 @@ class Store:
         with self._writing():
             held = self.links(table)
             if not is_chain_whole(held):
-                raise DataError(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+                raise DataError(f"{self.path} is damaged in its table {table}: {MOVE_AWAY}")
             before = held[-1].hash if held else ""
             link = linked(before, time_ms, payload_after(before))
             query = f"INSERT INTO {table} VALUES (NULL, ?, ?, ?, ?)"  # noqa: S608 - a name of ours
@@ -9776,14 +10176,14 @@ class Store:
 
     def size_bytes(self) -> int:
         """Size on disk, the part not yet merged included."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
         return sum(f.stat().st_size for f in files if f.exists())
 
     def close(self) -> None:
         """Merges what is not merged yet and closes; may be called twice."""
         with contextlib.suppress(sqlite3.Error):  # what is not merged stays safe in the -wal file
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        with _named_trouble(self._path):
+        with _named_trouble(self.path):
             self._db.close()
 
     def _prepare(self, synchronous: str) -> None:
@@ -9800,24 +10200,24 @@ class Store:
         self._check_seals(CHECKED_ROWS)
 
     def _fetch(self, query: str, values: Sequence[object]) -> list[tuple[object, ...]]:
-        with _named_trouble(self._path):
+        with _named_trouble(self.path):
             return self._db.execute(query, values).fetchall()
 
     def _check_seals(self, limit: int) -> None:
         """AuditBroken unless the newest `limit` rows of each table are as they were written."""
-        for table in SEALED:
+        for table in GROWING:
             newest = self._db.execute(_page_query(table, newest=True), (0, 1)).fetchone()
             since = max(0, newest[0] - limit - 1) if newest else 0
             previous = "" if since == 0 else None
             for row in self._db.execute(_page_query(table), (since, -1)):
                 if previous is not None and row[-1] != _seal(previous, row[1:-1]):
-                    raise AuditBroken(f"{self._path} is damaged in its table {table}: {MOVE_AWAY}")
+                    raise AuditBroken(f"{self.path} is damaged in its table {table}: {MOVE_AWAY}")
                 previous = row[-1]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction; whatever goes wrong, nothing of it stays."""
-        with _named_trouble(self._path):
+        with _named_trouble(self.path):
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 others = _pragma(self._db, "PRAGMA data_version")
@@ -9832,7 +10232,7 @@ class Store:
         if table not in self._seals:
             newest = self._db.execute(_page_query(table, newest=True), (0, 1)).fetchone()
             self._seals[table] = newest[-1] if newest else ""
-        marks = ", ?" * (len(SEALED[table].split()) + 2)
+        marks = ", ?" * (len(GROWING[table].split()) + 2)
         query = f"INSERT INTO {table} VALUES (NULL{marks})"  # noqa: S608 - a name of ours
         for row in rows:
             if table not in ID_OF or not self._is_held(table, row):
@@ -9861,15 +10261,8 @@ class Store:
         query = f"SELECT * FROM {table} WHERE mode = ? AND {ID_OF[table]} = ?"  # noqa: S608 - names of ours
         held = self._db.execute(query, (row[1], row[2])).fetchone()
         if held is not None and held[3:-2] != tuple(row[2:-1]):  # all but when it was told and in which words
-            raise AuditBroken(f"{self._path}: {row[2]} came a second time, and differently: report this")
+            raise AuditBroken(f"{self.path}: {row[2]} came a second time, and differently: report this")
         return held is not None
-
-
-def _rows_between(db: sqlite3.Connection, table: str, mode: Mode, span: tuple[int, int]) -> tuple[Columns, ...]:
-    """Rows of a mode with span[0] <= rowid <= span[1], by the names of their columns, without their seals."""
-    query = f"SELECT * FROM {table} WHERE mode = ? AND rowid BETWEEN ? AND ? ORDER BY rowid"  # noqa: S608
-    names = ("rowid", "time_ms", *SEALED[table].split())
-    return tuple(dict(zip(names, row[:-1], strict=True)) for row in db.execute(query, (mode.value, *span)))
 
 
 def _marks_of(text: str) -> dict[str, int]:
@@ -9939,6 +10332,12 @@ def _paper_fill(row: Sequence[object]) -> PaperFill:
     return PaperFill(int(str(row[0])), OrderKind(row[1]), Side(row[2]), *numbers)
 
 
+def read_fills(path: Path, mode: Mode) -> tuple[PaperFill, ...]:
+    """All fills of a mode with the limits and stops of their orders, oldest first; only reads."""
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        return tuple(map(_paper_fill, db.execute(PAPER_FILLS, (mode.value,))))
+
+
 def read_paper(path: Path) -> PaperFacts:
     """What the audit has of PAPER; only reads. What cannot be read as it was written raises AuditBroken."""
     mode = Mode.PAPER.value
@@ -9948,7 +10347,7 @@ def read_paper(path: Path) -> PaperFacts:
                           ("configuration", "day")).fetchall()
         decided = {(str(p), int(s), int(day)): int(n)
                    for p, s, day, n in db.execute(PAPER_DECIDED, (mode, *NOT_PROCESSED))}
-        fills = tuple(map(_paper_fill, db.execute(PAPER_FILLS, (mode,))))
+    fills = read_fills(path, Mode.PAPER)
     rows = [(name, int(time_ms), json.loads(payload)) for name, time_ms, payload in told]
     results: dict[int, float] = {}
     for name, _, row in rows:
@@ -10385,12 +10784,23 @@ def _tls_context(ca_file: str) -> _Context:
     return context
 
 
-def _plain_words(error: BaseException | None) -> str:
-    """What went wrong; never the library's words, which hold addresses and headers."""
+def _chain_of(error: BaseException | None) -> list[BaseException]:
     chain = []
     while error is not None:
         chain.append(error)
         error = error.__context__
+    return chain
+
+
+def _has_no_connection(error: BaseException) -> bool:
+    """True for a refused or timed-out connect on a fresh connection: only then is it certain that nothing left."""
+    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+    return any(isinstance(e, kinds) for e in _chain_of(error))
+
+
+def _plain_words(error: BaseException) -> str:
+    """What went wrong; never the library's words, which hold addresses and headers."""
+    chain = _chain_of(error)
     for kinds, words in (
         ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
         ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
@@ -10425,8 +10835,9 @@ class HttpTransport:
         try:
             return self._exchange(method, path, params, key)
         except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
-            trouble = _plain_words(error)
-        raise ExchangeDown(trouble)  # outside the handler, so the library's error is not attached to ours
+            trouble, is_unsent = _plain_words(error), method == "POST" and _has_no_connection(error)
+        # outside the handler, so the library's error is not attached to ours
+        raise NotSent(trouble) if is_unsent else ExchangeDown(trouble)
 
     def _exchange(self, method: str, path: str, params: Params, key: Credentials | None) -> Reply:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
@@ -10535,7 +10946,7 @@ def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attemp
 
 # ==============================================================================
 # LUNO | the exchange's words turned into ours
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ORDERS SYSTEM HTTP
 # ==============================================================================
 
 KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
@@ -10820,12 +11231,36 @@ class LunoClient:
             raise ExchangeRefused("no-key", "this needs a Luno key and none is set")
         return with_retries(lambda: self._once(path, params, parse, key), self._clock, self._rng)
 
-    def _once(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None) -> T:
-        self._limit.take()
+    def look_up(self, path: str, params: Params, parse: Callable[[_Answer], T]) -> T:
+        """One urgent read with the key, tried once: whoever asks asks again soon."""
+        return self._once(path, params, parse, self._key, is_urgent=True)
+
+    def post(self, path: str, params: Params) -> Reply:
+        """One POST, never repeated; its answer is for the caller to judge. NotSent if it cannot have left."""
+        try:
+            self._limit.take(is_urgent=True)
+        except RateLimited as error:
+            raise NotSent(str(error)) from None
+        reply = self._send("POST", path, params, self._key)
+        if reply.status == 429:
+            self._limit.empty(retry_after_s(reply.headers, self._clock.now_ms()) or RATE_WAIT_S)
+        return reply
+
+    def exchange_ms(self) -> int:
+        """The exchange's time as well as it is known."""
+        return self._clock.now_ms() + round(self.skew_ms)
+
+    def _send(self, method: str, path: str, params: Params, key: Credentials | None) -> Reply:
         started_ms, started_s = self._clock.now_ms(), self._clock.mono_s()
-        reply = self._transport.send("GET", path, params, key)
+        reply = self._transport.send(method, path, params, key)
         self.latency_ms = (self._clock.mono_s() - started_s) * 1000
         self._measure_skew(reply, started_ms)
+        return reply
+
+    def _once(self, path: str, params: Params, parse: Callable[[_Answer], T], key: Credentials | None,
+              is_urgent: bool = False) -> T:
+        self._limit.take(is_urgent)
+        reply = self._send("GET", path, params, key)
         value = _parse_json(reply.body)
         trouble = _trouble_of_reply(reply, _error_code(value), key is not None, self._clock.now_ms())
         if isinstance(trouble, RateLimited):
@@ -10843,6 +11278,109 @@ class LunoClient:
             skew_ms = date_ms + 500 - (started_ms + self.latency_ms / 2)
             is_real = abs(skew_ms) > SKEW_RESOLUTION_MS + self.latency_ms / 2
             self.skew_ms = skew_ms if is_real else 0.0
+
+
+ORDER_PATH = "/api/1/postorder"
+NOT_FOUND = frozenset(("ErrOrderNotFound", "ErrInvalidOrderRef", "ErrNotFound"))
+LIST_PAGE, LIST_PAGES = 1000, 20
+IMPOSSIBLE_ORDER = "BX0000000000000"
+_ORDER_ID = re.compile(r"[0-9A-Za-z]{4,40}", re.ASCII)
+_CLIENT_ID = re.compile(r"[0-9A-Za-z_;,.\-]{0,255}", re.ASCII)
+_ORDER_STATUS = re.compile(r"AWAITING|PENDING|COMPLETE", re.ASCII)
+_ORDER_SIDE = re.compile(r"BUY|SELL", re.ASCII)
+
+
+def _parse_order(row: _Answer) -> FoundOrder:
+    """An order; fields that an owner's market order may lack are empty or 0."""
+    price, volume, stop = (row.amount(name) if row.has(name) else Decimal(0)
+                           for name in ("limit_price", "limit_volume", "stop_price"))
+    amounts = Amounts(row.amount("base"), row.amount("counter"), row.number("fee_base"), row.number("fee_counter"))
+    return FoundOrder(
+        row.word("order_id", _ORDER_ID), row.word("client_order_id", _CLIENT_ID) if row.has("client_order_id") else "",
+        row.word("pair", _MARKET_ID), Side.BUY if row.word("side", _ORDER_SIDE) == "BUY" else Side.SELL,
+        price, volume, stop, row.word("status", _ORDER_STATUS), amounts, row.time_ms("creation_timestamp"))
+
+
+def _parse_orders(answer: _Answer) -> list[FoundOrder]:
+    return [_parse_order(_Answer(value, "order")) for value in answer.rows("orders")]
+
+
+class LunoOrders:
+    """The calls of a LIVE session about its orders; each is made once, and what an answer means is told."""
+
+    def __init__(self, client: LunoClient) -> None:
+        self._client = client
+
+    def exchange_ms(self) -> int:
+        """The exchange's time as well as it is known."""
+        return self._client.exchange_ms()
+
+    def post(self, order: SentOrder) -> PostAnswer:
+        """The one POST of an order; whatever happens, it has a class."""
+        try:
+            reply = self._client.post(ORDER_PATH, order_form(order))
+        except NotSent:
+            return PostAnswer(Answer.NOT_SENT)
+        except ExchangeDown:
+            return PostAnswer(Answer.UNKNOWN)
+        value = _parse_json(reply.body)
+        code, found = _error_code(value), ""
+        with contextlib.suppress(ExchangeDown):
+            found = _Answer(value, "order").word("order_id", _ORDER_ID)
+        return PostAnswer(class_of_post(reply.status, code, found), found, code)
+
+    def cancel(self, exchange_id: str) -> str:
+        """Asks for an order's end; returns the error code, "" if there was none. Only a look-up tells what became."""
+        reply = self._client.post("/api/1/stoporder", [("order_id", exchange_id)])
+        return _error_code(_parse_json(reply.body)) or ("" if reply.status == 200 else f"HTTP-{reply.status}")
+
+    def key_trouble(self) -> str:
+        """What the key cannot do that LIVE needs, or ""; asks to end an order that there cannot be, and only reads."""
+        code = self.cancel(IMPOSSIBLE_ORDER)
+        if code not in (*NOT_FOUND, "ErrCannotStopUnknownOrNonPendingOrder"):
+            return f"it may not place orders, or Luno does not know it ({code or 'no error'})"
+        for name, look in (("balances", self.balances), ("orders", self.open_orders)):
+            try:
+                look()
+            except ExchangeRefused as error:
+                return f"it may not read {name} ({error.code})"
+        return ""
+
+    def find(self, order: SentOrder) -> FoundOrder | None:
+        """The order as the exchange has it, None if it says that there is no such order; else ExchangeDown."""
+        params = [("id", order.exchange_id)] if order.exchange_id else [("client_order_id", order.client_id)]
+        try:
+            return self._client.look_up("/api/exchange/3/order", params, _parse_order)
+        except ExchangeRefused as error:
+            if error.code not in NOT_FOUND:
+                raise
+            return None
+
+    def open_orders(self) -> tuple[FoundOrder, ...]:
+        """All orders of the account that are not complete, the owner's included."""
+        return tuple(self._list(is_closed=False, since_ms=0))
+
+    def closed_orders(self, since_ms: int) -> tuple[FoundOrder, ...]:
+        """Orders of the account that are complete, created at or after a time."""
+        return tuple(self._list(is_closed=True, since_ms=since_ms))
+
+    def balances(self) -> tuple[Balance, ...]:
+        """Every account's balance."""
+        return self._client.look_up("/api/1/balance", (), _parse_balances)
+
+    def _list(self, is_closed: bool, since_ms: int) -> Iterator[FoundOrder]:
+        """Pages of the list, newest first, each order once; orders of one millisecond may stand on two pages."""
+        params, before = [("closed", "true" if is_closed else "false"), ("limit", str(LIST_PAGE))], 0
+        seen: set[str] = set()
+        for _ in range(LIST_PAGES):
+            more = [("created_before", str(before))] if before else []
+            page = self._client.look_up("/api/exchange/2/listorders", [*params, *more], _parse_orders)
+            yield from (o for o in page if o.exchange_id not in seen and o.created_ms >= since_ms)
+            seen |= {o.exchange_id for o in page}
+            if len(page) < LIST_PAGE or page[-1].created_ms < since_ms:
+                return
+            before = page[-1].created_ms + 1
+        raise _unusable("more orders than can be listed")
 
 
 # ==============================================================================
@@ -11970,6 +12508,442 @@ class Feed:
 
 
 # ==============================================================================
+# EXECUTION | real orders, and what became of them
+# shell | uses ERRORS TYPES ORDERS STORE LUNO
+# ==============================================================================
+
+CANCEL_AGAIN_MS = 10_000  # an order that is still there is asked to end once more
+DRIFT_LOOKS = 2  # so often in a row must balances differ: the exchange's answers are not all of one moment
+
+
+def _amounts_of(row: Mapping[str, object]) -> Amounts:
+    return Amounts(*(Decimal(str(row[name])) for name in Amounts._fields))
+
+
+def _sent_of(row: Mapping[str, object]) -> SentOrder:
+    price, volume, stop = (Decimal(str(row[name])) for name in ("price", "volume", "stop"))
+    return SentOrder(
+        str(row["order_id"]), str(row["client_id"]), str(row["pair"]), Side(row["side"]), OrderKind(row["kind"]),
+        price, volume, stop, int(str(row["time_ms"])), (str(row["base_account"]), str(row["counter_account"])),
+        (str(row["base"]), str(row["counter"])), OrderState.UNKNOWN,
+        why="the program ended before the answer was written")
+
+
+class OrderJournal:
+    """What was sent and heard of real orders, on disk before the next step; a row that cannot be written stops all."""
+
+    def __init__(self, store: Store, mode: Mode = Mode.LIVE) -> None:
+        self._store, self._mode = store, mode
+
+    def write_sending(self, order: SentOrder) -> None:
+        """Before the one POST."""
+        money = (format(n, "f") for n in (order.price, order.volume, order.stop))
+        self._store.write_journal("sendings", (
+            order.sent_ms, self._mode.value, order.order_id, order.client_id, order.pair, order.side.value,
+            order.kind.value, *money, *order.accounts, *order.assets))
+
+    def write_answer(self, order: SentOrder, now_ms: int) -> None:
+        """After anything new was heard of it."""
+        money = (format(n, "f") for n in order.filled)
+        self._store.write_journal("answers", (
+            now_ms, self._mode.value, order.order_id, order.state.value, order.exchange_id, *money, order.refused,
+            order.is_triggered, order.why))
+
+    def orders(self) -> dict[str, SentOrder]:
+        """All orders that were ever sent, as they were last heard of; one never heard of is UNKNOWN."""
+        found = {str(r["order_id"]): _sent_of(r) for r in self._store.rows_of("sendings", self._mode)}
+        for row in self._store.rows_of("answers", self._mode):
+            order_id = str(row["order_id"])
+            found[order_id] = replace(
+                found[order_id], state=OrderState(row["state"]), exchange_id=str(row["exchange_id"]),
+                filled=_amounts_of(row), refused=str(row["refused"]), is_triggered=bool(row["is_triggered"]),
+                why=str(row["why"]))
+        for row in self._store.rows_of("ledger", self._mode):
+            order_id = str(row["order_id"])
+            found[order_id] = replace(found[order_id], booked=_amounts_of(row))
+        return found
+
+
+class Line(Protocol):
+    """The exchange as the executor needs it: LunoOrders, or a test's."""
+
+    def exchange_ms(self) -> int:
+        """The exchange's time."""
+
+    def post(self, order: SentOrder) -> PostAnswer:
+        """The one POST of an order."""
+
+    def cancel(self, exchange_id: str) -> str:
+        """Asks for an order's end; returns an error code or ""."""
+
+    def find(self, order: SentOrder) -> FoundOrder | None:
+        """The order as the exchange has it, None if it says there is none."""
+
+    def open_orders(self) -> tuple[FoundOrder, ...]:
+        """All orders that are not complete."""
+
+    def closed_orders(self, since_ms: int) -> tuple[FoundOrder, ...]:
+        """Complete orders created since."""
+
+    def balances(self) -> tuple[Balance, ...]:
+        """Every account's balance."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveDoor:
+    """What an order needs to go out: whose it is, the market's grid, the accounts, and what is in its way now."""
+
+    install: str
+    market: Callable[[str], Market | None]
+    accounts: Callable[[str], tuple[str, str]]
+    in_the_way: Callable[[], str]  # "" if nothing is; asked again right before each POST
+
+
+class LiveExecutor:
+    """Orders at the exchange by the protocol of ORDERS: one POST each, and only a look-up ends one."""
+
+    def __init__(self, line: Line, journal: OrderJournal, door: LiveDoor, orders: Iterable[Order] = ()) -> None:
+        self._line, self._journal, self._door = line, journal, door
+        self._sent = journal.orders()
+        self._told = {o.order_id: (o.state, o.is_triggered) for o in orders}
+        self._outcomes = [Outcome(o.order_id, OrderState.REJECTED, "not sent: the program had ended before")
+                          for o in orders if o.order_id not in self._sent]
+        self._ending = {o.order_id: 0 for o in orders if o.is_cancelling}  # when each was last asked to end
+        self.key_trouble = ""  # the code with which the exchange refused the key
+        self.contradictions: dict[str, str] = {}  # orders about which the exchange says what cannot be
+
+    @property
+    def sent(self) -> Mapping[str, SentOrder]:
+        """All orders that were ever sent, by their own ids."""
+        return self._sent
+
+    def unresolved(self) -> tuple[SentOrder, ...]:
+        """Orders whose outcome has been unknown for too long."""
+        now = self._line.exchange_ms()
+        return tuple(o for o in self._sent.values() if is_unresolved(o, now))
+
+    def place(self, order: Order) -> None:
+        """Write, look once more at what could be in the way, send once, write what was heard."""
+        if order.order_id in self._sent:
+            raise OutcomeUnknown(order.order_id)  # sent before: it must never go out again
+        market, trouble = self._door.market(order.pair), self._in_the_way(order)
+        if trouble or market is None:
+            why = trouble or "the market is not known"
+            self._outcomes.append(Outcome(order.order_id, OrderState.REJECTED, f"not sent: {why}"))
+            return
+        sending = written(order, market, self._door.install, self._line.exchange_ms(), self._door.accounts(order.pair))
+        self._journal.write_sending(sending)
+        self._sent[order.order_id] = replace(sending, state=OrderState.UNKNOWN, why="being sent")
+        self._told[order.order_id] = (order.state, order.is_triggered)
+        trouble = self._in_the_way(order)  # the write may have taken a while
+        if trouble:
+            self._keep(replace(sending, state=OrderState.REJECTED, why=f"not sent: {trouble}"))
+            return
+        answer = self._line.post(sending)
+        self.key_trouble = self.key_trouble or (answer.code or "HTTP" if answer.answer is Answer.KEY else "")
+        self._keep(after_post(sending, answer))
+        if self._sent[order.order_id].refused:
+            self._look(order.order_id)
+
+    def cancel(self, order: Order) -> None:
+        """Ask for an order's end; later look-ups tell what became of it, and ask again while it is there."""
+        self._ending.setdefault(order.order_id, 0)
+        self._ask_to_end(order.order_id)
+
+    def refresh(self) -> None:
+        """Look up every order that is not final."""
+        for order_id in sorted(self._sent):
+            if not self._sent[order_id].is_final:
+                self._look(order_id)
+
+    def settle(self, moment: Moment) -> Settlement:
+        """Look up what is not final; tell the desk what it has not heard."""
+        if moment.conditions.has_network:
+            self.refresh()
+            for order_id in sorted(self._ending):
+                self._ask_to_end(order_id)
+        outcomes, self._outcomes = self._outcomes, []
+        fills, ledger = [], []
+        for order_id, order in sorted(self._sent.items()):
+            fill = fill_since(order, moment.now_ms)
+            if fill is not None:
+                fills.append(fill)
+                ledger.append(LedgerRow(order_id, *order.filled))
+                self._sent[order_id] = replace(order, booked=order.filled)
+            news = (order.state, order.is_triggered)
+            if order_id in self._told and news != self._told[order_id]:
+                self._told[order_id] = news
+                outcomes.append(Outcome(order_id, order.state, order.why, order.is_triggered))
+        return Settlement(tuple(fills), tuple(outcomes), tuple(ledger))
+
+    def prove_absent(self, is_explained: bool) -> None:
+        """End unknown orders that provably never came to be; `is_explained` if the balances need none of them."""
+        now = self._line.exchange_ms()
+        ready = [o for o in self._sent.values() if is_absent(o, now, False, is_explained)]
+        if not ready:
+            return
+        listed = {o.client_id for o in self._line.open_orders()}
+        listed |= {o.client_id for o in self._line.closed_orders(min(o.sent_ms for o in ready) - GRACE_MS)}
+        for order in ready:
+            if order.client_id not in listed:
+                self._keep(replace(order, state=OrderState.NOT_PLACED, why="it never reached the exchange"))
+
+    def _in_the_way(self, order: Order) -> str:
+        unknown = [o.order_id for o in self._sent.values() if o.state is OrderState.UNKNOWN
+                   and o.order_id != order.order_id]
+        if unknown:
+            return f"the outcome of {unknown[0]} is unknown"
+        if abs(self._line.exchange_ms() - order.created_ms) > STALE_ORDER_MS:
+            return f"it was decided more than {STALE_ORDER_MS // 1000} s ago"
+        return self._door.in_the_way()
+
+    def _look(self, order_id: str) -> None:
+        """One look-up of one order; trouble leaves it as it is."""
+        order, now = self._sent[order_id], self._line.exchange_ms()
+        try:
+            found = self._line.find(order)
+            self._keep(after_missing(order, now) if found is None else after_found(order, found))
+            self.contradictions.pop(order_id, None)
+            if found is None and order.exchange_id:
+                self.contradictions[order_id] = f"order {order_id} was acknowledged and is not found"
+        except ExchangeRefused as error:
+            self.key_trouble = self.key_trouble or (error.code if error.code in KEY_CODES else "")
+        except ContradictedOrder as error:
+            self.contradictions[order_id] = str(error)
+        except ExchangeDown:
+            pass  # asked again at the next settle
+
+    def _keep(self, order: SentOrder) -> None:
+        """Take over what is known of an order, written first if it is news."""
+        before = self._sent[order.order_id]
+        self._sent[order.order_id] = order
+        if replace(order, misses=(), booked=before.booked) != replace(before, misses=()):
+            self._journal.write_answer(order, self._line.exchange_ms())
+
+    def _ask_to_end(self, order_id: str) -> None:
+        order, now = self._sent.get(order_id), self._line.exchange_ms()
+        if order_id not in self._ending or order is None or order.is_final or not order.exchange_id:
+            return
+        if now - self._ending[order_id] < CANCEL_AGAIN_MS:
+            return
+        self._ending[order_id] = now
+        try:
+            code = self._line.cancel(order.exchange_id)
+            self.key_trouble = self.key_trouble or (code if code in KEY_CODES else "")
+        except ExchangeDown:
+            pass  # the next look-up tells whether it was heard
+
+
+class Reconciled(NamedTuple):
+    """What a reconcile found: when, coins in three columns, and what is not as it should be ("" if all is)."""
+
+    at_ms: int
+    holdings: tuple[Holding, ...] = ()
+    drift: str = ""
+    foreign: str = ""
+    double_use: str = ""
+
+
+class Reconciler:
+    """Holds the exchange's balances and lists against the journal; only reads."""
+
+    def __init__(self, line: Line, executor: LiveExecutor) -> None:
+        self._line, self._executor = line, executor
+        self.owner: dict[str, Decimal] = {}  # what was there before the bot, by asset
+        self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
+        self.available: dict[str, Decimal] = {}
+        self._drifted: Counter[str] = Counter()
+        self.last = Reconciled(0)
+
+    def begin(self, owner: Mapping[str, Decimal] | None) -> None:
+        """Take stock: the owner's coins as they were kept, or all that the orders do not explain."""
+        totals = self._totals()
+        change = self._change()
+        self.owner = dict(owner) if owner is not None else {a: n - change.get(a, ZERO) for a, n in totals.items()}
+
+    def run(self) -> Reconciled:
+        """One comparison; ExchangeDown or ExchangeRefused if it cannot be made."""
+        self._executor.refresh()  # fills that nobody has looked up yet are no drift
+        now, totals, change = self._line.exchange_ms(), self._totals(), self._change()
+        assets = sorted(totals.keys() | change.keys() | self.owner.keys())  # one that is not shown is empty
+        parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
+        rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
+        odd = {row.asset: row.unexplained for row in rows if row.unexplained}
+        self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
+        drift = [f"{asset} {odd[asset]:+f}" for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
+        listed = self._line.open_orders()
+        known = {o.client_id for o in self._executor.sent.values()}
+        strange = [o for o in listed if o.client_id not in known]
+        own = [o for o in strange if o.client_id.startswith(OWN_PREFIX)]
+        foreign = [o for o in strange if o not in own]
+        self.last = Reconciled(
+            now, rows, ", ".join(drift),
+            ", ".join(f"{o.side.value} {format(o.volume, 'f')} {o.pair}" for o in foreign[:3]),
+            ", ".join(o.client_id for o in own[:3]))
+        return self.last
+
+    def _totals(self) -> dict[str, Decimal]:
+        """What each asset's account holds; of several the one that was chosen first, which is the exchange's first."""
+        found: dict[str, Decimal] = {}
+        for balance in self._line.balances():
+            if self.accounts.setdefault(balance.asset, balance.account_id) == balance.account_id:
+                found[balance.asset] = balance.total
+                self.available[balance.asset] = balance.available
+        return found
+
+    def _change(self) -> dict[str, Decimal]:
+        return booked_change(self._executor.sent.values())
+
+
+# ==============================================================================
+# LIVE | may a real order go out now, and is what the exchange says what we know
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK LEDGER ORDERS STORE LUNO EXECUTION
+# ==============================================================================
+
+RECONCILE_MS = 30_000
+RAMP = ((10, 0.0), (20, 0.25), (40, 0.5))  # below so many round trips this share of the safe size; 0 = the smallest
+BASELINE = "baseline"
+LEASH_FILLS = 20
+LOST_DAYS = 30  # so far back a restored database is found out by the orders it lacks
+
+
+class LiveDesk(NamedTuple):
+    """Whose session it is and what it needs to know of the rest of the program."""
+
+    install: str
+    locks: Callable[[], tuple[str, ...]]  # why entries are locked, asked afresh
+    is_killed: Callable[[], bool]
+    settings: Settings
+    market: Callable[[str], Market | None]
+    size: Callable[[], float]  # the share of the tested size that the gates found safe
+
+
+def ramp_share(round_trips: int) -> float:
+    """How much of the safe size may be traded after so many round trips; 0 means the smallest orders."""
+    return next((share for count, share in RAMP if round_trips < count), 1.0)
+
+
+class LiveSession:
+    """What LIVE has beyond PAPER: real orders, reconciles, and every reason not to send."""
+
+    def __init__(self, line: Line, store: Store, who: LiveDesk, orders: Iterable[Order]) -> None:
+        self._line, self._store, self._who = line, store, who
+        door = LiveDoor(who.install, who.market, self._accounts, self.in_the_way)
+        self.executor = LiveExecutor(line, OrderJournal(store), door, orders)
+        self.reconciler = Reconciler(line, self.executor)
+        self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
+        self._is_begun = False
+        self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
+        self.trouble = "no reconcile yet"
+        self._round_trips, self._fall = 0, 0.0
+        self._fills: tuple[PaperFill, ...] = ()
+
+    def locks(self) -> tuple[str, ...]:
+        """Why no entries may be made: the gates, and results that are not what they promised."""
+        results = tuple(self._leash())
+        return (*self._who.locks(), *results)
+
+    def _leash(self) -> Iterator[str]:
+        """LIVE must stay within what the gates measured: its fall, and what its fills cost."""
+        who = self._who.settings
+        if self._fall > who.gates.max_drawdown:
+            yield f"LIVE has fallen {self._fall:.1%} from its peak; the gates allow {who.gates.max_drawdown:.0%}."
+        fills = self._fills[-LEASH_FILLS:]
+        if len(fills) == LEASH_FILLS and not is_within_costs(fills, who.costs):
+            yield f"The last {LEASH_FILLS} fills cost more than the stressed test allows."
+
+    def begin(self) -> None:
+        """Take stock of the account, the first time for good; raises what the exchange raises."""
+        rows = self._store.results(BASELINE, 1)
+        kept = json.loads(rows[0][2]) if rows else None
+        if kept is not None:
+            self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
+        owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
+        self.reconciler.begin(owner)
+        own, known = f"{OWN_PREFIX}{self._who.install}-", {o.client_id for o in self.executor.sent.values()}
+        since_ms = self._line.exchange_ms() - LOST_DAYS * DAY_MS
+        closed = [o.client_id for o in self._line.closed_orders(since_ms) if o.client_id.startswith(own)]
+        self.lost = tuple(client for client in closed if client not in known)
+        if owner is None:
+            self.rebase()
+        self._is_begun = True
+
+    def cash(self) -> Decimal:
+        """What the account has of the counter and no order holds; after `begin`."""
+        return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
+
+    def accept(self) -> None:
+        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
+        self.lost = ()
+        self.rebase()
+
+    def rebase(self) -> None:
+        """What nothing explains is the owner's from now on."""
+        unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
+        owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
+        self.reconciler.owner = owner
+        self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
+            "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
+
+    def look(self, base: Conditions, desk: Desk) -> Conditions:
+        """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
+        now, last = self._line.exchange_ms(), self.reconciler.last
+        self._fall = 1 - equity(desk) / desk.peak_equity if desk.peak_equity > 0 else 0.0
+        is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
+        if is_due and base.has_network:
+            self._reconcile()
+        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
+        self.executor.prove_absent(is_explained)
+        found, share = self.reconciler.last, ramp_share(self._round_trips)
+        self._conditions = replace(
+            base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
+            reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
+            is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
+            has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
+            is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
+        return self._conditions
+
+    def in_the_way(self) -> str:
+        """Why nothing may be sent at this moment; "" if nothing is in the way."""
+        now = self._conditions
+        age_ms = self._line.exchange_ms() - self.reconciler.last.at_ms
+        for is_wrong, words in (
+            (self._who.is_killed(), "kill switch"),
+            (self.trouble, "not reconciled"),
+            (self.executor.key_trouble, "the key was refused"),
+            (self.executor.contradictions, "the exchange contradicts itself"),
+            (abs(now.skew_ms) > MAX_SKEW_MS, "clock skew"),
+            (age_ms > MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
+        ):
+            if is_wrong:
+                return words
+        return ""
+
+    def _reconcile(self) -> None:
+        try:
+            if not self._is_begun:
+                self.begin()
+            self.reconciler.run()
+            self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
+            self._fills = read_fills(self._store.path, Mode.LIVE)
+            self.trouble = ""
+        except (ExchangeDown, ExchangeRefused) as error:
+            self.trouble = str(error)
+            if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                self.executor.key_trouble = error.code
+
+    def _assets(self, pair: str) -> tuple[str, str]:
+        market = self._who.market(pair)
+        if market is None:
+            raise ExchangeDown(f"the market {pair} is not known")
+        return market.base, market.counter
+
+    def _accounts(self, pair: str) -> tuple[str, str]:
+        base, counter = self._assets(pair)
+        return self.reconciler.accounts.get(base, ""), self.reconciler.accounts.get(counter, "")
+
+
+# ==============================================================================
 # NOTIFY | tell the owner
 # shell | uses ERRORS TYPES SETTINGS SYSTEM HTTP | owns plyer
 # ==============================================================================
@@ -12335,6 +13309,11 @@ def signing_key(home: Path) -> Credentials:
     except OSError:
         return Credentials()
     return Credentials("key", raw.hex()) if len(raw) == KEY_BYTES else Credentials()
+
+
+def install_name(install: Install) -> str:
+    """Eight characters that tell this installation's orders from another's; "" without a key, which sends nothing."""
+    return hashlib.sha256(install.key.secret.encode()).hexdigest()[:8] if install.key else ""
 
 
 def read_install(home: Path) -> Install:
@@ -13090,7 +14069,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY WALK LEDGER ROWS SYSTEM STORE LUNO FEED NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY WALK LEDGER ROWS SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -13119,6 +14098,9 @@ class Pace(Protocol):
     def hold_back(self, failures: int) -> None:
         """Ask less often after this many failures in a row."""
 
+    def hurry(self, is_busy: bool) -> None:
+        """Look twice as often while an order is under way."""
+
     def wait_s(self) -> float:
         """Seconds until the next beat is worth asking for, at speed 1."""
 
@@ -13146,6 +14128,9 @@ class SteppedPace:
 
     def hold_back(self, failures: int) -> None:
         """A stepped clock asks once per candle in any case."""
+
+    def hurry(self, is_busy: bool) -> None:
+        """It does not look in between either."""
 
     def wait_s(self) -> float:
         """Market seconds per step."""
@@ -13188,6 +14173,11 @@ class RealPace:
         """Double the pause after each failure, up to a minute."""
         self._pause = min(MAX_PAUSE_MS, QUOTE_MS * 2**min(failures, 4)) if failures else QUOTE_MS
 
+    def hurry(self, is_busy: bool) -> None:
+        """Bring the next quote forward."""
+        if is_busy and self._pause == QUOTE_MS:
+            self._quote_ms = min(self._quote_ms, self._last + QUOTE_MS // 2)
+
     def wait_s(self) -> float:
         """A tick."""
         return TICK_S
@@ -13208,6 +14198,7 @@ class EngineParts:
     notifier: Notifier
     listen: Callable[[Event], None]
     install: Install
+    live: LiveSession | None = None
 
 
 def configuration_of(settings: Settings, install: Install) -> str:
@@ -13227,7 +14218,7 @@ class HeldChoice(NamedTuple):
 
 def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
     """The choice that PAPER made last, if it was made for this configuration."""
-    rows = parts.store.results("choice", 1) if parts.mode is Mode.PAPER else []
+    rows = parts.store.results("choice", 1) if parts.mode in (Mode.PAPER, Mode.LIVE) else []
     row = json.loads(rows[0][2]) if rows else {"configuration": ""}
     if not row["configuration"] or row["configuration"] != configuration_of(settings, parts.install):
         return None
@@ -13235,11 +14226,30 @@ def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
 
 
 LOCKS_EVERY_MS = 60_000
-NO_LIVE_YET = "This version sends no real orders, whatever the gates say."
+GATES_OPEN = "The gates are open: LIVE can be asked for."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
+def gate_locks(store: Store, feed: Feed, facts: LiveFacts) -> tuple[str, ...]:
+    """Why the gates lock LIVE, with the account's fees as the feed has them; empty if they do not."""
+    fees = tuple((m.pair, m.maker_fee, m.taker_fee) for m in feed.markets.values() if m.fee_source == "account")
+    return live_locks(store.links("gate_rows"), store.links("attempts"), replace(facts, fees=fees))
+
+
 HISTORY_PAUSE_MS = 60_000  # after a page of older history could not be had
+
+
+def is_under_way(desk: Desk) -> bool:
+    """True while an order's answer or end is awaited."""
+    waiting = (OrderState.INTENT, OrderState.UNKNOWN)
+    return any(o.state in waiting or o.is_cancelling or o.kind is OrderKind.EXIT for o in desk.orders)
+
+
+def day_row(before: Desk, report: CycleReport, wish: float) -> dict[str, object]:
+    """What is kept of a day that has ended."""
+    start = report.desk.day_start_equity
+    return {"day": before.day, "return": total_return(before.day_start_equity, start), "wished": wish, "equity": start,
+            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions)}
 
 
 class AuditRecorder:
@@ -13273,7 +14283,7 @@ class Engine:
     def __init__(self, parts: EngineParts, settings: Settings) -> None:
         self.parts, self.settings = parts, settings  # the configuration, of which `traded` is what is traded now
         self.traded, self.choice, self.days_known = settings, last_choice(parts, settings), -1
-        self.has_history, self._history_ms = parts.mode is not Mode.PAPER, 0
+        self.has_history, self._history_ms = parts.mode not in (Mode.PAPER, Mode.LIVE), 0
         self._waiting: Choice | None = None
         if self.choice is not None:
             self._trade_with(self.choice)
@@ -13283,10 +14293,12 @@ class Engine:
         self._was_killed = self._has_loaded = False
         self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
-        self.desk = saved[1] if saved is not None else Desk(settings.schedule.paper_cash)
+        cash = settings.schedule.paper_cash if parts.live is None else approx(parts.live.cash())
+        self.desk = saved[1] if saved is not None else Desk(cash)
         self._inputs = InputLog(self.desk)
         self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs)
-        self._executor: Executor = NotingExecutor(self._inputs, settings.costs, parts.is_killed, self.desk.orders)
+        self._executor: Executor = parts.live.executor if parts.live is not None else NotingExecutor(
+            self._inputs, settings.costs, parts.is_killed, self.desk.orders)
         self._input_day, self._is_after_crash = -1, parts.store.is_session_open()
         self._resumes_ms = saved[0] if saved is not None else 0
         if saved is not None:
@@ -13317,7 +14329,7 @@ class Engine:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
         days = self.settings.gates.test_days
         is_old = self.choice is None or now_ms >= self.choice.to_ms + days * DAY_MS
-        return self.parts.mode is Mode.PAPER and self._has_loaded and self._waiting is None and is_old
+        return self.parts.mode in (Mode.PAPER, Mode.LIVE) and self._has_loaded and self._waiting is None and is_old
 
     def take_choice(self, choice: Choice) -> None:
         """Trade by this choice from the next cycle on before which no order is under way."""
@@ -13370,18 +14382,17 @@ class Engine:
         beat = self.parts.pace.beat()
         if beat is None:
             return None
-        is_killed = self.parts.is_killed()
-        if not beat.has_quote and is_killed == self._was_killed:
+        was_killed, self._was_killed = self._was_killed, self.parts.is_killed()
+        if not beat.has_quote and was_killed == self._was_killed:
             self._fill_history(beat.now_ms)
             return ()
-        self._was_killed = is_killed
         self._apply_choice(beat.now_ms)
-        return self._trade(self._observe(beat, is_killed))
+        return self._trade(self._observe(beat, self._was_killed))
 
     def _follow_up(self) -> tuple[CycleReport, ...]:
         """Finish what a crash interrupted between asking for cancels and hearing of them."""
         now, closed, self._resumes_ms = self._resumes_ms + FOLLOW_UP_MS, self._resumes_ms - DECISION_DELAY_MS, 0
-        if self.parts.mode is Mode.PAPER:
+        if self.parts.mode in (Mode.PAPER, Mode.LIVE):
             return ()
         wanted = frozenset(p.pair for p in self.desk.positions) | {o.pair for o in self.desk.orders}
         slack = MAX_FOLLOW_UPS * FOLLOW_UP_MS
@@ -13393,9 +14404,11 @@ class Engine:
         """The moment of this beat; without an answer from the exchange, a blind one."""
         wanted = frozenset(p.pair for p in self.desk.positions) | {o.pair for o in self.desk.orders}
         base = Conditions(is_killed=is_killed, loop_gap_ms=beat.gap_ms, skew_ms=self.parts.client.skew_ms)
-        is_steady = beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS
+        base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
+        if self.parts.live is not None:
+            base = self.parts.live.look(base, self.desk)
         try:
-            moment = self.parts.feed.moment(beat.now_ms, beat.due, replace(base, is_reconciled=is_steady), wanted)
+            moment = self.parts.feed.moment(beat.now_ms, beat.due, base, wanted)
         except (ExchangeDown, ExchangeRefused) as error:
             return self._blind(beat, base, error)
         if self.failures:
@@ -13430,6 +14443,7 @@ class Engine:
         if before.day and reports[-1].desk.day != before.day:
             self._end_day(before, reports[-1])
         self.moment, self.report, self.desk = moment, reports[-1], reports[-1].desk
+        self.parts.pace.hurry(self.parts.live is not None and is_under_way(self.desk))
         for report in reports:
             for event in report.events:
                 self._pass_on(event)
@@ -13453,13 +14467,11 @@ class Engine:
 
     def _end_day(self, before: Desk, report: CycleReport) -> None:
         """Keep a day's result and tell it."""
-        reached = total_return(before.day_start_equity, report.desk.day_start_equity)
         wish = self.settings.schedule.target_daily_return
-        self.parts.store.record_metrics(report.now_ms, "day", {
-            "day": before.day, "return": reached, "wished": wish, "equity": report.desk.day_start_equity,
-            "fees_paid": report.desk.fees_paid, "positions": len(report.desk.positions),
-        })
-        self.tell(Event(report.now_ms, "summary", "info", f"The day ended at {reached:+.2%} of {wish:.2%} wished"))
+        row = day_row(before, report, wish)
+        self.parts.store.record_metrics(report.now_ms, "day" if self.parts.live is None else "live_day", row)
+        text = f"The day ended at {row['return']:+.2%} of {wish:.2%} wished"
+        self.tell(Event(report.now_ms, "summary", "info", text))
 
     def tell(self, event: Event) -> None:
         """Write an event of the session itself, log it and pass it on."""
@@ -13482,11 +14494,8 @@ class Engine:
 
     def _read_locks(self, now_ms: int) -> tuple[str, ...]:
         parts = self.parts
-        known = tuple((m.pair, m.maker_fee, m.taker_fee) for m in parts.feed.markets.values()
-                      if m.fee_source == "account")
-        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash, known)
-        locks = live_locks(parts.store.links("gate_rows"), parts.store.links("attempts"), facts)
-        return locks or (NO_LIVE_YET,)
+        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
+        return gate_locks(parts.store, parts.feed, facts)
 
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
@@ -13498,9 +14507,11 @@ class Engine:
 
     def resolve_halt(self, now_ms: int) -> str:
         """Lift the halts that only the owner may lift; the week starts anew with the equity of now."""
-        kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
+        kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
+        if self.parts.live is not None:
+            self.parts.live.accept()
         self._act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
@@ -13516,6 +14527,197 @@ class Engine:
         self.parts.store.mark_session("closed", self.report.now_ms if self.report is not None else 0)
         self.parts.store.close()
         self.parts.log.close()
+
+
+# ==============================================================================
+# REHEARSAL | the whole way of LIVE on the built-in exchange, with its line going wrong
+# shell | uses ERRORS TYPES SETTINGS CYCLE BACKTEST ORDERS SYSTEM STORE HTTP LUNO DEMO FEED LIVE NOTIFY KEYS ENGINE
+# ==============================================================================
+
+REHEARSAL_BEATS_S = (5, 15, 35, 95)  # after each close of the finest candle
+REHEARSED_FAULTS = (
+    "down", "down_after", "timeout", "timeout_after", "late", "twice", "500", "500_after", "429", "429_after",
+    "garbage_after", "wrong_shape_after", "truncated_after", "ErrInternal_after", "ErrDeadlineExceeded",
+)
+REHEARSED_PATHS = (  # orders twice as often
+    ORDER_PATH, ORDER_PATH, "/api/1/stoporder", "/api/exchange/3/order", "/api/1/balance",
+    "/api/exchange/2/listorders",
+)
+FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
+REHEARSED_ORDERS, REHEARSED_BEATS = 30, 20_000
+REHEARSED_TIMEFRAMES = (3600,)  # so that there is something to send
+QUIET_BEATS = 60  # at the end, with an honest line: everything must settle
+REHEARSAL_KEY = "rehearsal"
+
+
+class RehearsalPace:
+    """A stepped clock that looks several times after each candle, as LIVE does."""
+
+    def __init__(self, clock: SteppedClock, exchange: DemoExchange, timeframes: tuple[int, ...]) -> None:
+        self._clock, self._step, self._timeframes = clock, exchange.finest_s * 1000, timeframes
+        self._closed, self._beat = exchange.start_ms, 0
+
+    def beat(self) -> Beat | None:
+        """The next look: some seconds after a close, or after the one before if that took longer."""
+        due = due_at(self._closed, self._timeframes) if self._beat == 0 else ()
+        self._clock.set_ms(max(self._clock.now_ms(), self._closed + REHEARSAL_BEATS_S[self._beat] * 1000))
+        self._beat = (self._beat + 1) % len(REHEARSAL_BEATS_S)
+        self._closed += self._step if self._beat == 0 else 0
+        return Beat(self._clock.now_ms(), due, True, 0.0)
+
+    def resume(self, time_ms: int) -> None:
+        """The clock goes on by itself."""
+
+    def hold_back(self, failures: int) -> None:
+        """Every look counts here."""
+
+    def hurry(self, is_busy: bool) -> None:
+        """It looks often anyhow."""
+
+    def wait_s(self) -> float:
+        """No time passes outside."""
+        return 0.0
+
+
+class RehearsedOrder(NamedTuple):
+    """What became of one order: as the program knows it, and as the exchange has it."""
+
+    order: SentOrder
+    at_exchange: str
+    is_equal: bool
+
+
+class RehearsalReport(NamedTuple):
+    """What a rehearsal did: orders, faults and crashes it met, money that does not agree, and the last state."""
+
+    orders: tuple[RehearsedOrder, ...]
+    faults: Mapping[str, int]
+    crashes: int
+    differences: tuple[str, ...]
+    state: TradingState
+    causes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """True when all orders and all money agree, and the desk is ready again."""
+        is_equal = all(row.is_equal for row in self.orders)
+        return is_equal and not self.differences and self.state is TradingState.READY
+
+
+class Rehearsal:
+    """LIVE on the built-in exchange: the same engine, executor and audit, an exchange whose line goes wrong."""
+
+    def __init__(self, settings: Settings, database: Path, seed: int, log: JsonLog) -> None:
+        self._rng, self._clock = random.Random(seed), SteppedClock(0)
+        self._exchange = DemoExchange.generated(seed, self._clock)
+        self._clock.set_ms(self._exchange.start_ms)
+        pairs = tuple(m.pair for m in self._exchange.markets())
+        schedule = replace(settings.schedule, counter="ZAR", pairs=pairs, timeframes=REHEARSED_TIMEFRAMES)
+        self._settings = replace(settings, schedule=schedule)
+        self._pace = RehearsalPace(self._clock, self._exchange, REHEARSED_TIMEFRAMES)
+        self._database, self._log = database, log
+        self._faults: Counter[str] = Counter()
+        self._crashes = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Start the program: from nothing, or from what the audit has."""
+        self._store = store = Store(self._database, Redactor([]), "OFF")
+        limit = RateLimit(self._clock)
+        key = Credentials(REHEARSAL_KEY, REHEARSAL_KEY)
+        client = LunoClient(self._exchange, key, limit, self._clock, self._rng)
+        feed = Feed(client, store, self._settings, 0)
+        saved = store.last_desk(Mode.LIVE)
+        who = LiveDesk(REHEARSAL_KEY, tuple, never, self._settings,
+                       lambda pair: feed.markets.get(pair), lambda: 1.0)
+        self._session = LiveSession(LunoOrders(client), store, who, saved[1].orders if saved is not None else ())
+        self._begin(feed)
+        parts = EngineParts(
+            Mode.LIVE, client, feed, store, self._pace, trade_now, never, self._log, Notifier([], self._clock, str),
+            lambda event: None, Install(Credentials(), ""), self._session)
+        self._engine = Engine(parts, self._settings)
+
+    def _begin(self, feed: Feed) -> None:
+        """Read the account once; the line may be down just now."""
+        while True:
+            try:
+                feed.refresh_markets(self._clock.now_ms())
+                self._session.begin()
+                return
+            except (ExchangeDown, ExchangeRefused):
+                self._clock.sleep(10.0)
+
+    def run(self, orders: int, most_beats: int, on_progress: Progress = always) -> RehearsalReport:
+        """Trade until so many orders were sent and settled, or so many looks are over."""
+        for _ in range(most_beats):
+            if len(self._session.executor.sent) >= orders or not on_progress(len(self._session.executor.sent), orders):
+                break
+            self._disturb()
+            self._look()
+            if self._rng.random() < CRASH_CHANCE:
+                self._crash()
+        self._exchange.faults.clear()
+        for _ in range(QUIET_BEATS):
+            self._look()
+        report = self._report()
+        self._engine.close()
+        return report
+
+    def _disturb(self) -> None:
+        if self._rng.random() < FAULT_CHANCE:
+            kind, path = self._rng.choice(REHEARSED_FAULTS), self._rng.choice(REHEARSED_PATHS)
+            wait_s = self._rng.choice((0.0, 3.0, 8.0, 45.0)) if kind in ("late", "timeout", "timeout_after") else 0.0
+            self._exchange.faults.append(Fault(kind, path, 1, wait_s))
+            self._faults[kind] += 1
+
+    def _look(self) -> None:
+        """One beat; history is loaded first."""
+        while not self._engine.has_loaded:
+            with contextlib.suppress(ExchangeDown, ExchangeRefused):
+                self._engine.load(self._clock.now_ms())
+        self._engine.step()
+
+    def _crash(self) -> None:
+        """The program is gone in the middle of it, and starts again from its audit."""
+        self._crashes += 1
+        self._store.close()
+        self._open()
+
+    def _report(self) -> RehearsalReport:
+        accounts, sent = self._exchange.accounts, self._session.executor.sent
+        rows = []
+        for order in sent.values():
+            there = accounts.of_client(order.client_id)
+            words = "not there" if there is None else f"{there.status.lower()}, filled {there.base:f}"
+            is_equal = order.filled == (Amounts() if there is None else
+                                        Amounts(there.base, there.counter, there.fee_base, there.fee_counter))
+            is_over = order.is_final == (there is None or there.status == "COMPLETE")
+            rows.append(RehearsedOrder(order, words, is_equal and is_over))
+        differences = [f"{a.asset}: {a.unexplained:f} that nothing explains"
+                       for a in self._session.reconciler.last.holdings if a.unexplained]
+        strange = set(o.client_id for o in accounts.orders.values()) - {o.client_id for o in sent.values()}
+        differences += [f"order {client} is at the exchange and not in the journal" for client in sorted(strange)]
+        desk = self._engine.desk
+        return RehearsalReport(tuple(rows), self._faults, self._crashes, tuple(differences), desk.state,
+                               tuple(cause.kind.words for cause in desk.causes))
+
+
+def rehearsal_text(report: RehearsalReport) -> str:
+    """What a rehearsal did, for people: a row per order, the faults it met, and whether all agrees."""
+    cells = [("Order", "For", "Market", "Side", "Volume", "Limit", "State", "Filled", "At the exchange", "Agrees")]
+    for order, there, is_equal in report.orders:
+        cells.append((
+            order.order_id, order.kind.value, order.pair, order.side.value, format(order.volume, "f"),
+            format(order.price, "f"), order.state.value, format(order.filled.base, "f"), there,
+            "yes" if is_equal else "NO"))
+    widths = [max(len(row[column]) for row in cells) + 2 for column in range(len(cells[0]))]
+    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.faults.items()))
+    wrong = [f"{row.order.order_id} does not agree" for row in report.orders if not row.is_equal]
+    words = ["".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    words += ["", f"Faults on the line: {faults or 'none'}. Crashes in between: {report.crashes}."]
+    words += [f"At the end {report.state.name}{': ' if report.causes else ''}{', '.join(report.causes)}."]
+    words += [*wrong, *report.differences] or ["Every order, coin and cent agrees with the exchange."]
+    return "\n".join((*words, "REHEARSAL on the built-in exchange: nothing was sent to Luno.", ""))
 
 
 # ==============================================================================
@@ -13561,6 +14763,24 @@ class Rearm:
 @dataclass(frozen=True, slots=True)
 class ResolveHalt:
     """Lift a halt that only the owner may lift."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskLive:
+    """What is between PAPER and LIVE; answered by a LiveOffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLive:
+    """Trade LIVE from now on: the word as it was typed, and the promises that were ticked."""
+
+    word: str
+    promises: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLive:
+    """Back to PAPER; what rests at the exchange stays there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14185,7 +15405,7 @@ def gate_task(engine: Engine, request: BacktestRequest, now_ms: int) -> GateTask
                        pairs=request.pairs or settings.schedule.pairs)
     settings = replace(settings, schedule=schedule)
     cached = cached_job(parts.store, parts.feed.markets, settings)
-    as_of_ms = now_ms if parts.mode is Mode.PAPER else cached.end_ms
+    as_of_ms = now_ms if parts.mode in (Mode.PAPER, Mode.LIVE) else cached.end_ms
     source = data_source(parts.mode, settings)
     job = GateJob(cached.candles, settings, as_of_ms, 1, source=source)
     if source == REAL_SOURCE:
@@ -14242,7 +15462,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST ROWS SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -14271,6 +15491,8 @@ class WorkerOptions:
     save_key: Callable[[str, str], str]
     speed: float
     starts_running: bool
+    offer_live: Callable[[Engine], LiveOffer] | None = None  # asks the exchange
+    open_live: Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]] | None = None
 
 
 class DayCheck:
@@ -14353,7 +15575,7 @@ class Newsroom:
             failures=engine.failures, skew_ms=client.skew_ms, last_candle_ms=self._last_candle(),
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
-            folder=options.folder.name, lock_reason=locks[0], lock_reasons=locks,
+            folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
             parity=self._checks.text, is_parity_broken=self._checks.is_broken,
         )
 
@@ -14551,6 +15773,7 @@ class Errand:
 
 
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
+NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
 
 class Worker:
@@ -14571,6 +15794,7 @@ class Worker:
         self._export: Child | None = None
         self._asked: dict[type, Errand] = {}  # by command, the newest; of the thread that sends
         self._errands: list[Errand] = []  # of the worker's thread
+        self._next_open: OpenEngine | None = None
 
     def start(self) -> None:
         """Open the session in its thread."""
@@ -14609,23 +15833,9 @@ class Worker:
     def _run(self) -> None:
         """The thread: open, loop, close; every failure becomes an event."""
         try:
-            engine, self._options = self._open(self._hear)
-            self._is_running, self._speed = self._options.starts_running, self._options.speed
-            notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier,), daemon=True,
-                                       name="lunobiz-notices")
-            notices.start()
-            self._checks = DayCheck(engine, self._options)
-            self._chooser = Chooser(engine, self._options.clock)
-            self._newsroom = Newsroom(engine, self._options, self._checks)
-            self._events.put(saved_runs(engine.parts.store))
-            evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
-            if evaluation is not None:
-                self._events.put(evaluation)
-            self._loop(engine)
-            self._checks.end()
-            self._chooser.end()
-            self._closing.set()
-            engine.close()
+            opening: OpenEngine | None = self._open
+            while opening is not None:
+                opening = self._run_session(*opening(self._hear))
         except LunobizError as error:
             self._events.put(Failed(str(error)))
         except Exception as error:
@@ -14638,13 +15848,35 @@ class Worker:
                     child.end()
             self._events.put(Closed())
 
+    def _run_session(self, engine: Engine, options: WorkerOptions) -> OpenEngine | None:
+        """One session from its opening to its close; what is to be opened after it."""
+        self._options, self._next_open = options, None
+        self._is_running, self._speed = options.starts_running, options.speed
+        ending = threading.Event()
+        notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier, ending), daemon=True,
+                                   name="lunobiz-notices")
+        notices.start()
+        self._checks = DayCheck(engine, options)
+        self._chooser = Chooser(engine, options.clock)
+        self._newsroom = Newsroom(engine, options, self._checks)
+        self._events.put(saved_runs(engine.parts.store))
+        evaluation = last_evaluation(engine.parts.store, self._wall.now_ms(), engine.settings.gates.valid_days)
+        if evaluation is not None:
+            self._events.put(evaluation)
+        self._loop(engine)
+        self._checks.end()
+        self._chooser.end()
+        ending.set()
+        engine.close()
+        return self._next_open
+
     def _hear(self, event: Event) -> None:
         if self._events.qsize() < EVENTS_WAITING:
             self._events.put(LogLine(event.time_ms, event.level, event.kind, event.text))
 
-    def _send_notices(self, notifier: Notifier) -> None:
+    def _send_notices(self, notifier: Notifier, ending: threading.Event) -> None:
         """The notices' thread: slow channels delay nothing but each other."""
-        while not self._closing.wait(NOTICE_EVERY_S):
+        while not (ending.wait(NOTICE_EVERY_S) or self._closing.is_set()):
             notifier.pump()
         notifier.close()
 
@@ -14658,6 +15890,8 @@ class Worker:
                 return
             if command is not None:
                 self._obey(engine, command)
+            if self._next_open is not None:
+                return
             self._step(engine)
             self._look_after_children(engine)
             self._post(engine, is_urgent=command is not None)
@@ -14717,8 +15951,34 @@ class Worker:
                 self._events.put(Note("warning", problem))
         elif isinstance(command, SaveKey):
             self._events.put(Note("info", self._options.save_key(command.key_id, command.secret)))
+        elif isinstance(command, (AskLive, RequestLive, LeaveLive)):
+            self._obey_live(engine, command)
         else:
             self._obey_long(engine, command)
+
+    def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
+        """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""
+        if isinstance(command, LeaveLive):
+            self._next_open = self._open if engine.parts.mode is Mode.LIVE else None
+            return
+        ask, way = self._options.offer_live, self._options.open_live
+        offer = NO_WAY_TO_LIVE if ask is None else ask(engine)
+        if isinstance(command, AskLive):
+            self._events.put(offer)
+        elif offer.problems or way is None:
+            self._events.put(Note("error", f"Still in PAPER: {offer.problems[0]}"))
+        elif command.word != LIVE_WORD or set(command.promises) != set(offer.promises):
+            self._events.put(Note("error", f"Still in PAPER: type {LIVE_WORD} and tick every line"))
+        else:
+            self._next_open = lambda listen: self._open_live(way, listen)
+
+    def _open_live(self, way: OpenEngine, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
+        """A LIVE session, or PAPER again if there cannot be one."""
+        try:
+            return way(listen)
+        except LunobizError as error:
+            self._events.put(Note("error", f"Back in PAPER: {error}"))
+            return self._open(listen)
 
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
@@ -14732,7 +15992,7 @@ class Worker:
         """Pass on what an errand says; an evaluation with what now locks LIVE, a finished run with the list of all."""
         if isinstance(message, GatesDone):
             locks = engine.lock_reasons(self._wall.now_ms(), is_fresh=True)
-            message = replace(message, note=message.note or locks[0])
+            message = replace(message, note=message.note or (locks[0] if locks else GATES_OPEN))
         self._events.put(message)
         if isinstance(message, (GatesDone, BacktestDone)):
             self._events.put(saved_runs(engine.parts.store))
@@ -16143,7 +17403,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS ROWS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS LEDGER ROWS JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -16275,6 +17535,13 @@ def ask_resolve(look: Look, reasons: Sequence[str]) -> bool:
     return _is_confirmed(look, "Resolve halt", "Trading is halted.", lines, ("Resolved, go on", "Stay halted"))
 
 
+def ask_leave_live(look: Look) -> bool:
+    """May LIVE end? Says what stays at the exchange."""
+    lines = ("Stops that rest at Luno stay there; so do entry orders, until LIVE looks at them again.",
+             "PAPER starts with its own positions; LIVE has to be confirmed anew.")
+    return _is_confirmed(look, "Back to PAPER", "Leave LIVE?", lines, ("Back to PAPER", "Stay in LIVE"))
+
+
 def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
     """One row of a table in full, for texts that do not fit their column."""
     import ttkbootstrap as ttk
@@ -16292,6 +17559,60 @@ def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
 def show_help(look: Look, about: str) -> None:
     """The keys, and what the program is."""
     show_row(look, [key for key, _ in KEYS_HELP] + ["About"], [text for _, text in KEYS_HELP] + [about])
+
+
+class LiveDialog:
+    """The last door before real money: what LIVE would trade with, promises to tick, and a word to type."""
+
+    def __init__(self, look: Look, offer: LiveOffer) -> None:
+        import ttkbootstrap as ttk
+        self.look, self.offer = look, offer
+        self.dialog = dialog = Dialog(look, "Go LIVE")
+        self.ticks = [ttk.BooleanVar(dialog.window, value=False) for _ in offer.promises]
+        self.word = ttk.StringVar(dialog.window)
+        self.go: ttk.Button | None = None
+        if offer.problems:
+            self._show_problems()
+        else:
+            self._show_door()
+
+    def _show_problems(self) -> None:
+        many = len(self.offer.problems)
+        self.dialog.say(f"LIVE is locked: {many} thing{'' if many == 1 else 's'} in the way.", is_head=True)
+        for problem in self.offer.problems:
+            self.dialog.say(f"•  {problem}")
+        self.close = self.dialog.button("Stay in PAPER", self.dialog.close, "primary")
+
+    def _show_door(self) -> None:
+        import ttkbootstrap as ttk
+        dialog, px = self.dialog, self.look.px
+        dialog.say("From here on orders are real and cost real money.", is_head=True)
+        grid = packed(ttk.Frame(dialog.body), fill="x", pady=(0, px(8)))
+        for row, (name, text) in enumerate(self.offer.facts):
+            ttk.Label(grid, text=name, font=self.look.bold).grid(row=row, column=0, sticky="nw", padx=(0, px(16)))
+            ttk.Label(grid, text=text, wraplength=px(400), justify="left").grid(row=row, column=1, sticky="w")
+        for promise, tick in zip(self.offer.promises, self.ticks, strict=True):
+            line = packed(ttk.Frame(dialog.body), fill="x", pady=px(2))
+            ttk.Checkbutton(line, variable=tick, command=self._follow).pack(side="left", anchor="n")
+            ttk.Label(line, text=promise, wraplength=px(480), justify="left").pack(side="left")
+        line = packed(ttk.Frame(dialog.body), fill="x", pady=px(8))
+        ttk.Label(line, text=f"Type {LIVE_WORD} in capitals:").pack(side="left", padx=(0, px(8)))
+        self.entry = packed(ttk.Entry(line, width=10, textvariable=self.word), side="left")
+        self.word.trace_add("write", lambda *_: self._follow())
+        self.close = dialog.button("Stay in PAPER", dialog.close, "primary")
+        self.go = dialog.button("Trade LIVE", partial(dialog.finish, LIVE_WORD), "danger")
+        self._follow()
+
+    def _follow(self) -> None:
+        """The way is open only while all is ticked and the word stands there."""
+        is_open = self.word.get() == LIVE_WORD and all(tick.get() for tick in self.ticks)
+        if self.go is not None:
+            self.go.configure(state="normal" if is_open else "disabled")
+
+    def ask(self) -> RequestLive | None:
+        """The request, or nothing when the owner stays in PAPER."""
+        is_go = self.dialog.show(self.close) == LIVE_WORD
+        return RequestLive(LIVE_WORD, self.offer.promises) if is_go else None
 
 
 class FirstRun:
@@ -16350,7 +17671,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -16371,6 +17692,7 @@ class Doings:
     """What the buttons of the action bar and of the banners do."""
 
     start_stop: Callable[[], None]
+    go_live: Callable[[], None]
     backtest: Callable[[], None]
     export: Callable[[], None]
     open_folder: Callable[[], None]
@@ -16392,7 +17714,7 @@ class ActionBar:
         others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
         for text, command in others.items():
             packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
-        live = ttk.Button(self.frame, text="Go LIVE… (locked)", state="disabled")
+        live = ttk.Button(self.frame, text="Go LIVE… (locked)", command=doings.go_live)
         self.live = packed(live, side="left", padx=(look.px(4), 0))
         self._live_tip = add_tip(self.live, "LIVE is locked.")
         theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
@@ -16422,7 +17744,11 @@ class ActionBar:
     def show(self, status: Status) -> None:
         """Follow the bot's state: what Start/Stop does, why LIVE is locked, how fast a demo runs."""
         self.start.configure(text="■  Stop bot" if status.is_running else "▶  Start bot")
-        self._live_tip.configure(text="LIVE is locked. " + status.lock_reason)
+        is_live = status.mode == LIVE_WORD
+        is_locked = bool(status.lock_reason)
+        self.live.configure(text="Back to PAPER…" if is_live else "Go LIVE… (locked)" if is_locked else "Go LIVE…")
+        self._live_tip.configure(text="Orders are real." if is_live else f"LIVE is locked. {status.lock_reason}"
+                                 if is_locked else "The gates are open; a confirmation is asked.")
         is_there = bool(self._speed_frame.winfo_manager())
         if status.is_market_time and not is_there:
             self._speed_frame.pack(side="left", after=self.live)
@@ -16703,7 +18029,7 @@ class Dashboard:
         self.look = Look(self.root)
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
-            start_stop=self.start_or_stop, backtest=self.open_backtest, export=self.export,
+            start_stop=self.start_or_stop, go_live=self.go_live, backtest=self.open_backtest, export=self.export,
             open_folder=self._open_folder, set_speed=lambda speed: worker.send(SetSpeed(speed)),
             toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
         )
@@ -16764,6 +18090,18 @@ class Dashboard:
             self.kill()
         elif ask_rearm(self.look, str(self._options.folder)):
             self._worker.send(Rearm())
+
+    def go_live(self) -> None:
+        """Ask what is between PAPER and LIVE, whose answer opens the dialog; in LIVE, the way back."""
+        if self.screen.news is None or self.screen.news.status.mode != LIVE_WORD:
+            self._worker.send(AskLive())
+        elif ask_leave_live(self.look):
+            self._worker.send(LeaveLive())
+
+    def _show_offer(self, offer: LiveOffer) -> None:
+        request = LiveDialog(self.look, offer).ask()
+        if request is not None:
+            self._worker.send(request)
 
     def _act_on_banner(self, action: str) -> None:
         news = self.screen.news
@@ -16830,6 +18168,8 @@ class Dashboard:
                 break
             if isinstance(event, DeskNews):
                 newest = event
+            elif isinstance(event, LiveOffer):
+                self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
@@ -16897,11 +18237,147 @@ class Dashboard:
 
 
 # ==============================================================================
-# MAIN | read the arguments, wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER DASHBOARD
+# ARGUMENTS | what the command line may say
+# shell | uses TYPES SETTINGS
 # ==============================================================================
 
 import argparse
+
+DEMO_SEED = 6  # a market that gets going in its first hours
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+
+
+def _durations(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(w) for w in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or any(s not in DURATIONS_S for s in found):
+        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
+    return found
+
+
+def _fees(text: str) -> tuple[float, float]:
+    words = text.split(",")
+    try:
+        maker, taker = (plain_number(w) for w in words)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
+    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
+        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
+    return maker, taker
+
+
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _speed(text: str) -> float:
+    try:
+        value = plain_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value <= 1e6:
+        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
+    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
+    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
+    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
+    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
+    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
+    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
+    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
+    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
+    return p
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+    if a.headless and not (a.demo or a.replay) and a.speed is not None:
+        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+
+
+def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Combinations that mean nothing are refused, not ignored."""
+    if a.backtest and not (a.data and a.json):
+        p.error("--backtest needs --data DIR and --json OUT")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
+    if a.cycles and not a.headless:
+        p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+# ==============================================================================
+# MAIN | wire the parts, go
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS
+# ==============================================================================
+
 import traceback
 
 POLL_S = 0.05
@@ -16909,7 +18385,6 @@ EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
 DEMO_TIMEFRAMES = (3600,)
-DEMO_SEED = 6  # a market that gets going in its first hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -16977,16 +18452,18 @@ def _real_ways(session: Session, wall: Clock) -> Ways:
     settings = session.settings
     transport = HttpTransport(settings.exchange_url, settings.exchange_ca)
     pace = RealPace(wall, settings.schedule.timeframes)
-    return Ways(settings, transport, parse_read_key(session.env), wall, pace, 0, trade_now)
+    key = parse_live_key(session.env) if session.mode is Mode.LIVE else parse_read_key(session.env)
+    return Ways(settings, transport, key, wall, pace, 0, trade_now)
 
 
 def _notifier(session: Session, clock: Clock) -> Notifier:
     """Telegram if it is set up, else the desktop; none for demo and replay, whose events are not real."""
     channels: list[Channel] = []
     token = telegram_token(session.env)
-    if session.mode is Mode.PAPER and token and session.settings.notices.telegram_chat:
+    is_real = session.mode in (Mode.PAPER, Mode.LIVE)
+    if is_real and token and session.settings.notices.telegram_chat:
         channels.append(Telegram(HttpTransport(TELEGRAM_URL), token, session.settings.notices.telegram_chat))
-    if session.mode is Mode.PAPER and session.settings.notices.desktop:
+    if is_real and session.settings.notices.desktop:
         channels.append(Desktop())
     return Notifier(channels, clock, session.redactor.clean)
 
@@ -16994,7 +18471,7 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
 def _fresh_store(session: Session) -> Store:
     """The audit; a demo or replay that ended in order starts anew but for its saved runs, a broken off one goes on."""
     store = Store(session.database, session.redactor, session.synchronous)
-    if session.mode is Mode.PAPER or store.is_session_open():
+    if session.mode in (Mode.PAPER, Mode.LIVE) or store.is_session_open():
         return store
     runs = [(run.time_ms, run.kind, run.payload) for run in reversed(saved_runs(store).runs)]
     store.close()
@@ -17016,12 +18493,71 @@ def save_key(home: Path, key_id: str, secret: str) -> str:
     return "The key was saved."
 
 
+def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
+    """What is in the way of LIVE as far as this computer can tell."""
+    if not session.settings.wants_live:
+        yield "LUNOBIZ_ENABLE_LIVE is not yes in the .env file."
+    yield from engine.lock_reasons(SystemClock().now_ms(), is_fresh=True)
+    if not parse_live_key(session.env):
+        yield "LUNOBIZ_LIVE_KEY_ID and LUNOBIZ_LIVE_KEY_SECRET are not set: LIVE needs a key of its own."
+    yield from (f"{doubt}." for doubt in folder_doubts(session.home, os.environ))
+    if engine.desk.state in (TradingState.KILLED, TradingState.HALTED):
+        yield f"PAPER is {engine.desk.state.name}: {', '.join(c.kind.words for c in engine.desk.causes)}."
+
+
+def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
+    """What the exchange says of key and clock, and the cash that is free there."""
+    ways = _real_ways(session, SystemClock())
+    client = LunoClient(ways.transport, ways.key, RateLimit(ways.clock), ways.clock, random.Random())
+    counter, funds = session.settings.schedule.counter, ""
+    try:
+        orders = LunoOrders(client)
+        trouble = orders.key_trouble()
+        free = next((b.available for b in orders.balances() if b.asset == counter), Decimal(0))
+        funds = f"{free:,.2f} {counter}"
+    except (ExchangeDown, ExchangeRefused) as error:
+        trouble = str(error)
+    finally:
+        ways.transport.close()
+    problems = [f"The live key did not pass its check: {trouble}."] if trouble else []
+    if abs(client.skew_ms) > MAX_SKEW_MS:
+        problems.append(f"This computer's clock is {client.skew_ms / 1000:+.1f} s off Luno's: set it right.")
+    return tuple(problems), funds
+
+
+def live_offer(session: Session, engine: Engine) -> LiveOffer:
+    """What is in the way of LIVE, and what it would be; asks the exchange only when nothing else is in the way."""
+    problems, funds = tuple(_live_problems(session, engine)), ""
+    if not problems:
+        problems, funds = _ask_line(session)
+    facts = (("Cash at Luno", funds), *live_words(session.settings, RAMP[0][0]))
+    return LiveOffer(problems, facts, PROMISES)
+
+
+def _live_session(session: Session, parts: EngineParts) -> LiveSession:
+    """Real orders for these parts, after the account was read once."""
+    store, install = parts.store, parts.install
+
+    def locks() -> tuple[str, ...]:
+        facts = LiveFacts(session.settings, Mode.LIVE, SystemClock().now_ms(), install.key, install.code_hash)
+        return gate_locks(store, parts.feed, facts)
+
+    saved = store.last_desk(Mode.LIVE)
+    who = LiveDesk(install_name(install), locks, parts.is_killed, session.settings,
+                   lambda pair: parts.feed.markets.get(pair),
+                   lambda: safe_share(store.links("gate_rows"), install.key))
+    live = LiveSession(LunoOrders(parts.client), store, who, saved[1].orders if saved is not None else ())
+    parts.feed.refresh_markets(parts.client.exchange_ms())
+    live.begin()
+    return live
+
+
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
     """The one place that knows which parts make a mode."""
-    wall = SystemClock()
+    wall, is_real = SystemClock(), session.mode in (Mode.PAPER, Mode.LIVE)
     store = _fresh_store(session)
     log = JsonLog(session.home / "logs", session.redactor, wall)
-    ways = _real_ways(session, wall) if session.mode is Mode.PAPER else _stepped_ways(session)
+    ways = _real_ways(session, wall) if is_real else _stepped_ways(session)
     limit = RateLimit(ways.clock)
     client = LunoClient(ways.transport, ways.key, limit, ways.clock, random.Random(session.seed))
     feed = Feed(client, store, ways.settings, ways.bar_s)
@@ -17029,16 +18565,33 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         session.mode, client, feed, store, ways.pace, ways.trade, lambda: is_killed(session.kill_folders), log,
         _notifier(session, wall), listen, read_install(session.home),
     )
+    if session.mode is Mode.LIVE:
+        try:
+            parts = replace(parts, live=_live_session(session, parts))
+        except LunobizError:
+            store.close()
+            raise
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
         session.speed, session.mode is not Mode.PAPER,
     )
+    if session.mode is Mode.PAPER:
+        live = replace(session, mode=Mode.LIVE)
+        way = partial(open_engine, live)
+        options = replace(options, offer_live=partial(live_offer, live), open_live=way)
     engine = Engine(parts, ways.settings)
     for sentence in unknown_names(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
     locks = engine.lock_reasons(wall.now_ms())
-    if session.settings.wants_live and sys.stderr is not None:
-        sys.stderr.write(f"LIVE is locked: {locks[0]} Going on in PAPER.\n")
+    if session.settings.wants_live and session.mode is Mode.PAPER and sys.stderr is not None:
+        why = f"LIVE is locked: {locks[0]}" if locks else "LIVE asks for your confirmation in the window."
+        sys.stderr.write(f"{why} Going on in PAPER.\n")
+    left = store.last_desk(Mode.LIVE) if session.mode is Mode.PAPER else None
+    if left is not None and (left[1].positions or left[1].orders):
+        held = ", ".join(p.pair for p in left[1].positions) or "none"
+        text = (f"LIVE was left with positions ({held}) and {len(left[1].orders)} order(s): only the stops that rest at"
+                " Luno watch them until LIVE is confirmed again")
+        engine.tell(Event(ways.clock.now_ms(), "live_left", "error", text))
     return engine, options
 
 
@@ -17382,122 +18935,22 @@ def run_window(session: Session) -> int:
     return EXIT_OK
 
 
-def _pairs(text: str) -> tuple[str, ...]:
-    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+def _show_rehearsal(done: int, total: int) -> bool:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} orders ")
+    return True
 
 
-def _durations(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(w) for w in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or any(s not in DURATIONS_S for s in found):
-        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
-    return found
-
-
-def _fees(text: str) -> tuple[float, float]:
-    words = text.split(",")
-    try:
-        maker, taker = (plain_number(w) for w in words)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
-    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
-        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
-    return maker, taker
-
-
-def _time(text: str) -> int:
-    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
-    try:
-        given = datetime.fromisoformat(text) if not text.isdigit() else None
-    except ValueError:
-        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
-    if given is None:
-        return int(text)
-    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def _speed(text: str) -> float:
-    try:
-        value = plain_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
-        " 4 damaged or locked data.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
-    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
-    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
-    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
-    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
-    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
-    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
-    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
-    source = p.add_mutually_exclusive_group()
-    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
-    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
-    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
-    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    words = f"seed of everything random (default {DEMO_SEED})"
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
-    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
-    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
-    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
-    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
-    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
-    return p
-
-
-def _check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Combinations that mean nothing are refused, not ignored."""
-    if a.backtest and not (a.data and a.json):
-        p.error("--backtest needs --data DIR and --json OUT")
-    if a.self_test and not a.json:
-        p.error("--self-test needs --json OUT; its rows are added to that file")
-    if a.gates and not a.data:
-        p.error("--gates needs --data DIR")
-    is_study = a.backtest or a.gates or a.self_test
-    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
-    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
-        p.error("--kinds, --count and --shard belong to --self-test")
-    if a.as_of is not None and not a.gates:
-        p.error("--as-of belongs to --gates")
-    if a.cycles and not a.headless:
-        p.error("--cycles belongs to --headless")
-    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
-    if a.headless and not (a.demo or a.replay) and a.speed is not None:
-        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+def run_rehearsal(session: Session) -> int:
+    """LIVE from start to end on the built-in exchange, with faults and crashes; 1 if anything does not agree."""
+    log = JsonLog(session.home / "logs", session.redactor, SystemClock())
+    database = session.home / "rehearsal.db"
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    report = Rehearsal(session.settings, database, session.seed, log).run(REHEARSED_ORDERS, REHEARSED_BEATS,
+                                                                         _show_rehearsal)
+    sys.stdout.write(rehearsal_text(report))
+    return EXIT_OK if report.is_clean else EXIT_NO
 
 
 def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Session:
@@ -17519,7 +18972,7 @@ def run(argv: Sequence[str]) -> int:
     """Do what the command line asks; LunobizErrors are for `main`."""
     p = parser()
     a = p.parse_args(argv)
-    _check_use(p, a)
+    check_use(p, a)
     home = data_folder(a.home, os.environ)
     env_folders = (home, program_folder())
     env = read_env(env_folders, os.environ)
@@ -17528,16 +18981,16 @@ def run(argv: Sequence[str]) -> int:
     if a.doctor:
         return run_doctor(home, env)
     session = _session(a, home, env)
+    if a.rehearse_live:
+        return run_rehearsal(session)
     if a.export:
         return run_export(session, a.export)
     if a.replay_check:
         return run_replay_check(session, a.demo or bool(a.replay), a.json or "")
-    if a.backtest:
-        return run_file_backtest(session, a)
-    if a.self_test:
-        return run_self_test(session, a)
-    if a.gates:
-        return run_gates(session, a)
+    studies = ((a.backtest, run_file_backtest), (a.self_test, run_self_test), (a.gates, run_gates))
+    for is_asked, study in studies:
+        if is_asked:
+            return study(session, a)
     lock = InstanceLock(home / "instance.lock")
     if not lock.acquire():
         raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")

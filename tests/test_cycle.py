@@ -668,19 +668,24 @@ def test_in_ready_all_that_risk_approves_goes_out() -> None:
     (Conditions(skew_ms=2_001), CauseKind.CLOCK_SKEW),
     (Conditions(skew_ms=-2_001), CauseKind.CLOCK_SKEW),
     (Conditions(loop_gap_ms=30_001), CauseKind.RESUMED),
+    (Conditions(is_contradicted=True), CauseKind.UNKNOWN_ORDER),
+    (Conditions(is_drifting=True), CauseKind.BALANCE_DRIFT),
+    (Conditions(has_foreign=True), CauseKind.FOREIGN_ORDER),
+    (Conditions(is_unresolved=True), CauseKind.UNRESOLVED),
+    (Conditions(is_double_used=True), CauseKind.DOUBLE_USE),
 ])
 def test_conditions_bring_causes_and_a_clean_reconcile_ends_them(conditions: Conditions, kind: CauseKind) -> None:
     """Told once at the start and once at the end; the owner's causes stay, and so do all others' causes."""
-    drift = cause(CauseKind.BALANCE_DRIFT)
-    first = run(desk(causes=(drift,)), conditions=conditions)
-    assert [c.kind for c in first.desk.causes] == [CauseKind.BALANCE_DRIFT, kind]
+    other = cause(CauseKind.DAMAGED_STORE)
+    first = run(desk(causes=(other,)), conditions=conditions)
+    assert [c.kind for c in first.desk.causes] == [CauseKind.DAMAGED_STORE, kind]
     assert [e.kind for e in first.events] == ["kill" if kind is CauseKind.KILL else "state"]
     again = run(first.desk, conditions=conditions)
     assert not again.events and again.desk.causes == first.desk.causes
     unsure = run(again.desk, conditions=NOTHING_NEW)
     assert not unsure.events and unsure.desk.causes == first.desk.causes
     clean = run(unsure.desk, conditions=Conditions())
-    assert [c.kind for c in clean.desk.causes] == [CauseKind.BALANCE_DRIFT] + [kind] * (kind in OWNER_CAUSES)
+    assert [c.kind for c in clean.desk.causes] == [CauseKind.DAMAGED_STORE] + [kind] * (kind in OWNER_CAUSES)
     assert len(clean.events) == (kind not in OWNER_CAUSES)
 
 

@@ -11,11 +11,13 @@ import pytest
 import lunobiz
 from lunobiz import (
     AuditBroken,
+    ContradictedOrder,
     DataError,
     ExchangeDown,
     ExchangeRefused,
     KilledByOwner,
     LunobizError,
+    NotSent,
     OutcomeUnknown,
     RateLimited,
     SettingsError,
@@ -25,6 +27,8 @@ ALL = (
     SettingsError("A is wrong", "B is wrong"),
     ExchangeDown("no answer within 10 s"),
     RateLimited(2.6),
+    NotSent("no connection"),
+    ContradictedOrder("order 1 cannot be"),
     ExchangeRefused("ErrInsufficientBalance", "not enough ZAR"),
     OutcomeUnknown("lb-42"),
     AuditBroken("disk full"),
@@ -49,8 +53,10 @@ def test_the_family_is_whole() -> None:
     assert all((error.__doc__ or "").strip() for error in family)
 
 
-def test_only_a_rate_limit_is_a_kind_of_outage() -> None:
-    assert [type(e) for e in ALL if isinstance(e, ExchangeDown)] == [ExchangeDown, RateLimited]
+def test_kinds_of_outage() -> None:
+    """Whoever can go on after an outage can go on after these."""
+    kinds = [ExchangeDown, RateLimited, NotSent, ContradictedOrder]
+    assert [type(e) for e in ALL if isinstance(e, ExchangeDown)] == kinds
 
 
 def test_settings_error_keeps_each_problem_and_says_them_all() -> None:

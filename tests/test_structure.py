@@ -34,16 +34,16 @@ def words(text: str) -> tuple[str, ...]:
 
 PURE = words(
     """ERRORS TYPES SETTINGS CANDLES INDICATORS STRATEGIES PORTFOLIO RISK FILLS CYCLE METRICS
-    BACKTEST REPLAY LANES SKIP WALK GATES LEDGER SELFTEST ROWS"""
+    BACKTEST REPLAY LANES SKIP WALK GATES LEDGER SELFTEST ORDERS ROWS"""
 )
 SHELL = words(
-    """SYSTEM STORE PARITY HTTP LUNO DEMO FEED EXECUTION NOTIFY KEYS FILES DOCTOR ENGINE JOBS WORKER
-    WIDGETS PANELS DIALOGS DASHBOARD MAIN"""
+    """SYSTEM STORE PARITY HTTP LUNO DEMO FEED EXECUTION LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER
+    WIDGETS PANELS DIALOGS DASHBOARD ARGUMENTS MAIN"""
 )
 ORDER = PURE + SHELL
 MAY_BE_ABSENT = frozenset(words("LANES SKIP WALK GATES LEDGER SELFTEST EXECUTION KEYS JOBS"))  # planned
 WINDOW = frozenset({"WIDGETS", "PANELS", "DIALOGS", "DASHBOARD"})
-NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "ENGINE"})
+NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "LIVE", "ENGINE", "REHEARSAL"})
 
 OWNERS = {
     "sqlite3": frozenset({"STORE"}),
@@ -83,7 +83,7 @@ IMPORT_TIME_CALLS = frozenset(
 )
 FREEZERS = frozenset({"MappingProxyType", "frozenset", "tuple"})
 
-ORDER_HOMES = frozenset({"EXECUTION", "LUNO"})
+ORDER_HOMES = frozenset({"LUNO"})
 BUILTIN_ERRORS = frozenset(
     name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 )
@@ -96,7 +96,8 @@ RAISABLE = frozenset({"ValueError", "TypeError"})
 # of the set that PAPER trades, its history and the days that count for G8 brought 370; reading many
 # markets as one stack, 90; jobs whose cancel is answered at once, 80, and that fetch the history they need, 110; lanes
 # that leave out the candles in which they cannot act, and what several sets read alike, 630.
-FILE_LINES, SECTION_LINES, CLASS_LINES = 17_640, 750, 250
+# LIVE: orders, their journal, reconciles, the way there and a rehearsal, 1,450.
+FILE_LINES, SECTION_LINES, CLASS_LINES = 19_150, 750, 250
 FUNCTION_LINES, FUNCTION_P95, FUNCTION_MEDIAN, BRANCHES, PARAMETERS = 50, 35, 8, 10, 6
 WIDTH = tomllib.loads(SETTINGS_OF_TOOLS.read_text(encoding="utf-8"))["tool"]["ruff"]["line-length"]
 
@@ -840,6 +841,7 @@ class Door(NamedTuple):
 
 DOORS = (
     Door("place(", frozenset({"place"}), "CYCLE", is_single=True),
+    Door("order_form(", frozenset({"order_form"}), "LUNO", is_single=True),
     Door("connect(", frozenset({"connect"}), "STORE", is_single=False),
     Door("Thread(", frozenset({"Thread", "Timer", "ThreadPoolExecutor"}), "WORKER", is_single=False),
     Door("Process(", frozenset({"Process", "Pool", "ProcessPoolExecutor"}), "JOBS", is_single=False),
@@ -880,9 +882,26 @@ def order_path_complaints(tree: ast.Module, sections: Sequence[Section]) -> Iter
     posts = [(node, name) for node, name in found if "/postorder" in str(node.value)]
     outside = [node for node, name in posts if name not in ORDER_HOMES]
     inside = [node for node, name in posts if name in ORDER_HOMES]
-    yield from (Complaint(n.lineno, "the order POST belongs to EXECUTION") for n in outside)
+    yield from (Complaint(n.lineno, "the order POST belongs to LUNO") for n in outside)
     yield from (Complaint(n.lineno, "a second order POST") for n in inside[1:])
     yield from (Complaint(n.lineno, "no market orders") for n, _ in found if "/marketorder" in str(n.value))
+    yield from posting_complaints(tree, sections)
+
+
+def posting_complaints(tree: ast.Module, sections: Sequence[Section]) -> Iterator[Complaint]:
+    """Calls that send: with a name of the order path, and `post` itself, outside LUNO by EXECUTION once."""
+    paths = {target.id for statement in tree.body if isinstance(statement, ast.Assign)
+             and "/postorder" in ast.unparse(statement.value) for target in statement.targets
+             if isinstance(target, ast.Name)}
+    calls = [(node, name) for node, name in located(tree, sections) if isinstance(node, ast.Call)]
+    calls.sort(key=lambda call: line_of(call[0]))
+    users = [(node, name) for node, name in calls
+             if any(isinstance(v, ast.Name) and v.id in paths for v in (*node.args, *(k.value for k in node.keywords)))]
+    yield from (Complaint(n.lineno, "the order POST belongs to LUNO") for n, name in users if name not in ORDER_HOMES)
+    yield from (Complaint(n.lineno, "a second order POST") for n, name in users[1:] if name in ORDER_HOMES)
+    posters = [(node, name) for node, name in calls if last_name(node) == "post" and name not in ("LUNO", "DEMO")]
+    yield from (Complaint(n.lineno, "post( belongs to EXECUTION") for n, name in posters if name != "EXECUTION")
+    yield from (Complaint(n.lineno, "a second post(") for n, _ in [p for p in posters if p[1] == "EXECUTION"][1:])
 
 
 # ---- rule 7 ----------------------------------------------------------------
@@ -1100,6 +1119,7 @@ Map:
     STORE      the audit on disk
     LUNO       the exchange
     DEMO       a small exchange
+    EXECUTION  real orders
     WORKER     the thread that trades
     DASHBOARD  the window
     MAIN       read the arguments and go
@@ -1300,12 +1320,24 @@ class Store:
 # ===
 
 
+ORDER_PATH = "/api/1/postorder"
+
+
+def order_form(order: Order) -> tuple[str, ...]:
+    """The fields of an order."""
+    return (order.pair,)
+
+
 class LunoClient:
     """Luno's answers in our words."""
 
-    def post(self, order: Order) -> str:
-        """Send one order; `/api/1/postorder` is in no text but this."""
-        return "/api/1/postorder"
+    def post(self, path: str, form: tuple[str, ...]) -> str:
+        """One POST."""
+        return path
+
+    def post_order(self, order: Order) -> str:
+        """Send one order; `/api/1/postorder` is in no text but one."""
+        return self.post(ORDER_PATH, order_form(order))
 
 
 # ===
@@ -1322,6 +1354,17 @@ def answer(path: str) -> int:
         pass
 
     return 200 if time.monotonic() > started and path in ("/api/1/postorder", "/api/1/marketorder") else 404
+
+
+# ===
+# EXECUTION | real orders
+# shell | uses TYPES LUNO
+# ===
+
+
+def send_once(order: Order, client: LunoClient) -> str:
+    """The one POST."""
+    return client.post(order.pair, ())
 
 
 # ===
@@ -1417,7 +1460,9 @@ class Fault(NamedTuple):
 
 
 INSERT = '.executemany("insert into orders values (?)"'
-POST = '        return "/api/1/postorder"'
+POST = 'ORDER_PATH = "/api/1/postorder"'
+SENT = "        return self.post(ORDER_PATH, order_form(order))"
+ONCE = "    return client.post(order.pair, ())"
 LOOP = "        self._root.mainloop()\n"
 IN_PURE = "    return random.Random(seed).random()"  # a line of a pure function, to plant things above it
 IN_SHELL = "    return 200 if time"  # a line of a shell function
@@ -1446,7 +1491,7 @@ def top(rule: Rule, planted: str, at: str = "") -> Fault:
 TRY = "try:\n        x = 1\n    "
 LONG = "".join(f"    x{i} = {i}\n" for i in range(60))
 FORKS = "".join(f"    if path == '{i}':\n        return {i}\n" for i in range(11))
-MANY = "".join(f"\ndef f{i}() -> None:\n" + "    x = 1\n" * 8 for i in range(20))
+MANY = "".join(f"\ndef f{i}() -> None:\n" + "    x = 1\n" * 8 for i in range(26))
 MID = "".join(f"\ndef g{i}() -> None:\n" + "    x = 1\n" * 36 for i in range(2))
 CLASS = "\nclass Large:\n" + "    x = 1\n" * 251
 CLASS_F = "class C:\n    'text'\n    @staticmethod\n    def f(x) -> None: 'text'"
@@ -1588,7 +1633,13 @@ FAULTS = (
     Fault(one_call_site, LOOP, LOOP * 2),
     pure(one_call_site, "x = '/api/1/postorder'"),
     Fault(one_call_site, POST, POST + ' + f"{x}/postorder"'),
-    Fault(one_call_site, POST, '        return "/api/1/marketorder"'),
+    Fault(one_call_site, POST, 'ORDER_PATH = "/api/1/marketorder"'),
+    Fault(one_call_site, SENT, SENT + "\n        self.post(ORDER_PATH, ())"),
+    Fault(one_call_site, SENT, SENT + "\n        self.post('', order_form(order))"),
+    shell(one_call_site, "send(path=ORDER_PATH)"),
+    shell(one_call_site, "order_form(path)"),
+    Fault(one_call_site, ONCE, ONCE + "\n    client.post('', ())"),
+    Fault(one_call_site, "    return {os.name", "    line.post(error)\n    return {os.name"),
     # errors
     shell(errors_are_named, TRY + "except: pass", at="    except"),
     shell(errors_are_named, TRY + "except Exception: pass", at="    except"),
