@@ -12226,14 +12226,14 @@ class LiveSession:
         return self.reconciler.available.get(counter, ZERO)
 
     def accept(self) -> None:
-        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
-        self.lost = ()
+        """The owner has looked: what nothing explains is his, lost orders are known, the key is to be tried again."""
+        self.lost, self.executor.key_trouble = (), ""
         self.rebase()
 
     def rebase(self) -> None:
         """What nothing explains is the owner's from now on."""
-        unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
-        owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
+        last = self.reconciler.last
+        owner = {**self.reconciler.owner, **{row.asset: row.owner + row.unexplained for row in last.holdings}}
         self.reconciler.owner = owner
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
@@ -12245,8 +12245,7 @@ class LiveSession:
         is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
         if is_due and base.has_network:
             self._reconcile()
-        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
-        self.executor.prove_absent(is_explained)
+        self._prove_absent()
         found, share = self.reconciler.last, ramp_share(self._round_trips)
         self._conditions = replace(
             base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
@@ -12272,18 +12271,32 @@ class LiveSession:
                 return words
         return ""
 
-    def _reconcile(self) -> None:
+    @contextlib.contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """What the exchange does not answer is trouble until a whole reconcile; a refused key until the owner acts."""
         try:
+            yield
+        except (ExchangeDown, ExchangeRefused) as error:
+            self.trouble = str(error)
+            if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                self.executor.key_trouble = error.code
+
+    def _reconcile(self) -> None:
+        with self._noting_trouble():
             if not self._is_begun:
                 self.begin()
             self.reconciler.run()
             self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
             self._fills = read_fills(self._store.path, Mode.LIVE)
             self.trouble = ""
-        except (ExchangeDown, ExchangeRefused) as error:
-            self.trouble = str(error)
-            if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
-                self.executor.key_trouble = error.code
+
+    def _prove_absent(self) -> None:
+        """End orders that never came to be, if every coin is explained without them as of now."""
+        last = self.reconciler.last
+        is_fresh = self._line.exchange_ms() - last.at_ms <= MAX_RECONCILE_AGE_MS
+        is_explained = is_fresh and not self.trouble and not any(row.unexplained for row in last.holdings)
+        with self._noting_trouble():
+            self.executor.prove_absent(is_explained)
 
     def _assets(self, pair: str) -> tuple[str, str]:
         market = self._who.market(pair)
