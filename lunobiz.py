@@ -685,12 +685,13 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an order: its state now and why."""
+    """What became of an order: its state now and why; `refused` is the exchange's code if it refused it."""
 
     order_id: str
     state: OrderState
     why: str
     is_triggered: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -719,6 +720,7 @@ class Position:
 
     `bought` and `entry_value` grow with each buy, `sold` and `exit_value` with each sale, `fees` (in counter) with
     both; `mark` is the last bid seen, `best` the highest close since entry, `exit_fee` the taker fee of a sale.
+    `refused` counts the sales that the exchange refused one after the other.
     """
 
     pair: str
@@ -739,6 +741,7 @@ class Position:
     exit_value: float = 0.0
     phase: ExitPhase = ExitPhase.NONE
     exit_why: str = ""
+    refused: int = 0
 
     @property
     def entry(self) -> float:
@@ -2173,7 +2176,8 @@ class Desk:
 
     `orders` holds orders that are not final. `entries` remembers (pair, time of the decision candle) of recent
     entries for the throttle, `closings` (pair, time) of round trips, `dust` (pair, volume) that is too small to
-    sell and counts for nothing, `retries` signals to be taken once their timed-out order is off the book.
+    sell and counts for nothing, `retries` signals to be taken once their timed-out order is off the book, `base_fees`
+    the markets in which the exchange has taken the fee of a sale in base, on top of what was sold.
     """
 
     cash: float
@@ -2192,6 +2196,7 @@ class Desk:
     dust: tuple[tuple[str, float], ...] = ()
     retries: tuple[Signal, ...] = ()
     fees_paid: float = 0.0
+    base_fees: tuple[str, ...] = ()
 
     @property
     def state(self) -> TradingState:
@@ -2287,8 +2292,13 @@ def _bought(desk: Desk, fill: Fill, order: Order) -> Position:
     )
 
 
+def keep_base_fee(desk: Desk, pair: str) -> Desk:
+    """The desk that keeps the fee back in this market's sales from now on."""
+    return replace(desk, base_fees=tuple(sorted({*desk.base_fees, pair})))
+
+
 def _sold(held: Position, fill: Fill) -> Position:
-    """The position after a sale."""
+    """The position after a sale; a fee in base of which more was taken than was left came out of the owner's coins."""
     gone = fill.volume + fill.fee_base
     left = held.volume - gone
     return replace(
@@ -2324,7 +2334,8 @@ def close_position(desk: Desk, position: Position, now_ms: int) -> tuple[Desk, R
 def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | None]:
     """The desk after one fill of one of its orders; a round trip if it closed the position.
 
-    ValueError if it exceeds its order, or a sale what is held: that can only be a fault and must not be booked.
+    A fill without a volume is a fee that came later. ValueError if it exceeds its order, or a sale what is held: that
+    can only be a fault and must not be booked.
     """
     if fill.volume > order.remaining + 1e-9:
         raise ValueError(f"fill {fill.fill_id} of {plain(fill.volume)} {fill.pair} is more than was ordered")
@@ -2334,10 +2345,14 @@ def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | N
         desk, cash=desk.cash + sign * fill.value - fill.fee_counter, fees_paid=desk.fees_paid + fee
     )
     desk = put_order(desk, replace(order, filled=order.filled + fill.volume))
+    held = desk.position(fill.pair)
+    if fill.side is Side.SELL and fill.fee_base > 0:
+        desk = keep_base_fee(desk, fill.pair)
+    if held is None and fill.volume == 0:
+        return desk, None
     if fill.side is Side.BUY:
         return put_position(desk, _bought(desk, fill, order)), None
-    held = desk.position(fill.pair)
-    if held is None or fill.volume + fill.fee_base > held.volume + 1e-9:
+    if held is None or fill.volume > held.volume + 1e-9:
         raise ValueError(f"fill {fill.fill_id} sells {plain(fill.volume)} {fill.pair}, more than is held")
     position = _sold(held, fill)
     if position.volume > 0:
@@ -2404,7 +2419,7 @@ def desk_from_json(text: str) -> Desk:
         row["causes"] = tuple(_revive(Cause, c, ENUMS_OF_CAUSE) for c in row["causes"])
         for name in ("entries", "closings", "dust"):
             row[name] = tuple((str(a), b) for a, b in row[name])
-        row["order_times"] = tuple(row["order_times"])
+        row["order_times"], row["base_fees"] = tuple(row["order_times"]), tuple(row.get("base_fees", ()))
         if not all(isinstance(row[n], float) and math.isfinite(row[n]) for n in ("cash", "day_start_equity")):
             raise ValueError("not a number")
         return Desk(**row)
@@ -2683,11 +2698,21 @@ def depth_volume(case: Case) -> float:
     return view.bar.volume * BAR_SHARE if view.bar is not None else 0.0
 
 
+def base_fee(desk: Desk, market: Market) -> float:
+    """The fee that a sale takes in base on top of its volume, as a fraction; 0 where it was never seen to."""
+    return max(0.0, market.maker_fee, market.taker_fee) if market.pair in desk.base_fees else 0.0
+
+
+def sellable(desk: Desk, volume: float, market: Market) -> float:
+    """What of a volume can be sold, on the lot grid: all of it, or what leaves enough for a fee in base."""
+    return market.round_volume(volume / (1 + base_fee(desk, market)))
+
+
 def smallest_volume(case: Case) -> float:
     """The least volume that can still be sold after the fee was taken from it."""
     market = case.view.market
     fee = max(market.maker_fee, market.taker_fee)
-    return market.min_volume / (1 - fee) + 10.0**-market.volume_scale
+    return market.min_volume * (1 + base_fee(case.desk, market)) / (1 - fee) + 10.0**-market.volume_scale
 
 
 def rooms(case: Case) -> tuple[tuple[Refusal, str, float], ...]:
@@ -2729,9 +2754,10 @@ def size_for_risk(case: Case) -> Problem | float:
 
 
 def _assess_sale(case: Case) -> RiskVerdict:
-    """A sale never exceeds what is held and is at least the market's minimum."""
-    held = case.desk.position(case.view.pair)
-    volume = case.view.market.round_volume(min(case.intent.volume, held.volume if held is not None else 0.0))
+    """A sale never exceeds what is held and can be sold, and is at least the market's minimum."""
+    held, market = case.desk.position(case.view.pair), case.view.market
+    most = sellable(case.desk, held.volume, market) if held is not None else 0.0
+    volume = min(market.round_volume(case.intent.volume), most)
     if volume < case.view.market.min_volume:
         why = f"{plain(volume)} is less than the smallest order {plain(case.view.market.min_volume)}"
         return RiskVerdict(case.intent, 0.0, Refusal.MIN_VOLUME, why, (("volume", volume),))
@@ -2924,6 +2950,8 @@ def fill_of(order: Order, execution: Execution, market: Market, now_ms: int) -> 
 
 FOLLOW_UP_MS = 5_000
 MAX_FOLLOW_UPS = 3
+REFUSED_SALES = 2  # after so many refused sales in a row the next one waits for a decision
+FUNDS_CODES = ("ErrInsufficientFunds", "ErrInsufficientBalance")
 TRAIL_STEP_ATR = 0.5  # a trailing stop moves only this far at a time, so that orders are not replaced for nothing
 EXIT_REGIMES: Mapping[str, tuple[Regime, ...]] = types.MappingProxyType(
     {MOMENTUM: (), EXPANSION: (), REVERSION: (Regime.TRENDING, Regime.WILD)}
@@ -3114,9 +3142,45 @@ def _tell_fill(draft: Draft, fill: Fill, trip: RoundTrip | None) -> None:
 def _sweep_dust(draft: Draft, position: Position) -> None:
     """Close a position that is too small to sell once nothing more can be bought or sold."""
     view = draft.moment.view(position.pair)
-    if view is None or position.volume >= view.market.min_volume or draft.desk.orders_of(position.pair):
+    if view is None or draft.desk.orders_of(position.pair):
+        return
+    if sellable(draft.desk, position.volume, view.market) >= view.market.min_volume:
         return
     draft.close(replace(position, exit_why=position.exit_why or "too small to sell"))
+
+
+BASE_FEE_WORDS = "the fee of a sale is taken in the coin itself; sales keep it back from now on"
+
+
+def _book_fill(draft: Draft, fill: Fill, order: Order) -> None:
+    """Book one fill and tell it, and what it shows of the fees of sales."""
+    held, known = draft.desk.position(fill.pair), draft.desk.base_fees
+    draft.desk, trip = book_fill(draft.desk, fill, order)
+    _tell_fill(draft, fill, trip)
+    if trip is not None:
+        draft.round_trips.append(trip)
+    if draft.desk.base_fees != known:
+        missing = fill.volume + fill.fee_base - (held.volume if held is not None else 0.0)
+        words = f"; {plain(missing)} of it was not the bot's" if missing > 1e-9 else ""
+        draft.tell("fee", "warning", f"{fill.pair}: {BASE_FEE_WORDS}{words}", fill.pair)
+
+
+def _note_answer(draft: Draft, order: Order, outcome: Outcome) -> None:
+    """Tell a refusal; count it for a sale, which keeps the fee back from now on if the coins were not enough."""
+    position, is_sale = draft.desk.position(order.pair), order.side is Side.SELL
+    if outcome.refused:
+        text = f"{order.pair}: {order.kind.value} refused by Luno, {outcome.refused}"
+        draft.tell("refused", "error" if is_sale else "warning", text, order.pair)
+    if position is None or not is_sale:
+        return
+    if outcome.refused:
+        draft.desk = put_position(draft.desk, replace(position, refused=position.refused + 1))
+    elif outcome.state in (OrderState.OPEN, OrderState.DONE) and position.refused:
+        draft.desk = put_position(draft.desk, replace(position, refused=0))
+    if outcome.refused in FUNDS_CODES and order.pair not in draft.desk.base_fees:
+        draft.desk = keep_base_fee(draft.desk, order.pair)
+        text = f"{order.pair}: less can be sold than is held, so it is taken that {BASE_FEE_WORDS}"
+        draft.tell("fee", "warning", text, order.pair)
 
 
 def book(draft: Draft, settlement: Settlement) -> None:
@@ -3125,15 +3189,13 @@ def book(draft: Draft, settlement: Settlement) -> None:
         order = draft.desk.order(fill.order_id)
         if order is None:
             raise OutcomeUnknown(fill.order_id)
-        draft.desk, trip = book_fill(draft.desk, fill, order)
-        _tell_fill(draft, fill, trip)
-        if trip is not None:
-            draft.round_trips.append(trip)
+        _book_fill(draft, fill, order)
     for outcome in settlement.outcomes:
         order = draft.desk.order(outcome.order_id)
         if order is not None:
             is_triggered = order.is_triggered or outcome.is_triggered
             draft.desk = put_order(draft.desk, replace(order, state=outcome.state, is_triggered=is_triggered))
+            _note_answer(draft, order, outcome)
     for position in draft.desk.positions:
         _sweep_dust(draft, position)
 
@@ -3330,16 +3392,21 @@ def _tell_refused(draft: Draft, verdict: RiskVerdict) -> None:
         draft.tell("refused", "error", text, intent.pair)
 
 
+def is_held_back(draft: Draft, position: Position) -> bool:
+    """True between decisions once the exchange has refused a position's sales again and again."""
+    return position.refused >= REFUSED_SALES and not draft.moment.due
+
+
 def leave(draft: Draft, position: Position, view: MarketView) -> None:
     """One step of leaving: take the market's orders off, then sell, then sell what is left."""
     if position.phase is ExitPhase.NONE:
         why = exit_reason(draft, position, view)
         if not why:
             return
-        position = replace(position, phase=ExitPhase.CANCELLING, exit_why=why)
+        position = replace(position, phase=ExitPhase.CANCELLING, exit_why=why, refused=0)
         draft.desk = put_position(draft.desk, position)
     working = draft.desk.orders_of(position.pair)
-    if not may_reduce(draft.desk) or any(o.kind is OrderKind.EXIT for o in working):
+    if not may_reduce(draft.desk) or any(o.kind is OrderKind.EXIT for o in working) or is_held_back(draft, position):
         return
     verdict = sale(draft, position, view)
     draft.verdicts.append(verdict)
@@ -3356,9 +3423,9 @@ def leave(draft: Draft, position: Position, view: MarketView) -> None:
 def protect(draft: Draft, position: Position, view: MarketView) -> None:
     """See to it that exactly one stop-limit for the whole position rests; replace it by cancel, wait, new."""
     resting = draft.desk.orders_of(position.pair, OrderKind.PROTECTION)
-    volume = view.market.round_volume(position.volume)
+    volume = sellable(draft.desk, position.volume, view.market)
     stale = [o for o in resting if o.stop != position.stop or view.market.round_volume(o.remaining) != volume]
-    if (resting and not stale) or volume < view.market.min_volume:
+    if (resting and not stale) or volume < view.market.min_volume or is_held_back(draft, position):
         return
     limit = view.market.round_price(position.stop * (1 - draft.settings.costs.stop_gap), Side.SELL)
     kind = OrderKind.PROTECTION
@@ -8138,7 +8205,6 @@ REFUSED_CODES = (  # beginnings of codes that say: this order was not taken
     "ErrUserNotVerified",
 )
 KEY_TROUBLE = frozenset(("ErrUnauthorised", "ErrApiKeyRevoked", "ErrAPIKeyNotFound", "ErrInsufficientPerms"))
-FUNDS_CODES = ("ErrInsufficientFunds", "ErrInsufficientBalance")
 OWN_PREFIX = "LB1-"
 
 
@@ -12673,7 +12739,8 @@ class LiveExecutor:
             news = (order.state, order.is_triggered)
             if order_id in self._told and news != self._told[order_id]:
                 self._told[order_id] = news
-                outcomes.append(Outcome(order_id, order.state, order.why, order.is_triggered))
+                refused = order.refused if order.state is OrderState.REJECTED else ""
+                outcomes.append(Outcome(order_id, order.state, order.why, order.is_triggered, refused))
         return Settlement(tuple(fills), tuple(outcomes), tuple(ledger))
 
     def prove_absent(self, is_explained: bool) -> None:
@@ -12873,14 +12940,14 @@ class LiveSession:
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
     def accept(self) -> None:
-        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
-        self.lost = ()
+        """The owner has looked: what nothing explains is his, lost orders are known, the key is to be tried again."""
+        self.lost, self.executor.key_trouble = (), ""
         self.rebase()
 
     def rebase(self) -> None:
         """What nothing explains is the owner's from now on."""
-        unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
-        owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
+        last = self.reconciler.last
+        owner = {**self.reconciler.owner, **{row.asset: row.owner + row.unexplained for row in last.holdings}}
         self.reconciler.owner = owner
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
@@ -12892,8 +12959,7 @@ class LiveSession:
         is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
         if is_due and base.has_network:
             self._reconcile()
-        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
-        self.executor.prove_absent(is_explained)
+        self._prove_absent()
         found, share = self.reconciler.last, ramp_share(self._round_trips)
         self._conditions = replace(
             base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
@@ -12919,18 +12985,32 @@ class LiveSession:
                 return words
         return ""
 
-    def _reconcile(self) -> None:
+    @contextlib.contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """What the exchange does not answer is trouble until a whole reconcile; a refused key until the owner acts."""
         try:
+            yield
+        except (ExchangeDown, ExchangeRefused) as error:
+            self.trouble = str(error)
+            if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                self.executor.key_trouble = error.code
+
+    def _reconcile(self) -> None:
+        with self._noting_trouble():
             if not self._is_begun:
                 self.begin()
             self.reconciler.run()
             self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
             self._fills = read_fills(self._store.path, Mode.LIVE)
             self.trouble = ""
-        except (ExchangeDown, ExchangeRefused) as error:
-            self.trouble = str(error)
-            if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
-                self.executor.key_trouble = error.code
+
+    def _prove_absent(self) -> None:
+        """End orders that never came to be, if every coin is explained without them as of now."""
+        last = self.reconciler.last
+        is_fresh = self._line.exchange_ms() - last.at_ms <= MAX_RECONCILE_AGE_MS
+        is_explained = is_fresh and not self.trouble and not any(row.unexplained for row in last.holdings)
+        with self._noting_trouble():
+            self.executor.prove_absent(is_explained)
 
     def _assets(self, pair: str) -> tuple[str, str]:
         market = self._who.market(pair)

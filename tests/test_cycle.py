@@ -1296,3 +1296,106 @@ def test_what_the_kill_switch_refuses_is_not_told_at_every_candle() -> None:
     report = run(at, view(outlooks=(outlook(close=110.0),)))
     assert not [e for e in report.events if e.kind == "refused"]
     assert not report.cancels
+
+
+# ---- sales that the exchange answers in its own way ------------------------------------------------------
+
+SELLING = order(OrderKind.EXIT, 10.0, 97.9, order_id="LB1-000009", stop=97.9)
+
+
+def leaving(refused: int = 0, **changes: object) -> Desk:
+    """A desk that is selling its position of 10."""
+    held = position(phase=ExitPhase.EXITING, exit_why="trend over", refused=refused)
+    return desk(90_000.0, positions=(held,), orders=(SELLING,), next_order=10, **changes)
+
+
+def refused(code: str = "ErrInsufficientBalance", of: Order = SELLING) -> Settlement:
+    """The exchange refused the sale."""
+    return Settlement((), (Outcome(of.order_id, OrderState.REJECTED, f"refused by the exchange, {code}", False, code),))
+
+
+@pytest.mark.parametrize("code", ["ErrInsufficientBalance", "ErrInsufficientFunds"])
+def test_a_sale_refused_for_want_of_coins_is_tried_once_with_less(code: str) -> None:
+    """10 / 1.006 = 9.94035..., so 9.9403; then not again before the next decision, and once at each."""
+    first = run(leaving(), settlement=refused(code), due=())
+    assert [(o.kind, o.volume) for o in first.orders] == [(OrderKind.EXIT, 9.9403)]
+    assert [(e.kind, e.level) for e in first.events] == [("refused", "error"), ("fee", "warning")]
+    assert first.desk.base_fees == (PAIR,) and first.desk.positions[0].refused == 1
+    second = run(first.desk, settlement=refused(code, first.orders[0]), due=())
+    assert not second.orders and second.desk.positions[0].refused == 2
+    assert [(e.kind, e.level) for e in second.events] == [("refused", "error")]
+    quiet = run(second.desk, due=())
+    assert not quiet.orders and not quiet.events
+    decision = run(quiet.desk)
+    assert [(o.kind, o.volume) for o in decision.orders] == [(OrderKind.EXIT, 9.9403)]
+    third = run(decision.desk, settlement=refused(code, decision.orders[0]), due=())
+    assert not third.orders and third.desk.positions[0].refused == 3
+
+
+def test_a_sale_refused_for_another_reason_is_tried_once_more_as_it_is() -> None:
+    first = run(leaving(), settlement=refused("ErrMarketUnavailable"), due=())
+    assert [o.volume for o in first.orders] == [10.0] and first.desk.base_fees == ()
+    second = run(first.desk, settlement=refused("ErrMarketUnavailable", first.orders[0]), due=())
+    assert not second.orders
+
+
+def test_a_sale_that_is_taken_forgets_the_refusals() -> None:
+    for state in (OrderState.OPEN, OrderState.DONE):
+        taken = Settlement((), (Outcome(SELLING.order_id, state, "accepted"),))
+        assert run(leaving(refused=2), settlement=taken, due=()).desk.positions[0].refused == 0
+
+
+def test_a_refused_stop_does_not_hold_up_the_sale_that_follows() -> None:
+    """The stop is refused twice and waits for a decision; when the price is below it, the sale goes at once."""
+    stop = protection(order_id="LB1-000009")
+    at = desk(90_000.0, positions=(position(refused=1),), orders=(stop,), next_order=10)
+    waiting = run(at, settlement=refused("ErrStopPriceTooHigh", stop), due=())
+    assert not waiting.orders and waiting.desk.positions[0].refused == 2
+    below = view(ticker=quote(94.0, 94.1))
+    gone = run(waiting.desk, below, due=())
+    assert [o.kind for o in gone.orders] == [OrderKind.EXIT]
+
+
+def test_a_refused_purchase_is_told_and_teaches_nothing() -> None:
+    buying = order(order_id="LB1-000009")
+    report = run(desk(orders=(buying,)), settlement=refused(of=buying), due=())
+    assert [(e.kind, e.level) for e in report.events] == [("refused", "warning")]
+    assert not report.orders and report.desk.base_fees == () and not report.desk.orders
+
+
+def test_a_fee_in_base_is_told_once_and_sales_keep_it_back_from_then_on() -> None:
+    """5 of 10 are sold with 0.03 on top: 4.97 are left, of which 4.97 / 1.006 = 4.94035... can be sold: 4.9403."""
+    part = fill(SELLING, 5.0, 99.9, fee_base=0.03)
+    over = Outcome(SELLING.order_id, OrderState.DONE, "rest cancelled")
+    report = run(leaving(), settlement=Settlement((part,), (over,)), due=())
+    assert [e.kind for e in report.events] == ["exit", "fee"] and "not the bot's" not in report.events[1].text
+    assert [(o.kind, o.volume) for o in report.orders] == [(OrderKind.EXIT, 4.9403)]
+    again = fill(report.orders[0], 4.9403, 99.9, fee_base=0.02964180)
+    last = run(report.desk, settlement=Settlement(
+        (again,), (Outcome(report.orders[0].order_id, OrderState.DONE, "filled"),)), due=())
+    assert "fee" not in [e.kind for e in last.events]
+    # 4.97 - 4.9403 - 0.0296418 = 0.0000582 is left, too little to sell
+    assert not last.desk.positions and last.desk.dust[0][1] == pytest.approx(0.0000582, abs=1e-9)
+
+
+def test_a_sale_of_all_with_its_fee_on_top_is_booked_and_what_was_missing_is_told() -> None:
+    report = run(leaving(), settlement=Settlement((fill(SELLING, 10.0, 99.9, fee_base=0.06),)), due=())
+    assert not report.desk.positions and report.desk.cash == pytest.approx(90_999.0)
+    fee = next(e for e in report.events if e.kind == "fee")
+    assert fee.level == "warning" and "0.06 of it was not the bot's" in fee.text
+
+
+def test_protection_keeps_the_fee_back_and_is_left_alone() -> None:
+    """9.9403 of 10 rest; the next look changes nothing."""
+    first = run(desk(90_000.0, positions=(position(),), base_fees=(PAIR,)), due=())
+    assert [(o.kind, o.volume) for o in first.orders] == [(OrderKind.PROTECTION, 9.9403)]
+    second = run(first.desk, due=())
+    assert not second.orders and not second.cancels
+
+
+def test_what_cannot_be_sold_with_its_fee_is_dust() -> None:
+    """0.01 is the smallest order: 0.01005 is more, but 0.01005 / 1.006 is not."""
+    left = position(0.01005)
+    assert run(desk(positions=(left,)), due=()).desk.positions
+    swept = run(desk(positions=(left,), base_fees=(PAIR,)), due=())
+    assert not swept.desk.positions and swept.desk.dust == ((PAIR, 0.01005),)

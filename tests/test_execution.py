@@ -261,7 +261,8 @@ def test_a_refusal_that_cannot_be_confirmed_stays_unknown_and_is_confirmed_after
     assert at.sent().state is OrderState.UNKNOWN
     assert at.restart(BUY).sent["LB1-000001"].refused == "ErrPriceTooLow"
     told = at.settle()
-    assert told.outcomes == (Outcome("LB1-000001", OrderState.REJECTED, "refused by the exchange, ErrPriceTooLow"),)
+    why = "refused by the exchange, ErrPriceTooLow"
+    assert told.outcomes == (Outcome("LB1-000001", OrderState.REJECTED, why, False, "ErrPriceTooLow"),)
 
 
 def test_a_refused_order_that_is_there_is_there(at: Desk) -> None:

@@ -7,6 +7,7 @@ import gzip
 import random
 import socket
 import ssl
+import struct
 import threading
 import time
 import traceback
@@ -14,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -26,13 +28,21 @@ from hypothesis import strategies as st
 import lunobiz
 from fakes import FakeClock
 from lunobiz import (
+    Answer,
     Credentials,
     ExchangeDown,
     ExchangeRefused,
     HttpTransport,
+    LunoClient,
+    LunoOrders,
+    NotSent,
+    OrderKind,
     RateLimit,
     RateLimited,
+    SentOrder,
     SettingsError,
+    Side,
+    SystemClock,
 )
 
 KEY = Credentials("canaryid12345", "S3cr3t-canary_0123456789abcdefghijklmnopQRS")
@@ -717,3 +727,150 @@ def test_retry_after(headers: dict[str, str], now_ms: int, expected: float | Non
 def test_no_header_is_a_surprise(text: str) -> None:
     wait = lunobiz.retry_after_s({"retry-after": text, "date": text}, 0)
     assert wait is None or 0 <= wait <= 300
+
+
+# ---- what is certain not to have left --------------------------------------------------------------------
+
+ORDER = SentOrder("LB1-000001", "LB1-3fa9c2d1-000001", "XBTZAR", Side.BUY, OrderKind.ENTRY, Decimal("1900000"),
+                  Decimal("0.002000"), Decimal("0"), 1_764_000_000_000)
+
+
+def outage(url: str, ca_file: str, method: str = "POST") -> ExchangeDown:
+    """How a request ends that must end badly."""
+    line = HttpTransport(url, ca_file, QUICK)
+    with pytest.raises(ExchangeDown) as caught:
+        line.send(method, "/api/1/postorder", [("pair", "XBTZAR")], KEY)
+    line.close()
+    return caught.value
+
+
+def answer_of(url: str, ca_file: str) -> Answer:
+    """What LUNO makes of the same for an order."""
+    clock = SystemClock()
+    line = HttpTransport(url, ca_file, QUICK)
+    client = LunoClient(line, KEY, RateLimit(clock), clock, random.Random(1))
+    found = LunoOrders(client).post(ORDER).answer
+    line.close()
+    return found
+
+
+def closed_port() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"https://localhost:{listener.getsockname()[1]}"
+
+
+def test_a_refused_connection_has_sent_nothing(ca_file: str) -> None:
+    assert type(outage(closed_port(), ca_file)) is NotSent
+    assert answer_of(closed_port(), ca_file) is Answer.NOT_SENT
+    assert type(outage("https://no-such-host.invalid", ca_file)) is NotSent
+
+
+def test_of_a_read_nobody_needs_to_know(ca_file: str) -> None:
+    assert type(outage(closed_port(), ca_file, "GET")) is ExchangeDown
+
+
+def test_a_connection_that_times_out_has_sent_nothing(ca_file: str) -> None:
+    """A full queue of connections lets no further one in."""
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        assert type(outage(url, ca_file)) is NotSent
+        assert answer_of(url, ca_file) is Answer.NOT_SENT
+
+
+def reset(connection: socket.socket) -> None:
+    """Hang up without a farewell."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", ["reset at once", "close at once", "reset in the greeting", "silent"])
+def test_trouble_after_the_connection_stood_is_not_certain(ca_file: str, kind: str) -> None:
+    """TLS had not begun in earnest, but a connection stood: the strict reading calls it unknown."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as held:
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                if kind == "reset in the greeting":
+                    connection.recv(1)
+                if kind == "close at once":
+                    connection.close()
+                elif kind == "silent":
+                    held.callback(connection.close)
+                else:
+                    reset(connection)
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        assert type(outage(url, ca_file)) is ExchangeDown
+        assert answer_of(url, ca_file) is Answer.UNKNOWN
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def hang_up(handler: Handler, head: bytes = b"") -> None:
+    """Break the line, perhaps after a beginning of an answer."""
+    handler.wfile.write(head)
+    handler.wfile.flush()
+    handler.close_connection = True
+    reset(handler.connection)
+
+
+ENDS: dict[str, Respond] = {
+    "reset before an answer": hang_up,
+    "reset in the status": lambda h: hang_up(h, b"HTTP/1.1 20"),
+    "reset in the body": lambda h: hang_up(h, OK + b'Content-Length: 100\r\n\r\n{"order_id": "BX1'),
+    "truncated": lambda h: drip_once(h, OK + b'Content-Length: 100\r\nConnection: close\r\n\r\n{"order_id": "BX1'),
+    "hang": lambda h: time.sleep(0.8),
+    "hang after the head": lambda h: (h.wfile.write(OK + b"Content-Length: 100\r\n\r\n"), time.sleep(0.8))[1],
+}
+
+
+def drip_once(handler: Handler, text: bytes) -> None:
+    """Say this and close as if all were well."""
+    handler.wfile.write(text)
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_once_a_request_was_heard_it_is_never_not_sent(serve: Serve, ca_file: str, kind: str) -> None:
+    server = serve(ENDS[kind])
+    assert type(outage(server.url, ca_file)) is ExchangeDown
+    assert [seen[0] for seen in server.seen] == ["POST"]  # once, whatever became of it
+    assert answer_of(server.url, ca_file) is Answer.UNKNOWN
+    assert len(server.seen) == 2
+
+
+def test_an_answer_that_breaks_off_in_its_head_is_unknown(serve: Serve, ca_file: str) -> None:
+    """It may look like a 200 without a body, which is not the number of an order."""
+    server = serve(lambda h: hang_up(h, OK + b"Content-Le"))
+    assert answer_of(server.url, ca_file) is Answer.UNKNOWN and len(server.seen) == 1
+
+
+def test_a_server_that_went_away_between_two_orders_was_sent_nothing(authority: trustme.CA, ca_file: str) -> None:
+    """The second POST does not go down the first one's connection, where it might be lost."""
+    with serving(context_of(authority.issue_cert("localhost")), hello) as server:
+        line = HttpTransport(server.url, ca_file, QUICK)
+        assert line.send("POST", "/api/1/postorder", [("pair", "XBTZAR")], KEY).status == 200
+    with pytest.raises(NotSent):
+        line.send("POST", "/api/1/postorder", [("pair", "XBTZAR")], KEY)
+    line.close()
+
+
+def test_an_order_arrives_byte_by_byte_as_it_was_written(serve: Serve, ca_file: str) -> None:
+    server = serve(lambda h: h.answer(b'{"order_id": "BXMC2CJ7HNB88U4"}'))
+    assert answer_of(server.url, ca_file) is Answer.ACCEPTED
+    method, path, headers, body = server.seen[0]
+    assert (method, path) == ("POST", "/api/1/postorder")
+    assert body == (b"pair=XBTZAR&type=BID&volume=0.002000&price=1900000&post_only=true&time_in_force=GTC"
+                    b"&timestamp=1764000000000&ttl=5000&client_order_id=LB1-3fa9c2d1-000001")
+    assert headers["Content-Type"] == "application/x-www-form-urlencoded"

@@ -218,12 +218,6 @@ def test_a_sale_of_more_than_is_held_is_never_booked(held: tuple[object, ...]) -
         book_fill(desk(positions=held), fill(SELL, 3.01, 100.0), SELL)
 
 
-def test_a_sale_with_its_fee_in_base_may_not_exceed_the_position() -> None:
-    """3 units cannot be sold with a fee of 0.01 units on top."""
-    with pytest.raises(ValueError, match="more than is held"):
-        book_fill(desk(positions=(position(3.0),)), fill(SELL, 3.0, 100.0, fee_base=0.01), SELL)
-
-
 def test_a_fill_beyond_its_orders_volume_is_never_booked() -> None:
     """Fills never exceed what was ordered; a poisoned answer must not become a position."""
     with pytest.raises(ValueError):
@@ -430,3 +424,50 @@ def test_the_text_is_one_json_object() -> None:
     assert row["positions"][0]["phase"] == "NONE"
     assert row["orders"][0]["state"] == "OPEN"
     assert isinstance(BUY, Order)
+
+
+# ---- a sale whose fee is taken in base, on top -------------------------------------------------------------
+
+
+def test_a_sale_of_all_whose_fee_is_taken_in_base_is_booked() -> None:
+    """10 sold at 99.90 bring 999; 0.06 AAA more are gone, which the bot did not have. Bought for 1,000 with 4 of fee:
+    the round trip has lost 5, as the cash has, and fees are 4 + 0.06 x 99.9 = 9.994.
+    """
+    held = desk(0.0, positions=(position(10.0, 100.0),), orders=(SELL,))
+    after, trip = book_fill(held, fill(SELL, 10.0, 99.9, fee_base=0.06), SELL)
+    assert (after.cash, after.positions, after.dust) == (pytest.approx(999.0), (), ())
+    assert trip is not None and trip.profit == pytest.approx(-5.0) and trip.fees == pytest.approx(9.994)
+    assert after.base_fees == (PAIR,) and after.fees_paid == pytest.approx(5.994)
+
+
+def test_a_sale_of_a_part_takes_its_fee_from_the_rest() -> None:
+    """4 and 0.024 of 10 leave 5.976."""
+    held = desk(0.0, positions=(position(10.0, 100.0),), orders=(SELL,))
+    after, trip = book_fill(held, fill(SELL, 4.0, 99.9, fee_base=0.024), SELL)
+    assert trip is None and after.positions[0].volume == pytest.approx(5.976, abs=1e-12)
+    with pytest.raises(ValueError, match="more than is held"):
+        book_fill(after, fill(SELL, 5.977, 99.9), after.orders[0])
+
+
+def test_fees_in_counter_and_of_purchases_teach_nothing_about_sales() -> None:
+    held = desk(2_000.0, positions=(position(10.0, 100.0),), orders=(SELL,))
+    assert book_fill(held, fill(SELL, 4.0, 99.9, fee_counter=2.4), SELL)[0].base_fees == ()
+    assert book_fill(desk(orders=(BUY,)), fill(BUY, 4.0, 99.9, fee_base=0.016), BUY)[0].base_fees == ()
+
+
+def test_a_fee_that_comes_after_the_sale_of_all_is_booked() -> None:
+    """Nothing is held any more: a fee in counter comes off the cash, one in base off nothing."""
+    late = fill(SELL, 0.0, 99.9, fee_counter=5.994)
+    after, trip = book_fill(desk(999.0, orders=(SELL,)), late, SELL)
+    assert (after.cash, after.positions, trip) == (pytest.approx(993.006), (), None)
+    after, trip = book_fill(desk(999.0, orders=(SELL,)), fill(SELL, 0.0, 99.9, fee_base=0.06), SELL)
+    assert (after.cash, after.positions, after.base_fees) == (999.0, (), (PAIR,))
+
+
+def test_what_is_known_of_fees_is_kept_and_an_older_desk_can_be_read() -> None:
+    kept = desk(base_fees=("AAAZAR", "BBBZAR"), positions=(position(refused=2),))
+    assert desk_from_json(desk_json(kept)) == kept
+    row = json.loads(desk_json(kept))
+    del row["base_fees"], row["positions"][0]["refused"]
+    old = desk_from_json(json.dumps(row))
+    assert old.base_fees == () and old.positions[0].refused == 0
