@@ -232,3 +232,84 @@ def test_half_a_key_is_not_taken(look: lb.Look, key_id: str, secret: str) -> Non
     check(look)
     assert seen == ["✖ Paste both the key ID and its secret, just as Luno shows them."]
     assert first.key_id == first.secret == ""
+
+
+# ---- the door to LIVE ----------------------------------------------------------
+
+OFFER = lb.LiveOffer((), (("Cash at Luno", "12,000.00 ZAR"), *lb.live_words(lb.Settings(), 10)), lb.PROMISES)
+
+
+def asked(look: lb.Look, offer: lb.LiveOffer, *steps: Callable[[lb.LiveDialog], object]) -> lb.RequestLive | None:
+    """What comes of the dialog when these things are done in it."""
+    dialog = lb.LiveDialog(look, offer)
+    during(look, *(lambda step=step: step(dialog) for step in steps))
+    found = dialog.ask()
+    check(look)
+    return found
+
+
+def tick_all(dialog: lb.LiveDialog) -> None:
+    for box in widgets(dialog.dialog.window, "TCheckbutton"):
+        box.invoke()  # type: ignore[attr-defined]
+
+
+def is_open(dialog: lb.LiveDialog) -> bool:
+    assert dialog.go is not None
+    return not dialog.go.instate(["disabled"])
+
+
+def test_live_needs_every_tick_and_the_word(look: lb.Look) -> None:
+    doors: list[bool] = []
+
+    def write(word: str) -> Callable[[lb.LiveDialog], None]:
+        def act(dialog: lb.LiveDialog) -> None:
+            dialog.word.set(word)
+            doors.append(is_open(dialog))
+
+        return act
+
+    def untick(dialog: lb.LiveDialog) -> None:
+        dialog.ticks[1].set(False)
+        dialog._follow()
+        doors.append(is_open(dialog))
+        dialog.ticks[1].set(True)
+
+    found = asked(
+        look, OFFER, write("LIVE"), tick_all, write("live"), write("LIVE "), write("LIVE"), untick, write("LIVE"),
+        lambda dialog: dialog.go.invoke() if dialog.go is not None else None)  # fmt: skip
+    assert doors == [False, False, False, True, False, True]
+    assert found == lb.RequestLive("LIVE", lb.PROMISES)
+
+
+def test_live_shows_what_it_would_trade_with_and_the_safe_answer_has_the_focus(look: lb.Look) -> None:
+    seen: list[str] = []
+
+    def read(dialog: lb.LiveDialog) -> None:
+        seen.extend([texts(look), str(look.root.focus_get()) == str(dialog.close)])  # type: ignore[list-item]
+        dialog.close.invoke()
+
+    assert asked(look, OFFER, read) is None
+    assert all(words in seen[0] for words in ("12,000.00 ZAR", "XBTZAR", "0.50% of equity", "3.0% a day", *lb.PROMISES))
+    assert seen[1]
+
+
+def test_a_closed_dialog_stays_in_paper(look: lb.Look) -> None:
+    def leave(dialog: lb.LiveDialog) -> None:
+        tick_all(dialog)
+        dialog.word.set("LIVE")
+        dialog.dialog.window.event_generate("<Escape>")
+
+    assert asked(look, OFFER, leave) is None
+
+
+def test_what_is_in_the_way_is_listed_and_there_is_no_way_on(look: lb.Look) -> None:
+    seen: list[str] = []
+
+    def read(dialog: lb.LiveDialog) -> None:
+        assert dialog.go is None
+        seen.extend([texts(look), *(str(b.cget("text")) for b in widgets(top(look), "TButton"))])
+        dialog.close.invoke()
+
+    assert asked(look, lb.LiveOffer(("The gates are shut.", "There is no live key.")), read) is None
+    assert "LIVE is locked: 2 things in the way." in seen[0] and "There is no live key." in seen[0]
+    assert seen[1:] == ["Stay in PAPER"]

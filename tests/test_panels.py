@@ -53,7 +53,7 @@ def done() -> list[object]:
 @pytest.fixture
 def bar(look: lb.Look, done: list[object]) -> lb.ActionBar:
     doings = lb.Doings(
-        start_stop=lambda: done.append("start/stop"), backtest=lambda: done.append("backtest"),
+        start_stop=lambda: done.append("start/stop"), go_live=lambda: done.append("live"), backtest=lambda: done.append("backtest"),
         export=lambda: done.append("export"), open_folder=lambda: done.append("folder"), set_speed=done.append,
         toggle_theme=lambda: done.append("theme"), act_on_banner=done.append,
     )  # fmt: skip
@@ -69,11 +69,21 @@ def test_the_start_button_says_what_it_does(bar: lb.ActionBar) -> None:
     assert bar.start.cget("text") == "■  Stop bot"
 
 
-def test_live_is_locked_and_says_why(bar: lb.ActionBar) -> None:
+def test_live_is_locked_and_says_why(bar: lb.ActionBar, done: list[object]) -> None:
+    """The button asks, and the answer is a list of what is in the way."""
     bar.show(sc.news(lock_reason="No gate has been evaluated.").status)
-    assert bar.live.instate(["disabled"])
     assert bar.live.cget("text") == "Go LIVE… (locked)"
     assert bar._live_tip.text == "LIVE is locked. No gate has been evaluated."
+    bar.live.invoke()
+    assert done == ["live"]
+
+
+def test_the_live_button_follows_gates_and_mode(bar: lb.ActionBar) -> None:
+    bar.show(sc.news(lock_reason="").status)
+    assert (bar.live.cget("text"), bar._live_tip.text) == (
+        "Go LIVE…", "The gates are open; a confirmation is asked.")  # fmt: skip
+    bar.show(sc.news(mode=lb.Mode.LIVE, lock_reason="").status)
+    assert (bar.live.cget("text"), bar._live_tip.text) == ("Back to PAPER…", "Orders are real.")
 
 
 def test_only_a_stepped_market_has_a_speed(bar: lb.ActionBar, look: lb.Look, done: list[object]) -> None:

@@ -415,6 +415,84 @@ def test_the_window_is_told_every_reason_why_live_is_locked(listener: Listener) 
     assert lunobiz.NO_ROW in status.lock_reasons
 
 
+def test_the_demo_is_no_way_to_live(listener: Listener) -> None:
+    listener.worker.send(lunobiz.AskLive())
+    offer = listener.wait(lambda e: isinstance(e, lunobiz.LiveOffer))
+    assert offer == lunobiz.NO_WAY_TO_LIVE
+    listener.worker.send(lunobiz.RequestLive("LIVE", lunobiz.PROMISES))
+    told = listener.wait(lambda e: isinstance(e, Note))
+    assert isinstance(told, Note) and told.text.startswith("Still in PAPER: Only PAPER on Luno itself")
+
+
+class Desks:
+    """Opens sessions of the demo one after another; in the place of LIVE another one, or trouble."""
+
+    def __init__(self, session: Session, problems: tuple[str, ...] = (), trouble: Exception | None = None) -> None:
+        self.session, self.problems, self.trouble = session, problems, trouble
+        self.opened: list[str] = []
+
+    def paper(self, listen: Callable[[lunobiz.Event], None]) -> tuple[Engine, lunobiz.WorkerOptions]:
+        self.opened.append("paper")
+        engine, options = open_engine(self.session, listen)
+        offer = lunobiz.LiveOffer(self.problems, (), lunobiz.PROMISES)
+        return engine, replace(options, offer_live=lambda engine: offer, open_live=self.live)
+
+    def live(self, listen: Callable[[lunobiz.Event], None]) -> tuple[Engine, lunobiz.WorkerOptions]:
+        self.opened.append("live")
+        if self.trouble is not None:
+            raise self.trouble
+        return open_engine(self.session, listen)
+
+
+def asked_for_live(desks: Desks, word: str, promises: tuple[str, ...], until: Predicate) -> object:
+    """What a worker says when LIVE is asked for so."""
+    worker = Worker(desks.paper)
+    worker.start()
+    listener = Listener(worker)
+    listener.news(lambda n: bool(n.decisions))
+    worker.send(lunobiz.RequestLive(word, promises))
+    found = listener.wait(until)
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S)
+    return found
+
+
+def is_note(event: object) -> bool:
+    return isinstance(event, Note)
+
+
+@pytest.mark.parametrize(
+    ("word", "promises"),
+    [("live", lunobiz.PROMISES), ("", lunobiz.PROMISES), ("LIVE", lunobiz.PROMISES[:-1]), ("LIVE", ())],
+)
+def test_without_the_word_and_every_promise_it_stays_paper(
+    session: Session, word: str, promises: tuple[str, ...]
+) -> None:
+    desks = Desks(session)
+    told = asked_for_live(desks, word, promises, is_note)
+    assert told == Note("error", "Still in PAPER: type LIVE and tick every line")
+    assert desks.opened == ["paper"]
+
+
+def test_what_is_in_the_way_is_asked_anew_when_live_is_wanted(session: Session) -> None:
+    desks = Desks(session, ("The gates are shut.",))
+    told = asked_for_live(desks, "LIVE", lunobiz.PROMISES, is_note)
+    assert told == Note("error", "Still in PAPER: The gates are shut.") and desks.opened == ["paper"]
+
+
+def test_a_confirmed_request_opens_live_after_paper_was_closed(session: Session) -> None:
+    desks = Desks(session)
+    asked_for_live(desks, "LIVE", lunobiz.PROMISES, lambda e: isinstance(e, lunobiz.RunsListed) and
+                   desks.opened == ["paper", "live"])  # fmt: skip
+
+
+def test_when_live_cannot_be_opened_paper_goes_on(session: Session) -> None:
+    desks = Desks(session, trouble=lunobiz.ExchangeDown("the exchange cannot be reached"))
+    told = asked_for_live(desks, "LIVE", lunobiz.PROMISES, is_note)
+    assert told == Note("error", "Back in PAPER: the exchange cannot be reached")
+    assert desks.opened == ["paper", "live", "paper"]
+
+
 def test_a_worker_that_ends_takes_its_evaluation_with_it(session: Session, tmp_path: Path) -> None:
     worker = Worker(lambda listen: open_engine(session, listen))
     worker.start()
