@@ -6,9 +6,11 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,16 +19,32 @@ from hypothesis import strategies as st
 import lunobiz
 from fakes import FakeClock, FakeTransport, Request, Step, reply
 from lunobiz import (
+    Amounts,
+    Answer,
     Candle,
     Credentials,
+    DemoExchange,
     ExchangeDown,
     ExchangeRefused,
+    Fault,
+    FoundOrder,
     LunoClient,
+    LunoOrders,
+    NotSent,
     OrderBook,
+    OrderKind,
+    OrderState,
+    PostAnswer,
     RateLimit,
     RateLimited,
     Reply,
+    SentOrder,
+    Side,
+    SteppedClock,
     Ticker,
+    implausible,
+    mismatch,
+    order_form,
 )
 
 KEY = Credentials("canaryid12345", "S3cr3t-canary_0123456789abcdefghijklmnopQRS")
@@ -771,3 +789,364 @@ def test_nothing_the_exchange_says_is_repeated(name: str) -> None:
         assert secret not in str(error) + repr(error) and secret[:21] not in str(error)
     client = Desk(reply({})).client
     assert secret not in repr(client) + repr(vars(client))
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+ORDER_ROW: dict[str, object] = {
+    "order_id": "BXU9N2YEMRHY9WR", "creation_timestamp": T0, "expiration_timestamp": 0, "completed_timestamp": 0,
+    "type": "LIMIT", "side": "BUY", "status": "PENDING", "limit_price": "1900000.00", "limit_volume": "0.002",
+    "base": "0.001", "counter": "1900.00", "fee_base": "0.000006", "fee_counter": "0.00", "pair": "XBTZAR",
+    "client_order_id": "LB1-3fa9c2d1-000001", "base_account_id": 3706266844366961196,
+    "counter_account_id": 6183352288689765640, "stop_price": "0.00", "stop_direction": "", "time_in_force": "GTC",
+}  # fmt: skip
+BOUGHT = Amounts(Decimal("0.001"), Decimal("1900"), Decimal("0.000006"), Decimal("0"))
+
+
+def wish(number: int = 1, **changes: object) -> SentOrder:
+    """A purchase of 0.002 XBT."""
+    plain = SentOrder(f"LB1-{number:06d}", f"LB1-3fa9c2d1-{number:06d}", "XBTZAR", Side.BUY, OrderKind.ENTRY,
+                      Decimal("1900000"), Decimal("0.002000"), Decimal("0"), T0)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+class Door:
+    """The calls of a LIVE session on a scripted line."""
+
+    def __init__(self, *script: Step) -> None:
+        self.desk = Desk(*script)
+        self.orders = LunoOrders(self.desk.client)
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Method and path of what was asked."""
+        return [(r.method, r.path) for r in self.desk.line.requests]
+
+
+@pytest.mark.parametrize(("answer", "told"), [
+    (reply({"order_id": "BXMC2CJ7HNB88U4"}), PostAnswer(Answer.ACCEPTED, "BXMC2CJ7HNB88U4")),
+    (reply({"order_id": 1234567}), PostAnswer(Answer.ACCEPTED, "1234567")),
+    (reply({"order_id": ""}), PostAnswer(Answer.UNKNOWN)),
+    (reply({"order_id": None}), PostAnswer(Answer.UNKNOWN)),
+    (reply({"order_id": "BX 1; --"}), PostAnswer(Answer.UNKNOWN)),
+    (reply({"success": True}), PostAnswer(Answer.UNKNOWN)),
+    (reply([{"order_id": "BXMC2CJ7HNB88U4"}]), PostAnswer(Answer.UNKNOWN)),
+    (reply('{"order_id": "BXMC2CJ7HNB88U4"'), PostAnswer(Answer.UNKNOWN)),
+    (reply('{"order_id": "BXMC2CJ7HNB88U4", "order_id": "BXMC2CJ7HNB88U5"}'), PostAnswer(Answer.UNKNOWN)),
+    (reply(b""), PostAnswer(Answer.UNKNOWN)),
+    (reply({"order_id": "BXMC2CJ7HNB88U4", "error_code": "ErrInternal"}),
+     PostAnswer(Answer.UNKNOWN, "BXMC2CJ7HNB88U4", "ErrInternal")),
+    (reply({"order_id": "BXMC2CJ7HNB88U4"}, 202), PostAnswer(Answer.ACCEPTED, "BXMC2CJ7HNB88U4")),
+    (reply({"order_id": "BXMC2CJ7HNB88U4"}, 302), PostAnswer(Answer.UNKNOWN, "BXMC2CJ7HNB88U4")),
+    (reply({"error": "x", "error_code": "ErrInsufficientBalance"}, 400),
+     PostAnswer(Answer.REFUSED, "", "ErrInsufficientBalance")),
+    (reply({"error_code": "ErrNew"}, 400), PostAnswer(Answer.UNKNOWN, "", "ErrNew")),
+    (reply({"error_code": "not a code"}, 400), PostAnswer(Answer.UNKNOWN, "", "ErrUnreadable")),
+    (reply({"error_code": "ErrDuplicateClientOrderID"}, 409),
+     PostAnswer(Answer.EXISTS, "", "ErrDuplicateClientOrderID")),
+    (reply("Unauthorised", 401), PostAnswer(Answer.KEY)),
+    (reply("<html>Too Many Requests", 429), PostAnswer(Answer.UNKNOWN)),
+    (reply("<html>Bad Gateway", 502), PostAnswer(Answer.UNKNOWN)),
+    (NotSent("no connection"), PostAnswer(Answer.NOT_SENT)),
+    (ExchangeDown("reset"), PostAnswer(Answer.UNKNOWN)),
+])  # fmt: skip
+def test_an_answer_to_an_order_has_a_class_and_is_asked_for_once(answer: Step, told: PostAnswer) -> None:
+    door = Door(answer)
+    assert door.orders.post(wish()) == told
+    assert door.asked() == [("POST", "/api/1/postorder")]
+    assert door.desk.line.requests[0].params == order_form(wish()) and door.desk.line.requests[0].key == KEY
+
+
+def test_an_order_beyond_the_limit_of_calls_is_not_sent() -> None:
+    """And a 429 empties what is left for those after it."""
+    door = Door(reply("", 429, {"retry-after": "60"}))
+    assert door.orders.post(wish()).answer is Answer.UNKNOWN
+    assert door.orders.post(wish(2)).answer is Answer.NOT_SENT
+    assert len(door.asked()) == 1
+
+
+def test_an_order_found_is_exact() -> None:
+    door = Door(reply(ORDER_ROW))
+    found = door.orders.find(wish())
+    assert found == FoundOrder("BXU9N2YEMRHY9WR", "LB1-3fa9c2d1-000001", "XBTZAR", Side.BUY, Decimal("1900000"),
+                               Decimal("0.002"), Decimal(0), "PENDING", BOUGHT, T0)
+    door.orders.find(wish(exchange_id="BXU9N2YEMRHY9WR"))
+    assert [r.params for r in door.desk.line.requests] == [
+        (("client_order_id", "LB1-3fa9c2d1-000001"),), (("id", "BXU9N2YEMRHY9WR"),)]
+
+
+@pytest.mark.parametrize(("answer", "what"), [
+    (reply({"error_code": "ErrOrderNotFound"}, 404), None),
+    (reply({"error_code": "ErrNotFound"}, 404), None),
+    (reply({"error_code": "ErrInvalidOrderRef"}, 400), None),
+    (reply("<html>Not Found", 404), ExchangeDown),  # not well-formed: no proof of anything
+    (reply({}, 404), ExchangeDown),
+    (reply({"error_code": "ErrOrderNotFound"}, 500), ExchangeDown),
+    (reply({"error_code": "ErrOrderNotFound"}, 429), RateLimited),
+    (reply({"error_code": "ErrInternal"}, 500), ExchangeDown),
+    (reply({"error_code": "ErrInvalidArguments"}, 400), ExchangeRefused),
+    (reply("Unauthorised", 401), ExchangeRefused),
+    (reply({}), ExchangeDown),
+    (reply(b"\x00"), ExchangeDown),
+    (ExchangeDown("reset"), ExchangeDown),
+])
+def test_not_found_is_only_what_says_so(answer: Step, what: type[Exception] | None) -> None:
+    door = Door(answer)
+    if what is None:
+        assert door.orders.find(wish()) is None
+    else:
+        with pytest.raises(what):
+            door.orders.find(wish())
+    assert len(door.asked()) == 1  # asked again by whoever waits for it
+
+
+@pytest.mark.parametrize("name", ["order_id", "side", "status", "pair", "base", "counter", "fee_base", "fee_counter",
+                                  "creation_timestamp"])
+@pytest.mark.parametrize("bad", [None, "", "+1", "-1 ", [], "1,5", True])
+def test_an_order_with_a_field_that_cannot_be_read_is_no_answer(name: str, bad: object) -> None:
+    with pytest.raises(ExchangeDown):
+        Door(reply({**ORDER_ROW, name: bad})).orders.find(wish())
+
+
+@pytest.mark.parametrize(("name", "bad"), [
+    ("status", "CANCELLED"), ("side", "BID"), ("base", "-0.001"), ("counter", "-1"), ("stop_price", "-1"),
+    ("limit_price", "1_000"), ("creation_timestamp", 0), ("client_order_id", "a b")])
+def test_values_that_an_order_cannot_have(name: str, bad: object) -> None:
+    with pytest.raises(ExchangeDown):
+        Door(reply({**ORDER_ROW, name: bad})).orders.find(wish())
+
+
+def test_an_owners_market_order_may_lack_fields() -> None:
+    lacking = ("limit_price", "limit_volume", "stop_price", "client_order_id")
+    row = {k: v for k, v in ORDER_ROW.items() if k not in lacking}
+    found = Door(reply({**row, "fee_counter": "-0.01"})).orders.find(wish())
+    assert found is not None and (found.price, found.volume, found.stop, found.client_id) == (0, 0, 0, "")
+    assert found.amounts.fee_counter == Decimal("-0.01")
+
+
+@pytest.mark.parametrize(("answer", "code"), [
+    (reply({"success": True}), ""), (reply({"success": False}), ""), (reply(b"x"), ""),
+    (reply({"error_code": "ErrCannotStopUnknownOrNonPendingOrder"}, 400), "ErrCannotStopUnknownOrNonPendingOrder"),
+    (reply("no", 401), "HTTP-401"), (reply("no", 500), "HTTP-500")])
+def test_a_cancel_tells_a_code_and_no_more(answer: Reply, code: str) -> None:
+    door = Door(answer)
+    assert door.orders.cancel("BX1234") == code
+    assert door.asked() == [("POST", "/api/1/stoporder")]
+    assert door.desk.line.requests[0].params == (("order_id", "BX1234"),)
+
+
+# ---- pages of orders -------------------------------------------------------------------------------------
+
+
+class Book:
+    """A list of orders, newest first, given out in pages as the exchange does: those created before a time."""
+
+    def __init__(self, *created: int) -> None:
+        self.rows = [{**ORDER_ROW, "order_id": f"BX{n:06d}", "client_order_id": "", "creation_timestamp": T0 + ms}
+                     for n, ms in enumerate(created)]
+        self.pages: list[dict[str, str]] = []
+
+    def __call__(self, request: Request) -> Reply:
+        params = dict(request.params)
+        self.pages.append(params)
+        before = int(params.get("created_before", 2**62))
+        rows = sorted(self.rows, key=lambda r: -int(str(r["creation_timestamp"])))
+        page = [r for r in rows if int(str(r["creation_timestamp"])) < before][: int(params["limit"])]
+        return reply({"orders": page})
+
+
+@pytest.fixture
+def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three orders to a page."""
+    monkeypatch.setattr(lunobiz, "LIST_PAGE", 3)
+
+
+@pytest.mark.usefixtures("short_pages")
+@pytest.mark.parametrize("created", [(), (1,), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 4, 5, 6, 7), (1, 2, 2, 3, 4),
+                                     (1, 1, 2, 2, 3, 3), (5, 5, 6, 6, 7)])
+def test_every_order_of_all_pages_comes_once(created: tuple[int, ...]) -> None:
+    """Orders of one millisecond that stand on both sides of a page's end too."""
+    book = Book(*created)
+    found = Door(book).orders.open_orders()
+    assert sorted(o.exchange_id for o in found) == [f"BX{n:06d}" for n in range(len(created))]
+    assert all(p["closed"] == "false" and p["limit"] == "3" for p in book.pages)
+    assert [o.created_ms for o in found] == sorted((T0 + ms for ms in created), reverse=True)
+
+
+@pytest.mark.usefixtures("short_pages")
+def test_pages_end_where_orders_are_too_old() -> None:
+    """Of 20 orders those from 14 on are wanted: three pages of three, the second begins with the last of the first."""
+    book = Book(*range(1, 21))
+    found = Door(book).orders.closed_orders(T0 + 14)
+    assert [o.created_ms - T0 for o in found] == [20, 19, 18, 17, 16, 15, 14]
+    assert [p.get("created_before") for p in book.pages] == [None, str(T0 + 19), str(T0 + 17), str(T0 + 15)]
+    assert all(p["closed"] == "true" for p in book.pages)
+
+
+@pytest.mark.usefixtures("short_pages")
+def test_a_list_without_an_end_is_no_answer() -> None:
+    for book in (Book(*range(1, 100)), Book(*([7] * 10))):
+        door = Door(book)
+        with pytest.raises(ExchangeDown, match="more orders than can be listed"):
+            door.orders.open_orders()
+        assert len(book.pages) == lunobiz.LIST_PAGES
+
+
+def test_an_empty_list_of_orders_may_be_null_and_a_broken_row_spoils_it() -> None:
+    assert Door(reply({"orders": None})).orders.open_orders() == ()
+    assert Door(reply({"orders": []})).orders.closed_orders(T0) == ()
+    for answer in (reply({}), reply({"orders": [ORDER_ROW, {**ORDER_ROW, "base": "NaN"}]}), reply({"orders": [1]})):
+        with pytest.raises(ExchangeDown):
+            Door(answer).orders.open_orders()
+
+
+# ---- orders on the built-in exchange ---------------------------------------------------------------------
+
+
+class Market:
+    """The built-in exchange with some hours of candles, and a LIVE session's calls to it."""
+
+    def __init__(self) -> None:
+        self.clock = SteppedClock(0)
+        self.exchange = DemoExchange.generated(3, self.clock)
+        self.clock.set_ms(self.exchange.start_ms + 1000)
+        self.client = LunoClient(self.exchange, KEY, RateLimit(self.clock), self.clock, random.Random(7))
+        self.orders = LunoOrders(self.client)
+        self.ticker = self.client.tickers(["XBTZAR"])[0]
+
+    def wish(self, number: int = 1, far: float = 0.9, **changes: object) -> SentOrder:
+        """A purchase far below the market, sent now."""
+        price = Decimal(round(self.ticker.bid * far))
+        return wish(number, price=price, sent_ms=self.orders.exchange_ms(), **changes)
+
+    def is_there(self, order: SentOrder) -> bool:
+        """True if the exchange has it."""
+        return self.exchange.accounts.of_client(order.client_id) is not None
+
+
+def test_the_life_of_an_order_on_the_built_in_exchange() -> None:
+    at = Market()
+    one = at.wish()
+    told = at.orders.post(one)
+    assert told.answer is Answer.ACCEPTED
+    found = at.orders.find(one)
+    assert found is not None and mismatch(one, found) == "" and found.status == "PENDING"
+    assert at.orders.find(replace(one, exchange_id=told.exchange_id)) == found
+    assert at.orders.open_orders() == (found,) and at.orders.closed_orders(0) == ()
+    reserved = {b.asset: b.reserved for b in at.orders.balances()}
+    assert reserved["ZAR"] == one.price * one.volume
+    assert at.orders.cancel(told.exchange_id) == ""
+    over = at.orders.find(one)
+    assert over is not None and over == found._replace(status="COMPLETE")
+    assert at.orders.open_orders() == () and at.orders.closed_orders(one.sent_ms) == (over,)
+    assert at.orders.cancel(told.exchange_id) == "ErrCannotStopUnknownOrNonPendingOrder"
+    assert at.orders.find(at.wish(2)) is None
+    assert at.orders.post(one).answer is Answer.EXISTS
+
+
+def test_a_taking_order_and_a_stop_come_back_as_they_were_sent() -> None:
+    at = Market()
+    taking = at.wish(1, 1.01, kind=OrderKind.TAKER_ENTRY)
+    at.orders.post(taking)
+    found = at.orders.find(taking)
+    assert found is not None and found.status == "COMPLETE" and mismatch(taking, found) == ""
+    assert implausible(taking, found) == "" and found.amounts.base > 0
+    held = found.amounts.base - found.amounts.fee_base
+    stop = at.wish(2, 0.8, side=Side.SELL, kind=OrderKind.PROTECTION, volume=held.quantize(Decimal("0.0001"), ROUND_DOWN),
+                   stop=Decimal(round(at.ticker.bid * 0.81)))
+    assert at.orders.post(stop).answer is Answer.ACCEPTED
+    waiting = at.orders.find(stop)
+    assert waiting is not None and waiting.status == "AWAITING" and mismatch(stop, waiting) == ""
+
+
+@pytest.mark.parametrize(("kind", "meant", "is_there"), [
+    ("down", Answer.UNKNOWN, False), ("down_after", Answer.UNKNOWN, True),
+    ("timeout", Answer.UNKNOWN, False), ("timeout_after", Answer.UNKNOWN, True),
+    ("429", Answer.UNKNOWN, False), ("429_after", Answer.UNKNOWN, True),
+    ("500", Answer.UNKNOWN, False), ("500_after", Answer.UNKNOWN, True),
+    ("garbage", Answer.UNKNOWN, False), ("garbage_after", Answer.UNKNOWN, True),
+    ("wrong_shape_after", Answer.UNKNOWN, True), ("truncated_after", Answer.UNKNOWN, True),
+    ("ErrInternal", Answer.UNKNOWN, False), ("ErrInternal_after", Answer.UNKNOWN, True),
+    ("ErrDeadlineExceeded", Answer.UNKNOWN, False), ("ErrDeadlineExceeded_after", Answer.UNKNOWN, True),
+    ("ErrUnderMaintenance", Answer.UNKNOWN, False),  # a 503
+    ("401", Answer.KEY, False), ("ErrInsufficientPerms", Answer.KEY, False),
+    ("ErrInsufficientBalance", Answer.REFUSED, False), ("ErrPriceTooLow_after", Answer.REFUSED, True),
+    ("ErrOrderCanceled", Answer.CANCELLED, False), ("twice", Answer.EXISTS, True), ("slow", Answer.ACCEPTED, True),
+])
+def test_each_fault_of_the_line_has_its_class(kind: str, meant: Answer, is_there: bool) -> None:
+    """What is there and what is thought to be: only UNKNOWN, EXISTS and what a look-up confirms may differ."""
+    at = Market()
+    one = at.wish()
+    at.exchange.faults.append(Fault(kind, "/api/1/postorder"))
+    assert at.orders.post(one).answer is meant
+    assert at.is_there(one) is is_there
+    assert at.exchange.calls["POST /api/1/postorder"] == 1
+    assert len(at.exchange.accounts.orders) == is_there
+
+
+@pytest.mark.parametrize(("late_s", "is_there"), [(3.0, True), (4.9, True), (5.1, False), (45.0, False)])
+def test_a_late_request_is_refused_by_the_exchange_after_its_deadline(late_s: float, is_there: bool) -> None:
+    """The deadline is 5 s after sending."""
+    at = Market()
+    one = at.wish()
+    at.exchange.faults.append(Fault("late", "/api/1/postorder", 1, late_s))
+    assert at.orders.post(one).answer is Answer.UNKNOWN
+    assert at.orders.find(one) is None
+    at.clock.sleep(60)
+    assert (at.orders.find(one) is not None) is is_there
+
+
+@pytest.mark.parametrize("kind", ["down", "500", "garbage", "429", "truncated", "wrong_shape"])
+def test_reads_of_orders_are_made_once(kind: str) -> None:
+    at = Market()
+    calls: list[Callable[[], object]] = [lambda: at.orders.find(at.wish()), at.orders.open_orders, at.orders.balances]
+    for call in calls:
+        fresh = at.exchange.calls.total()
+        at.exchange.faults.append(Fault(kind, "/api/"))
+        with pytest.raises(ExchangeDown):
+            call()
+        assert at.exchange.calls.total() == fresh + 1
+        at.clock.sleep(120)
+
+
+# ---- fees in base on the built-in exchange ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("knows_before", [False, True])
+def test_all_that_is_held_can_be_sold_where_fees_come_on_top(tmp_path: Path, knows_before: bool) -> None:
+    """A sale of everything is refused, one with less is filled, and what is left is dust; orders and desk agree."""
+    at = Market()
+    at.exchange.accounts.are_fees_on_top = True
+    market = next(m for m in at.exchange.markets() if m.pair == "XBTZAR")
+    at.exchange.accounts.total["XBT"] = Decimal("0.010000")
+    store = lunobiz.Store(tmp_path / "lunobiz.db", lunobiz.Redactor([]), "OFF")
+    door = lunobiz.LiveDoor("3fa9c2d1", lambda pair: market, lambda pair: ("", ""), lambda: "")
+    executor = lunobiz.LiveExecutor(at.orders, lunobiz.OrderJournal(store), door)
+    price = at.ticker.bid
+    held = lunobiz.Position("XBTZAR", 0.01, price * 0.9, 1.0, at.clock.now_ms() - 1, "momentum",
+                            lunobiz.Regime.TRENDING, 3600, price, price, 0.01, 0.01 * price, 0.0, 0.006,
+                            phase=lunobiz.ExitPhase.EXITING, exit_why="trend over")
+    now = at.clock.now_ms() // lunobiz.DAY_MS
+    desk = lunobiz.Desk(1000.0, (held,), day=now, week=(now + 3) // 7, day_start_equity=1.0, week_start_equity=1.0,
+                        base_fees=("XBTZAR",) if knows_before else ())
+
+    class Silent:
+        def record(self, report: lunobiz.CycleReport) -> None:
+            """Nothing is kept."""
+
+    told: list[str] = []
+    for _ in range(8):
+        seen = lunobiz.MarketView(market, at.client.tickers(["XBTZAR"])[0], None, ())
+        moment = lunobiz.Moment(at.clock.now_ms(), (seen,))
+        report = lunobiz.trade_cycle(desk, moment, executor, Silent(), lunobiz.Settings())
+        desk, told = report.desk, told + [e.kind for e in report.events]
+        at.clock.sleep(5)
+    sent = list(executor.sent.values())
+    assert [o.state for o in sent] == ([] if knows_before else [OrderState.REJECTED]) + [OrderState.DONE]
+    assert sent[-1].filled.base == sent[-1].volume == Decimal("0.009940")  # 0.01 / 1.006 = 0.00994035...
+    assert not desk.positions and desk.base_fees == ("XBTZAR",)
+    assert told == ([] if knows_before else ["refused", "fee"]) + ["exit", "dust"]
+    left = at.exchange.accounts.total["XBT"]
+    assert desk.dust[0][1] == pytest.approx(float(left), abs=1e-9) and left == Decimal("0.00000036")
+    gained = at.exchange.accounts.total["ZAR"] - 100_000
+    assert desk.cash == pytest.approx(1000.0 + float(gained), abs=1e-8)
+    store.close()
