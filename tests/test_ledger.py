@@ -251,7 +251,7 @@ def test_without_a_row_it_is_locked() -> None:
         (lambda: schedule(pairs=("XBTZAR",)), "markets have changed"),
         (lambda: schedule(pairs=(*PAIRS, "XRPZAR")), "markets have changed"),
         (lambda: schedule(pairs=()), "markets have changed"),
-        (lambda: schedule(timeframes=(14_400,)), "Timeframes, costs or other settings"),
+        (lambda: schedule(timeframes=(3600,)), "Timeframes, costs or other settings"),
         (lambda: replace(facts(), settings=replace(settings(), costs=lunobiz.Costs(slippage=0.002))), "costs"),
         (lambda: replace(facts(), settings=replace(settings(), params=lunobiz.StrategyParams(atr=25))), "settings"),
     ],
