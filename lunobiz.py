@@ -5943,11 +5943,12 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
             (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day),
             (f"largest order {order:,.0f} {schedule.counter}, {pair} takes {least:,.0f} or more", order >= least))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
-    passes = size >= limits.min_size and all(good for _, good in rows)
-    least = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
+    is_big = size >= limits.min_size
+    little = "" if is_big else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
+    passes = is_big and all(good for _, good in rows)
     return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
                  f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
-                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{least}"), size
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{little}"), size
 
 
 def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
