@@ -252,7 +252,7 @@ def test_the_form_asks_for_what_was_chosen(backtest: lb.BacktestPanel) -> None:
     form = backtest.form
     form.folder.set(" /data/candles ")
     form.pairs.set("xbtzar, ETHZAR")
-    form.timeframes[14_400].set(True)
+    form.timeframes[3_600].set(True)  # beside the default of four hours
     form.first_day.set("2025-06-01")
     form.last_day.set(" 2025-06-30 ")
     day = 86_400_000  # 2025-06-01 is day 20,240; the last day counts whole
@@ -263,6 +263,15 @@ def test_the_form_asks_for_what_was_chosen(backtest: lb.BacktestPanel) -> None:
     for field in (form.pairs, form.first_day, form.last_day):
         field.set("")
     assert form.request() == lb.BacktestRequest("cache", "", (), (3_600, 14_400), 0, 0)
+
+
+def test_the_form_starts_with_the_candles_of_the_settings(backtest: lb.BacktestPanel) -> None:
+    def ticked() -> tuple[int, ...]:
+        return tuple(seconds for seconds, variable in backtest.form.timeframes.items() if variable.get())
+
+    assert ticked() == lb.Schedule().timeframes == (14_400,)
+    backtest.form.tick((900, 86_400))
+    assert ticked() == (900, 86_400)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +300,7 @@ def test_a_wrong_form_says_what_is_wrong(
 
 def test_no_length_of_candles_is_no_run(backtest: lb.BacktestPanel, done: list[object]) -> None:
     backtest.form.folder.set("/data")
-    backtest.form.timeframes[3_600].set(False)
+    backtest.form.timeframes[14_400].set(False)
     backtest.run.invoke()
     assert (phase(backtest), done) == ("✖ Tick at least one length of decision candles.", [])
 
@@ -301,7 +310,7 @@ def begin(backtest: lb.BacktestPanel, job: str = "backtest") -> None:
     (backtest.run if job == "backtest" else backtest.evaluate).invoke()
 
 
-ASKED = lb.BacktestRequest("folder", "/data", (), (3_600,))
+ASKED = lb.BacktestRequest("folder", "/data", (), (14_400,))
 
 
 @pytest.mark.parametrize(
