@@ -891,6 +891,7 @@ def signed_percent(fraction: float | None) -> str:
 
 PREFIX = "LUNOBIZ_"
 DEFAULT_PAIRS = ("XBTZAR", "ETHZAR", "XRPZAR", "SOLZAR", "LTCZAR")
+DEFAULT_TIMEFRAMES = (14_400,)  # four hours, in seconds: README.md, "How fast to trade", says why
 
 
 @dataclass(frozen=True, slots=True)
@@ -931,7 +932,7 @@ class Schedule:
 
     counter: str = "ZAR"
     pairs: tuple[str, ...] = DEFAULT_PAIRS
-    timeframes: tuple[int, ...] = (14_400,)
+    timeframes: tuple[int, ...] = DEFAULT_TIMEFRAMES
     paper_cash: float = 100_000.0
     entry_timeout_candles: int = 1
     takes_after_timeout: bool = False
@@ -6702,11 +6703,12 @@ def gate_size(job: GateJob, unseen: Unseen) -> tuple[Gate, float]:
             (f"1.5 x worst day {worst * size:.1%} of {limits.worst_day:.0%}", worst * size <= limits.worst_day),
             (f"largest order {order:,.0f} {schedule.counter}, {pair} takes {least:,.0f} or more", order >= least))
     words = ", ".join(f"{text} {PASS if good else FAIL}" for text, good in rows)
-    passes = size >= limits.min_size and all(good for _, good in rows)
-    advice = "" if passes else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
+    is_big = size >= limits.min_size
+    little = "" if is_big else f" To trade with less than {limits.min_size:.0%} of the tested size is not worth while."
+    passes = is_big and all(good for _, good in rows)
     return _gate("G7", passes, f"size at least {limits.min_size:.2f}", f"size {size:.2f}", size - limits.min_size,
                  f"at {size:.0%} of the tested size: {words} (99 % bootstrap of a year, the worst"
-                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{advice}"), size
+                 f" {WORST_EXITS:.0%} of exits at the low of their candle).{little}"), size
 
 
 def gate_paper(job: GateJob, unseen: Unseen) -> Gate:
@@ -17036,12 +17038,16 @@ class CandleForm:
         px = self._look.px
         ttk.Label(self.frame, text="Decision candles").pack(anchor="w", pady=(px(6), 0))
         grid = packed(ttk.Frame(self.frame), anchor="w")
-        usual = Schedule().timeframes
-        self.timeframes = {s: ttk.BooleanVar(self.frame, value=s in usual) for s in DURATIONS_S}
+        self.timeframes = {d: ttk.BooleanVar(self.frame, value=d in DEFAULT_TIMEFRAMES) for d in DURATIONS_S}
         for index, (duration, variable) in enumerate(self.timeframes.items()):
             box = ttk.Checkbutton(grid, text=duration_word(duration), variable=variable)
             box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, px(12)), pady=px(2))
             self._inputs.append(box)
+
+    def tick(self, timeframes: Sequence[int]) -> None:
+        """Tick these decision candles, in seconds, and no others."""
+        for duration, variable in self.timeframes.items():
+            variable.set(duration in timeframes)
 
     def _choose_folder(self) -> None:
         from tkinter import filedialog
@@ -17896,6 +17902,7 @@ class WindowOptions:
     asks_first_run: bool = False
     theme: str = ""  # "dark" or "light"; empty follows the system
     write_log: Callable[[str], None] | None = None  # a fault of the window, for the log file
+    timeframes: tuple[int, ...] = DEFAULT_TIMEFRAMES  # decision candles of the session, in seconds
 
 
 def prefers_light() -> bool:
@@ -17975,6 +17982,7 @@ class Screen:
         self.tabs = packed(ttk.Notebook(root), fill="both", expand=True, padx=look.px(8))
         self.desk = DeskPanel(self.tabs, look)
         self.backtest = BacktestPanel(self.tabs, look, post, self.clock, self.zone)
+        self.backtest.form.tick(options.timeframes)
         self.log = LogPanel(self.tabs, look, self.zone)
         for panel, name in ((self.desk, "Dashboard"), (self.backtest, "Backtest & gates"), (self.log, "Log")):
             self.tabs.add(panel.frame, text=name)
@@ -18464,7 +18472,8 @@ POLL_S = 0.05
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
-DEMO_TIMEFRAMES = (3600,)
+DEMO_TIMEFRAME_S = 3600  # on 4-hour candles there would be a decision every eight seconds and minutes without a fill
+TIMEFRAME_NAME = "LUNOBIZ_TIMEFRAME_S"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18992,6 +19001,16 @@ def _hook_faults(log: JsonLog) -> None:
     hook_threads(on_fault)
 
 
+def mode_settings(mode: Mode, env: Mapping[str, str]) -> Settings:
+    """The owner's settings; the demo keeps its lively set, and hourly candles unless the owner chose others."""
+    settings = parse_settings(env)
+    if mode is not Mode.DEMO:
+        return replace(settings, params=parameter_sets()[0])
+    if env.get(TIMEFRAME_NAME, "").strip():
+        return settings
+    return replace(settings, schedule=replace(settings.schedule, timeframes=(DEMO_TIMEFRAME_S,)))
+
+
 def run_window(session: Session) -> int:
     """The dashboard; the worker opens the session in its own thread."""
     has_key = session.mode is not Mode.PAPER or bool(parse_read_key(session.env))
@@ -19002,13 +19021,15 @@ def run_window(session: Session) -> int:
         session.mode, session.home, __version__, lambda: write_kill_file(session.home),
         lambda i, s: save_key(session.home, i, s), is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=not has_key, write_log=lambda text: log.write("error", "window", text),
+        timeframes=session.settings.schedule.timeframes,
     ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: window.leave())
     choice = window.run()
     log.close()
     if choice == "demo":
-        return run_window(replace(session, mode=Mode.DEMO, speed=DEMO_SPEED))
+        settings = mode_settings(Mode.DEMO, session.env)
+        return run_window(replace(session, mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
     env = read_env((session.home, program_folder()), os.environ)
     if choice == "key" and parse_read_key(env):
         return run_window(replace(session, env=env))
@@ -19035,14 +19056,10 @@ def run_rehearsal(session: Session) -> int:
 
 def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Session:
     """Settings and mode; LIVE is refused with its reason."""
-    settings = parse_settings(env)
     if a.timeframe:
-        settings = replace(settings, schedule=replace(settings.schedule, timeframes=a.timeframe))
+        env = {**env, TIMEFRAME_NAME: ",".join(map(str, a.timeframe))}
     mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
-    if mode is not Mode.DEMO:  # the demo keeps its lively set and decides every hour, so that there is something to see
-        settings = replace(settings, params=parameter_sets()[0])
-    elif not (a.timeframe or env.get(PREFIX + "TIMEFRAME_S")):
-        settings = replace(settings, schedule=replace(settings.schedule, timeframes=DEMO_TIMEFRAMES))
+    settings = mode_settings(mode, env)
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 import lunobiz
-from lunobiz import Floats, Series
+from lunobiz import Floats, Schedule, Series, Settings
 
 HOUR_S = 3600
 DAY_S = 86_400
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC, the start of a day
+HOURLY = Settings(schedule=Schedule(timeframes=(HOUR_S,)))  # for tests about hourly candles, whatever the default
 _LINE = re.compile(r"(?:(?P<at>-?[\d.]+):)?(?P<values>[^#|]*)")
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
+from candles import HOURLY
 from lunobiz import (
     DAY_MS,
     DECISION_DELAY_MS,
@@ -172,8 +173,8 @@ def doubt(kind: Doubt = Doubt.GAP) -> Finding:
 
 
 def with_limits(**changes: object) -> Settings:
-    """Settings with other limits."""
-    return replace(Settings(), limits=replace(Settings().limits, **changes))  # type: ignore[arg-type]
+    """Hourly settings with other limits."""
+    return replace(HOURLY, limits=replace(HOURLY.limits, **changes))  # type: ignore[arg-type]
 
 
 def judge(
@@ -186,13 +187,13 @@ def judge(
     """Risk's word on a wish, by default on a sound entry that risk lets pass."""
     seen = view() if seen is None else seen
     when = moment(seen, conditions=Conditions(**conditions))  # type: ignore[arg-type]
-    return assess(Case(wish or intent(), desk() if at is None else at, seen, when, settings or Settings()))
+    return assess(Case(wish or intent(), desk() if at is None else at, seen, when, settings or HOURLY))
 
 
 def run(at: Desk, *views: MarketView, settings: Settings | None = None, settlement: Settlement | None = None,
         **changes: object) -> CycleReport:
     """One `decide` at the usual moment."""
-    return decide(at, moment(*views, **changes), settlement or Settlement(), settings or Settings())
+    return decide(at, moment(*views, **changes), settlement or Settlement(), settings or HOURLY)
 
 
 def kinds(orders: Sequence[Order]) -> list[OrderKind]:
@@ -278,7 +279,7 @@ class Stage:
 
     def __init__(self, settings: Settings | None = None, cash: float = CASH, start_ms: int = CLOSE,
                  is_killed: Callable[[], bool] = lambda: False) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or HOURLY
         self.desk = Desk(cash)
         self.next_close = start_ms
         self.is_killed = is_killed

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import lunobiz
+from candles import HOURLY
 from lunobiz import Floats, Settings, StrategyParams
 
 DAY_MS = 86_400_000
@@ -92,8 +93,8 @@ def write_folder(
 
 
 def quick_settings(**schedule: object) -> Settings:
-    """Settings under which a few weeks of hourly decisions bring dozens of trades."""
-    plain = Settings()
+    """Settings under which a few weeks bring dozens of trades; hourly candles unless `schedule` says otherwise."""
+    plain = HOURLY
     limits = dataclasses.replace(
         plain.limits, min_confidence=0.3, min_edge=1.0, max_positions=4, daily_loss_cap=0.02, max_spread=0.006,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import lunobiz
+from candles import HOURLY
 from lunobiz import (
     BacktestJob,
     BacktestReport,
@@ -22,6 +23,7 @@ from lunobiz import (
     Floats,
     Market,
     OrderKind,
+    Schedule,
     Settings,
     SetupColumns,
     StrategyParams,
@@ -285,7 +287,7 @@ def test_idle_candles_are_skipped_and_no_others(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(lunobiz.Recorded, "moment", moment)
     rows = scene(*[(100, 100.05, 99.95, 100)] * 48)
-    job = job_of({"AAAZAR": rows}, Settings(schedule=replace(Settings().schedule, timeframes=(14400,))))
+    job = job_of({"AAAZAR": rows}, Settings(schedule=Schedule(timeframes=(14400,))))
     quiet = run_backtest(job)
     assert visits == list(range(SCENE_MS, SCENE_MS + 48 * HOUR_MS + 1, 4 * HOUR_MS))
     visits.clear()
@@ -298,7 +300,7 @@ def test_a_position_is_looked_after_at_every_candle(script: dict[str, frozenset[
     script["in"] = frozenset({0})
     before, after = [(100, 100.05, 99.95, 100)] * 4, [(96, 96.5, 95.5, 96)] * 4
     rows = scene(*before, (100, 100.1, 99.8, 100), (99, 99, 94.5, 96), *after)
-    settings = Settings(schedule=replace(Settings().schedule, timeframes=(14400,)))
+    settings = Settings(schedule=Schedule(timeframes=(14400,)))
     report = run_backtest(job_of({"AAAZAR": rows}, settings))
     assert [(f.kind.value, f.time_ms) for f in report.fills] == [
         ("entry", SCENE_MS + 5 * HOUR_MS + 5000), ("protection", SCENE_MS + 6 * HOUR_MS + 5000),
@@ -381,7 +383,7 @@ def test_a_run_that_starts_at_midnight_has_no_month_before_it(lively: BacktestRe
 def test_a_run_without_a_trade_is_json_too() -> None:
     rows = scene((100, 100.05, 99.95, 100))
     report = run_backtest(job_of({"AAAZAR": rows}))
-    text = json.dumps(report_json(report, Settings()), allow_nan=False)
+    text = json.dumps(report_json(report, HOURLY), allow_nan=False)
     assert json.loads(text)["metrics"]["profit_factor"] is None
     assert report.metrics.exposure_time == report.metrics.fees_paid == 0
 
@@ -444,9 +446,9 @@ def test_there_is_nothing_to_do_without_candles() -> None:
     with pytest.raises(DataError, match="no candles"):
         lunobiz.span_of([empty])
     with pytest.raises(DataError):
-        run_backtest(BacktestJob(((PENCIL, empty),), Settings(), SCENE_MS, SCENE_MS + HOUR_MS))
+        run_backtest(BacktestJob(((PENCIL, empty),), HOURLY, SCENE_MS, SCENE_MS + HOUR_MS))
     with pytest.raises(DataError):
-        run_backtest(BacktestJob((), Settings(), SCENE_MS, SCENE_MS + HOUR_MS))
+        run_backtest(BacktestJob((), HOURLY, SCENE_MS, SCENE_MS + HOUR_MS))
 
 
 def test_first_decisions() -> None:

@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from candles import HOURLY
 from desks import (
     ALL_CAUSES,
     CASH,
@@ -99,8 +100,8 @@ from lunobiz import (
 
 Prices = tuple[float, float, float, float]
 ENTRY_KINDS = (OrderKind.ENTRY, OrderKind.TAKER_ENTRY)
-TWO_HOURS = replace(Settings(), schedule=replace(Settings().schedule, entry_timeout_candles=2))
-TAKES = replace(Settings(), schedule=replace(Settings().schedule, takes_after_timeout=True))
+TWO_HOURS = replace(HOURLY, schedule=replace(HOURLY.schedule, entry_timeout_candles=2))
+TAKES = replace(HOURLY, schedule=replace(HOURLY.schedule, takes_after_timeout=True))
 HOLD = with_limits(daily_cap_action="hold")
 NOTHING_NEW = Conditions(is_reconciled=False)
 
@@ -124,7 +125,7 @@ class Scene(NamedTuple):
     fills: tuple[tuple[int, str, float, float], ...]
     held: float = 0.0
     rests: tuple[str, ...] = ()
-    settings: Settings = Settings()
+    settings: Settings = HOURLY
 
 
 #              open   high   low    close
@@ -793,7 +794,7 @@ def test_the_weekly_cap_halts_until_the_owner_says_so() -> None:
     assert run_at(clear_cause(at, CauseKind.WEEKLY_CAP), NOW + 15 * DAY_MS).desk.state is TradingState.READY
 
 
-@pytest.mark.parametrize(("settings", "leaves"), [(Settings(), True), (HOLD, False)])
+@pytest.mark.parametrize(("settings", "leaves"), [(HOURLY, True), (HOLD, False)])
 def test_the_weekly_cap_leaves_positions_too(settings: Settings, leaves: bool) -> None:
     """Exits are allowed under it; the action is the daily cap's."""
     at = desk(93_000.0, positions=(position(),), orders=(protection(),), week_start_equity=CASH)
@@ -963,7 +964,7 @@ def test_the_order_of_the_line() -> None:
     tape = Tape(watched.diary)
     at = desk(orders=(order(pair="BBBZAR", expires_ms=NOW),), next_order=2)
     when = moment(view(outlooks=(outlook(*ENTER),)), view(market=market("BBB"), ticker=None, outlooks=(), bar=None))
-    report = trade_cycle(at, when, watched, tape, Settings())
+    report = trade_cycle(at, when, watched, tape, HOURLY)
     assert watched.diary == ["settle", "record", "cancel entry", "place entry"]
     assert tape.reports == [report]
 
@@ -974,7 +975,7 @@ def test_nothing_is_sent_that_could_not_be_written() -> None:
     tape = Tape(watched.diary, AuditBroken("disk full"))
     when = moment(view(outlooks=(outlook(*ENTER),)))
     with pytest.raises(AuditBroken):
-        trade_moment(desk(), when, watched, tape, Settings())
+        trade_moment(desk(), when, watched, tape, HOURLY)
     assert watched.diary == ["settle", "record"]
 
 
@@ -983,12 +984,12 @@ def test_follow_ups_end() -> None:
     at = desk(orders=(order(expires_ms=NOW),), next_order=2)
     for trade, count in ((trade_now, 1), (trade_moment, 2)):
         executor = SimulatedExecutor(Costs(), orders=at.orders)
-        reports = trade(at, moment(view(bar=None)), executor, Tape(), Settings())
+        reports = trade(at, moment(view(bar=None)), executor, Tape(), HOURLY)
         assert len(reports) == count
-    assert len(trade_moment(desk(), moment(), SimulatedExecutor(Costs()), Tape(), Settings())) == 1
+    assert len(trade_moment(desk(), moment(), SimulatedExecutor(Costs()), Tape(), HOURLY)) == 1
 
     late = tuple(order(order_id=f"LB1-90000{n}", pair=f"P{n}ZAR", expires_ms=NOW + n * FOLLOW_UP_MS) for n in range(6))
-    reports = trade_moment(desk(orders=late), moment(), SimulatedExecutor(Costs(), orders=late), Tape(), Settings())
+    reports = trade_moment(desk(orders=late), moment(), SimulatedExecutor(Costs(), orders=late), Tape(), HOURLY)
     assert [len(r.cancels) for r in reports] == [1, 1, 1, 1]  # one more would be due; that is left to the next moment
     assert [r.due for r in reports] == [(3600,), (), (), ()]
 
@@ -1066,7 +1067,7 @@ def situations(draw: st.DrawFn) -> tuple[Desk, Moment]:
 def test_one_row_per_market_and_candle_in_every_situation(situation: tuple[Desk, Moment], takes: bool) -> None:
     """The counts add up; each row explains itself; and nothing that is sent is against the table of states."""
     at, when = situation
-    report = decide(at, when, Settlement(), TAKES if takes else Settings())
+    report = decide(at, when, Settlement(), TAKES if takes else HOURLY)
     assert [(d.pair, d.timeframe_s) for d in report.decisions] == [(v.pair, s) for v in when.views for s in when.due]
     assert all(d.why and d.code for d in report.decisions)
     entries = [o for o in report.orders if o.side is Side.BUY]
@@ -1080,7 +1081,7 @@ def test_one_row_per_market_and_candle_in_every_situation(situation: tuple[Desk,
         assert len(live) <= 1
         assert not (report.desk.orders_of(pair, OrderKind.EXIT) and live)
     assert len({o.order_id for o in report.desk.orders}) == len(report.desk.orders)
-    assert decide(at, when, Settlement(), TAKES if takes else Settings()) == report
+    assert decide(at, when, Settlement(), TAKES if takes else HOURLY) == report
     assert desk_from_json(desk_json(report.desk)) == report.desk
 
 
@@ -1090,7 +1091,7 @@ BASES = ("AAA", "BBB", "CCC")
 STEPS = st.integers(-120, 120)
 LIFE = replace(
     with_limits(risk_per_trade=0.02, daily_loss_cap=0.01, weekly_loss_cap=0.02, cooldown_hours=2.0, max_positions=2),
-    schedule=replace(Settings().schedule, takes_after_timeout=True, entry_timeout_candles=2),
+    schedule=replace(HOURLY.schedule, takes_after_timeout=True, entry_timeout_candles=2),
 )
 
 

@@ -419,6 +419,13 @@ def test_a_start_without_a_key_asks_before_anything_runs(
     assert told == (["The key was saved."] if answer == "key" else [])
 
 
+def test_the_backtest_form_starts_with_the_candles_of_the_session(screen: None, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, timeframes=(900, 3600))
+    ticks = bench.screen.backtest.form.timeframes
+    assert [seconds for seconds, variable in ticks.items() if variable.get()] == [900, 3600]
+    bench.end()
+
+
 def test_a_usual_start_starts_the_worker(screen: None, tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.worker.is_up = False

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lunobiz
+from candles import HOURLY
 from fakes import FakeClock
 from lunobiz import (
     DAY_MS,
@@ -141,7 +142,7 @@ def view_of(moment: Moment, pair: str) -> MarketView:
 
 def rows_decided(moment: Moment) -> dict[str, tuple[str, str]]:
     """Code and sentence of each market's decision."""
-    found = decide(Desk(100_000.0), moment, Settlement(), Settings())
+    found = decide(Desk(100_000.0), moment, Settlement(), HOURLY)
     return {d.pair: (d.code, d.why) for d in found.decisions}
 
 

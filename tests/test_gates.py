@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lunobiz
-from candles import START_MS, series
+from candles import HOURLY, START_MS, series
 from lunobiz import (
     FAIL,
     GATE_NAMES,
@@ -383,7 +383,7 @@ def test_the_sentence_tells_how_much_higher_the_bar_is() -> None:
 def luck_job(rows: int = 4000) -> LuckJob:
     """A job whose walk has this many hourly rows; nothing of it is read by the mappers of these tests."""
     span = Window(1, 0, 0, 0, rows * 3_600_000)
-    walk_job = WalkJob(((market(), series([])),), Settings(schedule=Schedule(timeframes=(3600,))), ())
+    walk_job = WalkJob(((market(), series([])),), HOURLY, ())
     return LuckJob(walk_job, (span,), None, 0, ())  # type: ignore[arg-type]
 
 
@@ -685,6 +685,7 @@ def test_g7_needs_a_size_at_which_the_exchange_takes_the_largest_order() -> None
     (enough, _), (little, _) = (gate_size(job, unseen(flat_but(-0.10))) for job in jobs)
     assert enough.result == PASS and says(enough, "largest order 8,250 ZAR, XBTZAR takes 8,250 or more PASS")
     assert little.result == FAIL and says(little, "XBTZAR takes 8,260 or more FAIL")
+    assert "not worth while" not in little.text  # a third of the tested size is
     nothing = replace(jobs[0], candles=((market(), series([])),))
     assert gate_size(nothing, unseen(flat_but(-0.10)))[0].result == FAIL  # an unknown minimum opens nothing
 

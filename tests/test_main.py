@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,61 @@ def test_headless_lines_are_objects_and_the_last_one_sums_up(tmp_path: Path) -> 
     assert lines[-1]["cycles"] == 3
     assert lines[-1]["fills"] == sum(line["kind"] == "fill" for line in lines)
     assert sum(line["kind"] == "decision" for line in lines) == 3 * 7  # every market, every candle
+
+
+def decided_on(*words: str, **env: str) -> tuple[int, ...]:
+    """The decision candles, in seconds, of a session that is started with these words and this environment."""
+    return session_of(*words, **env).settings.schedule.timeframes
+
+
+def session_of(*words: str, **env: str) -> lunobiz.Session:
+    """The session of a command line; no test opens it."""
+    return lunobiz._session(lunobiz.parser().parse_args(words), ROOT, env)
+
+
+def test_all_but_the_demo_decide_every_four_hours_unless_the_owner_chose() -> None:
+    chosen, empty = {lunobiz.TIMEFRAME_NAME: "900,86400"}, {lunobiz.TIMEFRAME_NAME: " "}
+    for words in ((), ("--headless",), ("--replay", "x"), ("--gates", "--data", "x")):
+        assert decided_on(*words) == decided_on(*words, **empty) == (14_400,)
+        assert decided_on(*words, **chosen) == (900, 86_400)
+        assert decided_on(*words, "--timeframe", "1800", **chosen) == (1800,)
+    assert decided_on("--demo") == decided_on("--demo", "--headless", **empty) == (3600,)
+    assert decided_on("--demo", **chosen) == (900, 86_400)
+    assert decided_on("--demo", "--timeframe", "14400", **chosen) == (14_400,)
+
+
+@pytest.mark.parametrize(("words", "seconds"), [((), 3600), (("--timeframe", "900"), 900)])
+def test_the_demo_is_the_same_when_it_is_chosen_in_the_window(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], seconds: int
+) -> None:
+    """Without a key the window asks; whoever answers "demo" gets what `--demo` gives, lively set and all."""
+    shown: list[tuple[lunobiz.Mode, tuple[int, ...]]] = []
+    opened: list[lunobiz.Session] = []
+
+    class Window:
+        """A window that is answered with "demo" when it asks, and then closed."""
+
+        def __init__(self, worker: object, options: lunobiz.WindowOptions) -> None:
+            shown.append((options.mode, options.timeframes))
+            self.answer = "demo" if options.asks_first_run else ""
+
+        def run(self) -> str:
+            return self.answer
+
+    def worker(open_it: Callable[[object], object]) -> None:
+        open_it(lunobiz.ignore_event)
+
+    monkeypatch.setattr(lunobiz, "Dashboard", Window)
+    monkeypatch.setattr(lunobiz, "Worker", worker)
+    monkeypatch.setattr(lunobiz, "open_engine", lambda session, listen: opened.append(session))
+    monkeypatch.setattr(lunobiz, "_hook_faults", lambda log: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    assert lunobiz.run_window(replace(session_of(*words), home=tmp_path)) == lunobiz.EXIT_OK
+    demo = session_of("--demo", *words)
+    paper = (seconds,) if words else (14_400,)
+    assert shown == [(lunobiz.Mode.PAPER, paper), (lunobiz.Mode.DEMO, (seconds,))]
+    assert [s.settings.params for s in opened] == [lunobiz.parameter_sets()[0], lunobiz.StrategyParams()]
+    assert opened[1].settings == demo.settings and opened[1].speed == demo.speed
 
 
 def test_live_is_refused_with_its_reason(tmp_path: Path) -> None:
@@ -285,7 +341,8 @@ def test_ctrl_c_cancels_an_evaluation_and_leaves_no_process(tmp_path: Path) -> N
     shapes = {"XBTUSDT": Shape(30_000.0, 1, 4000.0, 1), "ETHUSDT": Shape(2_000.0, 2, 50_000.0, 2)}
     data = {pair: market_rows(shape, 1155.0, 3600) for pair, shape in shapes.items()}  # long enough to be busy with
     folder = write_folder(tmp_path / "data", data, 3600)
-    command = [sys.executable, str(ROOT / "lunobiz.py"), "--gates", "--data", str(folder), "--home", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "lunobiz.py"), "--gates", "--data", str(folder), "--home", str(tmp_path),
+               "--timeframe", "3600"]  # fmt: skip
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:

@@ -262,7 +262,7 @@ def test_the_form_asks_for_what_was_chosen(backtest: lb.BacktestPanel) -> None:
     form = backtest.form
     form.folder.set(" /data/candles ")
     form.pairs.set("xbtzar, ETHZAR")
-    form.timeframes[3_600].set(True)
+    form.timeframes[3_600].set(True)  # beside the default of four hours
     form.first_day.set("2025-06-01")
     form.last_day.set(" 2025-06-30 ")
     day = 86_400_000  # 2025-06-01 is day 20,240; the last day counts whole
@@ -273,6 +273,15 @@ def test_the_form_asks_for_what_was_chosen(backtest: lb.BacktestPanel) -> None:
     for field in (form.pairs, form.first_day, form.last_day):
         field.set("")
     assert form.request() == lb.BacktestRequest("cache", "", (), (3_600, 14_400), 0, 0)
+
+
+def test_the_form_starts_with_the_candles_of_the_settings(backtest: lb.BacktestPanel) -> None:
+    def ticked() -> tuple[int, ...]:
+        return tuple(seconds for seconds, variable in backtest.form.timeframes.items() if variable.get())
+
+    assert ticked() == lb.Schedule().timeframes == (14_400,)
+    backtest.form.tick((900, 86_400))
+    assert ticked() == (900, 86_400)
 
 
 @pytest.mark.parametrize(

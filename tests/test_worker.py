@@ -431,13 +431,13 @@ class Desks:
         self.session, self.problems, self.trouble = session, problems, trouble
         self.opened: list[str] = []
 
-    def paper(self, listen: Callable[[lunobiz.Event], None]) -> tuple[Engine, lunobiz.WorkerOptions]:
+    def paper(self, listen: Callable[[lunobiz.Event], None]) -> tuple[lunobiz.Engine, lunobiz.WorkerOptions]:
         self.opened.append("paper")
         engine, options = open_engine(self.session, listen)
         offer = lunobiz.LiveOffer(self.problems, (), lunobiz.PROMISES)
         return engine, replace(options, offer_live=lambda engine: offer, open_live=self.live)
 
-    def live(self, listen: Callable[[lunobiz.Event], None]) -> tuple[Engine, lunobiz.WorkerOptions]:
+    def live(self, listen: Callable[[lunobiz.Event], None]) -> tuple[lunobiz.Engine, lunobiz.WorkerOptions]:
         self.opened.append("live")
         if self.trouble is not None:
             raise self.trouble

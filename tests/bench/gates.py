@@ -59,7 +59,7 @@ def job(seed: int, edge: float) -> lb.GateJob:
     for base in BASES:
         rules = lb.Market(base + "ZAR", base, "ZAR", 2, 6, 0.0001, 1e6, 0.01, 1e9)
         candles.append((rules, lb.Series(3600, opened, *made(rng, common, edge))))
-    settings = lb.Settings(schedule=lb.Schedule(pairs=tuple(base + "ZAR" for base in BASES)))
+    settings = lb.Settings(schedule=lb.Schedule(pairs=tuple(base + "ZAR" for base in BASES), timeframes=(3600,)))
     return lb.GateJob(candles=tuple(candles), settings=settings, is_self_tested=True, sets=sets())
 
 

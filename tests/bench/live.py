@@ -103,7 +103,7 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         plain = lb.Settings()
-        self.settings = lb.Settings(schedule=lb.Schedule(pairs=PAIRS), limits=plain.limits)
+        self.settings = lb.Settings(schedule=lb.Schedule(pairs=PAIRS, timeframes=(HOUR_S,)), limits=plain.limits)
         self.clock = lb.SteppedClock(market.START_MS + HISTORY * HOUR_S * 1000 + lb.DECISION_DELAY_MS)
         self.exchange = Exchange(self.clock)
         key = lb.Credentials("benchmark", "not-a-secret-of-anybody")

@@ -107,7 +107,8 @@ def main(folder: Path) -> None:
         home = Path(place)
         write_candles(home / "candles", market.saved(folder))
         (home / "desk").mkdir()
-        session = lb.Session(lb.Mode.DEMO, lb.Settings(), home / "desk", {}, lb.DEMO_SEED, "", lb.DEMO_SPEED)
+        settings = lb.Settings(schedule=lb.Schedule(timeframes=(3600,)))  # as the demo has them
+        session = lb.Session(lb.Mode.DEMO, settings, home / "desk", {}, lb.DEMO_SEED, "", lb.DEMO_SPEED)
         worker = lb.Worker(lambda listen: lb.open_engine(session, listen))
         window = lb.Dashboard(worker, lb.WindowOptions(lb.Mode.DEMO, home / "desk", "benchmark", lambda: None,
                                                        lambda key_id, secret: ""))
