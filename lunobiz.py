@@ -18672,7 +18672,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     for sentence in unknown_names(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
     locks = engine.lock_reasons(wall.now_ms())
-    if session.settings.wants_live and session.mode is Mode.PAPER and sys.stderr is not None:
+    if session.settings.wants_live and session.mode is not Mode.LIVE and sys.stderr is not None:
         why = f"LIVE is locked: {locks[0]}" if locks else "LIVE asks for your confirmation in the window."
         sys.stderr.write(f"{why} Going on in PAPER.\n")
     left = store.last_desk(Mode.LIVE) if session.mode is Mode.PAPER else None

@@ -76,9 +76,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, frozenset[int]]:
     return told
 
 
-HOURLY = Settings(schedule=replace(Settings().schedule, timeframes=(3600,)))
-
-
 def job_of(data: Mapping[str, Floats], settings: Settings | None = None, **changes: object) -> BacktestJob:
     """A job over hourly candles from the start of the scene to the end of the data."""
     candles = tuple((replace(PENCIL, pair=p, base=p[:3]), series_of(rows, 3600)) for p, rows in data.items())

@@ -53,7 +53,8 @@ def done() -> list[object]:
 @pytest.fixture
 def bar(look: lb.Look, done: list[object]) -> lb.ActionBar:
     doings = lb.Doings(
-        start_stop=lambda: done.append("start/stop"), go_live=lambda: done.append("live"), backtest=lambda: done.append("backtest"),
+        start_stop=lambda: done.append("start/stop"), go_live=lambda: done.append("live"),
+        backtest=lambda: done.append("backtest"),
         export=lambda: done.append("export"), open_folder=lambda: done.append("folder"), set_speed=done.append,
         toggle_theme=lambda: done.append("theme"), act_on_banner=done.append,
     )  # fmt: skip
