@@ -14309,6 +14309,7 @@ def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
 
 LOCKS_EVERY_MS = 60_000
 GATES_OPEN = "The gates are open: LIVE can be asked for."
+NO_LIVE_YET = "This version's real orders were only rehearsed: it sends none, whatever the gates say."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
@@ -14577,7 +14578,7 @@ class Engine:
     def _read_locks(self, now_ms: int) -> tuple[str, ...]:
         parts = self.parts
         facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-        return gate_locks(parts.store, parts.feed, facts)
+        return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
 
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
