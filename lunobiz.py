@@ -3085,7 +3085,7 @@ def _sweep_dust(draft: Draft, position: Position) -> None:
     view = draft.moment.view(position.pair)
     if view is None or draft.desk.orders_of(position.pair):
         return
-    if sellable(draft.desk, position.volume, view.market) >= view.market.min_volume:
+    if position.volume / (1 + base_fee(draft.desk, view.market)) >= view.market.min_volume:
         return
     draft.close(replace(position, exit_why=position.exit_why or "too small to sell"))
 

@@ -43,7 +43,7 @@ SHELL = words(
 ORDER = PURE + SHELL
 MAY_BE_ABSENT = frozenset(words("LANES WALK GATES LEDGER SELFTEST EXECUTION KEYS JOBS"))  # planned, not all written yet
 WINDOW = frozenset({"WIDGETS", "PANELS", "DIALOGS", "DASHBOARD"})
-NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "LIVE", "ENGINE", "REHEARSAL"})
+NOT_FOR_THE_WINDOW = frozenset({"STORE", "HTTP", "LUNO", "FEED", "EXECUTION", "ENGINE", "REHEARSAL"})
 
 OWNERS = {
     "sqlite3": frozenset({"STORE"}),
