@@ -3145,7 +3145,7 @@ def _sweep_dust(draft: Draft, position: Position) -> None:
     view = draft.moment.view(position.pair)
     if view is None or draft.desk.orders_of(position.pair):
         return
-    if sellable(draft.desk, position.volume, view.market) >= view.market.min_volume:
+    if position.volume / (1 + base_fee(draft.desk, view.market)) >= view.market.min_volume:
         return
     draft.close(replace(position, exit_why=position.exit_why or "too small to sell"))
 
@@ -14627,6 +14627,7 @@ REHEARSED_PATHS = (  # orders twice as often
     "/api/exchange/2/listorders",
 )
 FAULT_CHANCE, CRASH_CHANCE = 0.10, 0.01  # of each beat
+MOST_FAULTS = 2  # waiting for one path at a time, or the first order would meet all that gathered before it
 REHEARSED_ORDERS, REHEARSED_BEATS = 30, 20_000
 REHEARSED_TIMEFRAMES = (3600,)  # so that there is something to send
 QUIET_BEATS = 60  # at the end, with an honest line: everything must settle
@@ -14750,8 +14751,9 @@ class Rehearsal:
         if self._rng.random() < FAULT_CHANCE:
             kind, path = self._rng.choice(REHEARSED_FAULTS), self._rng.choice(REHEARSED_PATHS)
             wait_s = self._rng.choice((0.0, 3.0, 8.0, 45.0)) if kind in ("late", "timeout", "timeout_after") else 0.0
-            self._exchange.faults.append(Fault(kind, path, 1, wait_s))
-            self._faults[kind] += 1
+            if sum(fault.path == path for fault in self._exchange.faults) < MOST_FAULTS:
+                self._exchange.faults.append(Fault(kind, path, 1, wait_s))
+                self._faults[kind] += 1
 
     def _look(self) -> None:
         """One beat; history is loaded first."""

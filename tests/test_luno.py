@@ -1051,8 +1051,8 @@ def test_a_taking_order_and_a_stop_come_back_as_they_were_sent() -> None:
     assert found is not None and found.status == "COMPLETE" and mismatch(taking, found) == ""
     assert implausible(taking, found) == "" and found.amounts.base > 0
     held = found.amounts.base - found.amounts.fee_base
-    lots = held.quantize(Decimal("0.0001"), ROUND_DOWN)
-    stop = at.wish(2, 0.8, side=Side.SELL, kind=OrderKind.PROTECTION, volume=lots,
+    volume = held.quantize(Decimal("0.0001"), ROUND_DOWN)
+    stop = at.wish(2, 0.8, side=Side.SELL, kind=OrderKind.PROTECTION, volume=volume,
                    stop=Decimal(round(at.ticker.bid * 0.81)))
     assert at.orders.post(stop).answer is Answer.ACCEPTED
     waiting = at.orders.find(stop)
