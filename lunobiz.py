@@ -15223,7 +15223,7 @@ class SelfTested(NamedTuple):
     id: str
 
 
-SELF_TESTED = SelfTested("", "")
+SELF_TESTED = SelfTested("939442b1b4c8d9b3d464cd3438f58a6a9cb0343d10ccf7dd79930b7f7d9b0ae3", "57151b2b9906")
 
 
 def with_self_test(job: GateJob, program: str) -> GateJob:
