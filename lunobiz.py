@@ -558,6 +558,7 @@ class Conditions:
     is_double_used: bool = False
     is_unresolved: bool = False
     is_contradicted: bool = False
+    are_fees_on_top: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -2225,8 +2226,8 @@ def _bought(desk: Desk, fill: Fill, order: Order) -> Position:
 
 
 def _sold(held: Position, fill: Fill) -> Position:
-    """The position after a sale."""
-    gone = fill.volume + fill.fee_base
+    """The position after a sale; a fee in base beyond what was held came out of other coins of the account."""
+    gone = min(held.volume, fill.volume + fill.fee_base)
     left = held.volume - gone
     return replace(
         held,
@@ -2261,7 +2262,8 @@ def close_position(desk: Desk, position: Position, now_ms: int) -> tuple[Desk, R
 def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | None]:
     """The desk after one fill of one of its orders; a round trip if it closed the position.
 
-    ValueError if it exceeds its order, or a sale what is held: that can only be a fault and must not be booked.
+    ValueError if it exceeds its order, or a sale what is held: that can only be a fault and must not be booked. A fee
+    may exceed it, where the exchange takes it on top of what was sold and there were other coins in the account.
     """
     if fill.volume > order.remaining + 1e-9:
         raise ValueError(f"fill {fill.fill_id} of {plain(fill.volume)} {fill.pair} is more than was ordered")
@@ -2274,7 +2276,7 @@ def book_fill(desk: Desk, fill: Fill, order: Order) -> tuple[Desk, RoundTrip | N
     if fill.side is Side.BUY:
         return put_position(desk, _bought(desk, fill, order)), None
     held = desk.position(fill.pair)
-    if held is None or fill.volume + fill.fee_base > held.volume + 1e-9:
+    if held is None or fill.volume > held.volume + 1e-9:
         raise ValueError(f"fill {fill.fill_id} sells {plain(fill.volume)} {fill.pair}, more than is held")
     position = _sold(held, fill)
     if position.volume > 0:
@@ -2665,10 +2667,16 @@ def size_for_risk(case: Case) -> Problem | float:
     return volume
 
 
+def sellable(volume: float, market: Market, conditions: Conditions) -> float:
+    """How much of a holding can be sold, on the lot grid: less where a fee in base comes on top."""
+    return market.round_volume(volume / (1 + market.taker_fee) if conditions.are_fees_on_top else volume)
+
+
 def _assess_sale(case: Case) -> RiskVerdict:
     """A sale never exceeds what is held and is at least the market's minimum."""
     held = case.desk.position(case.view.pair)
-    volume = case.view.market.round_volume(min(case.intent.volume, held.volume if held is not None else 0.0))
+    most = sellable(held.volume if held is not None else 0.0, case.view.market, case.moment.conditions)
+    volume = case.view.market.round_volume(min(case.intent.volume, most))
     if volume < case.view.market.min_volume:
         why = f"{plain(volume)} is less than the smallest order {plain(case.view.market.min_volume)}"
         return RiskVerdict(case.intent, 0.0, Refusal.MIN_VOLUME, why, (("volume", volume),))
@@ -3293,7 +3301,7 @@ def leave(draft: Draft, position: Position, view: MarketView) -> None:
 def protect(draft: Draft, position: Position, view: MarketView) -> None:
     """See to it that exactly one stop-limit for the whole position rests; replace it by cancel, wait, new."""
     resting = draft.desk.orders_of(position.pair, OrderKind.PROTECTION)
-    volume = view.market.round_volume(position.volume)
+    volume = sellable(position.volume, view.market, draft.moment.conditions)
     stale = [o for o in resting if o.stop != position.stop or view.market.round_volume(o.remaining) != volume]
     if (resting and not stale) or volume < view.market.min_volume:
         return
@@ -7683,6 +7691,17 @@ def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
         f"{order.order_id}@{format(order.filled.base, 'f')}", order.order_id, order.pair, order.side, order.kind,
         now_ms, approx(price), approx(base), approx(fee_base), approx(fee_counter), order.kind is OrderKind.ENTRY,
         f"order {order.exchange_id}")
+
+
+def are_fees_on_top(orders: Iterable[SentOrder]) -> bool:
+    """True if a fee is asked for beside what is sold: then not all that is held can be sold.
+
+    A sale told of a fee in base, or was refused for want of coins; or a buy told of a fee in counter and none in base.
+    """
+    return any(
+        o.filled.fee_base > 0 or o.refused.startswith(FUNDS_CODES) if o.side is Side.SELL else
+        o.filled.fee_counter > 0 and not o.filled.fee_base
+        for o in orders)
 
 
 class Holding(NamedTuple):
@@ -12172,7 +12191,8 @@ class LiveSession:
             reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
             is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
             has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
-            is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
+            is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions),
+            are_fees_on_top=are_fees_on_top(self.executor.sent.values()))
         return self._conditions
 
     def in_the_way(self) -> str:

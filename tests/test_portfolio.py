@@ -218,10 +218,12 @@ def test_a_sale_of_more_than_is_held_is_never_booked(held: tuple[object, ...]) -
         book_fill(desk(positions=held), fill(SELL, 3.01, 100.0), SELL)
 
 
-def test_a_sale_with_its_fee_in_base_may_not_exceed_the_position() -> None:
-    """3 units cannot be sold with a fee of 0.01 units on top."""
-    with pytest.raises(ValueError, match="more than is held"):
-        book_fill(desk(positions=(position(3.0),)), fill(SELL, 3.0, 100.0, fee_base=0.01), SELL)
+def test_a_fee_in_base_beyond_the_position_came_out_of_other_coins() -> None:
+    """3 units are sold at 100 with a fee of 0.01 units on top: 300 come in, a fee worth 1 counts, nothing is held."""
+    at, trip = book_fill(desk(positions=(position(3.0),)), fill(SELL, 3.0, 100.0, fee_base=0.01), SELL)
+    assert at.cash == 100_300.0 and not at.positions and not at.dust
+    assert trip is not None and trip.volume == 3.0 and trip.exit == 100.0
+    assert trip.profit == pytest.approx(-1.2 - 1.0)  # bought at 100 for a fee of 0.4 %, 1.20, and sold for 1.00
 
 
 def test_a_fill_beyond_its_orders_volume_is_never_booked() -> None:
