@@ -7466,6 +7466,7 @@ UNRESOLVED_MS = 600_000  # an outcome unknown for so long halts
 STALE_ORDER_MS = 15_000  # an order decided longer ago than this is not sent any more
 FEE_CEILING = Decimal("0.05")  # of what was traded; above it the answer means something else
 PRICE_SLACK = Decimal("0.000001")
+PRICE_SPAN = 2  # no order is filled at so many times its limit, or at its limit over that
 ZERO = Decimal(0)
 REFUSED_CODES = (  # beginnings of codes that say: this order was not taken
     "ErrInsufficientFunds", "ErrInsufficientBalance", "ErrPrice", "ErrVolume", "ErrCounterDenomination",
@@ -7633,7 +7634,8 @@ def implausible(order: SentOrder, found: FoundOrder) -> str:
     if not ZERO <= base <= order.volume:
         return "filled volume"
     worth, slack = base * order.price, counter * PRICE_SLACK + PRICE_SLACK
-    if counter > worth + slack if order.side is Side.BUY else counter < worth - slack:
+    is_beyond = counter > worth + slack if order.side is Side.BUY else counter < worth - slack
+    if is_beyond or not worth / PRICE_SPAN - slack <= counter <= worth * PRICE_SPAN + slack:
         return "value at the limit"
     if not -FEE_CEILING * base <= fee_base <= FEE_CEILING * base:
         return "fee in base"
@@ -7657,28 +7659,37 @@ def after_found(order: SentOrder, found: FoundOrder) -> SentOrder:
 
 
 def after_missing(order: SentOrder, now_ms: int) -> SentOrder:
-    """The order after the exchange knew no such order; one it had acknowledged stays what it was."""
+    """The order after the exchange knew no such order; one it had acknowledged stays what it was, since when it is gone
+    counting from the first time.
+    """
     if order.exchange_id:
-        return replace(order, why="acknowledged, but the exchange does not find it")
+        return replace(order, misses=order.misses or (now_ms,), why="acknowledged, but the exchange does not find it")
     if order.refused:
         return replace(order, state=OrderState.REJECTED, why=f"refused by the exchange, {order.refused}")
-    if order.misses and now_ms - order.misses[-1] < MISS_SPACING_MS:
-        return order
-    return replace(order, misses=(*order.misses[-9:], now_ms))
+    known = tuple(t for t in order.misses if t <= now_ms)  # the others were noted with a clock that was ahead
+    if known and now_ms - known[-1] < MISS_SPACING_MS:
+        return replace(order, misses=known)
+    return replace(order, misses=(*known[-9:], now_ms))
 
 
 def is_absent(order: SentOrder, now_ms: int, is_listed: bool, is_explained: bool) -> bool:
     """True when it is proved that the order never came to be; `now_ms` is exchange time."""
-    late = [t for t in order.misses if t > order.deadline_ms]  # earlier it could still have arrived
+    late = [t for t in order.misses if order.deadline_ms < t <= now_ms]  # earlier it could still have arrived
     is_over = now_ms > order.deadline_ms + GRACE_MS
     return (order.state is OrderState.UNKNOWN and not order.exchange_id and is_over
             and len(late) >= MISSES_NEEDED and not is_listed and is_explained)
 
 
+def is_gone(order: SentOrder) -> bool:
+    """True for an order that the exchange had acknowledged and does not find any more."""
+    return order.state is OrderState.OPEN and bool(order.misses)
+
+
 def is_unresolved(order: SentOrder, now_ms: int) -> bool:
-    """True when an outcome has been unknown for too long."""
-    is_lost = order.state is OrderState.UNKNOWN or order.why.startswith("acknowledged")
-    return is_lost and now_ms > order.sent_ms + UNRESOLVED_MS
+    """True when an outcome has been unknown, or an order gone, for too long."""
+    if order.state is OrderState.UNKNOWN:
+        return now_ms > order.sent_ms + UNRESOLVED_MS
+    return is_gone(order) and now_ms > order.misses[0] + UNRESOLVED_MS
 
 
 def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
@@ -11952,21 +11963,28 @@ class LiveExecutor:
                 self._keep(replace(order, state=OrderState.NOT_PLACED, why="it never reached the exchange"))
 
     def _in_the_way(self, order: Order) -> str:
-        unknown = [o.order_id for o in self._sent.values() if o.state is OrderState.UNKNOWN
-                   and o.order_id != order.order_id]
-        if unknown:
-            return f"the outcome of {unknown[0]} is unknown"
+        if self._unknown(order.order_id):
+            return f"the outcome of {self._unknown(order.order_id)} is unknown"
         if abs(self._line.exchange_ms() - order.created_ms) > STALE_ORDER_MS:
             return f"it was decided more than {STALE_ORDER_MS // 1000} s ago"
         return self._door.in_the_way()
 
+    def _unknown(self, but_for: str) -> str:
+        """Another order whose outcome is unknown, or ""."""
+        return next((o.order_id for o in self._sent.values()
+                     if o.state is OrderState.UNKNOWN and o.order_id != but_for), "")
+
     def _look(self, order_id: str) -> None:
         """One look-up of one order; trouble leaves it as it is."""
-        order, now = self._sent[order_id], self._line.exchange_ms()
+        order = self._sent[order_id]
         try:
             found = self._line.find(order)
-            self._keep(after_missing(order, now) if found is None else after_found(order, found))
+            now = self._line.exchange_ms()  # after the answer: it tells the exchange's time
+            order = after_missing(order, now) if found is None else after_found(order, found)
+            self._keep(order)
             self.contradictions.pop(order_id, None)
+            if is_gone(order):
+                self.contradictions[order_id] = order.why
         except ExchangeRefused as error:
             self.key_trouble = self.key_trouble or (error.code if error.code in KEY_CODES else "")
         except ContradictedOrder as error:
@@ -12034,7 +12052,8 @@ class Reconciler:
         drift = [f"{asset} {odd[asset]:+f}" for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
-        strange = [o for o in listed if o.client_id not in known]
+        known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
+        strange = [o for o in listed if o.client_id not in known]  # also what was taken for never placed
         own = [o for o in strange if o.client_id.startswith(OWN_PREFIX)]
         foreign = [o for o in strange if o not in own]
         self.last = Reconciled(
