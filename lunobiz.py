@@ -11925,14 +11925,14 @@ class LiveExecutor:
         self._ask_to_end(order.order_id)
 
     def refresh(self) -> None:
-        """Look up every order that is not final."""
+        """Look up every order that is not final; a key that was refused is not tried again."""
         for order_id in sorted(self._sent):
-            if not self._sent[order_id].is_final:
+            if not self._sent[order_id].is_final and not self.key_trouble:
                 self._look(order_id)
 
     def settle(self, moment: Moment) -> Settlement:
         """Look up what is not final; tell the desk what it has not heard."""
-        if moment.conditions.has_network:
+        if moment.conditions.has_network and not self.key_trouble:
             self.refresh()
             for order_id in sorted(self._ending):
                 self._ask_to_end(order_id)
@@ -12003,12 +12003,12 @@ class LiveExecutor:
         order, now = self._sent.get(order_id), self._line.exchange_ms()
         if order_id not in self._ending or order is None or order.is_final or not order.exchange_id:
             return
-        if now - self._ending[order_id] < CANCEL_AGAIN_MS:
+        if self.key_trouble:
             return
         self._ending[order_id] = now
         try:
             code = self._line.cancel(order.exchange_id)
-            self.key_trouble = self.key_trouble or (code if code in KEY_CODES else "")
+            self.key_trouble = code if code in KEY_CODES else ""
         except ExchangeDown:
             pass  # the next look-up tells whether it was heard
 
@@ -12183,9 +12183,10 @@ class LiveSession:
         return self.reconciler.available.get(counter, ZERO)
 
     def accept(self) -> None:
-        """The owner has looked at the account: what nothing explains is his, and lost orders are known."""
-        self.lost = ()
-        self.rebase()
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
+        self.lost, self.executor.key_trouble = (), ""
+        if self._is_begun:  # before that it is not known what was the owner's all along
+            self.rebase()
 
     def rebase(self) -> None:
         """What nothing explains is the owner's from now on."""
@@ -12231,6 +12232,8 @@ class LiveSession:
         return ""
 
     def _reconcile(self) -> None:
+        if self.executor.key_trouble:
+            return  # trying it again could lock the owner out
         try:
             if not self._is_begun:
                 self.begin()
