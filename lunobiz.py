@@ -12005,6 +12005,9 @@ class LiveExecutor:
             return
         if self.key_trouble:
             return
+        is_kept = order.kind is OrderKind.PROTECTION and (self._unknown(order_id) or self._door.in_the_way())
+        if is_kept or now - self._ending[order_id] < CANCEL_AGAIN_MS:
+            return  # a protection stays while what is to follow it could not be sent
         self._ending[order_id] = now
         try:
             code = self._line.cancel(order.exchange_id)
@@ -12190,9 +12193,10 @@ class LiveSession:
 
     def rebase(self) -> None:
         """What nothing explains is the owner's from now on."""
-        unexplained = {row.asset: row.unexplained for row in self.reconciler.last.holdings}
-        owner = {a: n + unexplained.get(a, ZERO) for a, n in self.reconciler.owner.items()}
+        rows = self.reconciler.last.holdings
+        owner = self.reconciler.owner | {row.asset: row.owner + row.unexplained for row in rows}
         self.reconciler.owner = owner
+        self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
 
@@ -12200,15 +12204,15 @@ class LiveSession:
         """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
         now, last = self._line.exchange_ms(), self.reconciler.last
         self._fall = 1 - equity(desk) / desk.peak_equity if desk.peak_equity > 0 else 0.0
-        is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
-        if is_due and base.has_network:
+        is_old = not 0 <= now - last.at_ms < RECONCILE_MS
+        if is_old or self.trouble or desk.causes or not base.is_reconciled:  # a cause ends only after another one
             self._reconcile()
-        is_explained = not self.trouble and not any(row.unexplained for row in self.reconciler.last.holdings)
-        self.executor.prove_absent(is_explained)
         found, share = self.reconciler.last, ramp_share(self._round_trips)
+        is_clean = not (self.trouble or self.executor.key_trouble)
         self._conditions = replace(
-            base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
-            reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
+            base, has_network=base.has_network and not self.trouble, may_enter=not self.locks(),
+            size=self._who.size() * (share or 1.0), is_trial=not share,
+            reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and is_clean,
             is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
             has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
             is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions),
@@ -12225,7 +12229,7 @@ class LiveSession:
             (self.executor.key_trouble, "the key was refused"),
             (self.executor.contradictions, "the exchange contradicts itself"),
             (abs(now.skew_ms) > MAX_SKEW_MS, "clock skew"),
-            (age_ms > MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
+            (not 0 <= age_ms <= MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
         ):
             if is_wrong:
                 return words
@@ -12237,7 +12241,8 @@ class LiveSession:
         try:
             if not self._is_begun:
                 self.begin()
-            self.reconciler.run()
+            found = self.reconciler.run()
+            self.executor.prove_absent(not any(row.unexplained for row in found.holdings))
             self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
             self._fills = read_fills(self._store.path, Mode.LIVE)
             self.trouble = ""
@@ -12247,10 +12252,8 @@ class LiveSession:
                 self.executor.key_trouble = error.code
 
     def _assets(self, pair: str) -> tuple[str, str]:
-        market = self._who.market(pair)
-        if market is None:
-            raise ExchangeDown(f"the market {pair} is not known")
-        return market.base, market.counter
+        market, counter = self._who.market(pair), self._who.settings.schedule.counter
+        return (market.base, market.counter) if market is not None else (pair.removesuffix(counter), counter)
 
     def _accounts(self, pair: str) -> tuple[str, str]:
         base, counter = self._assets(pair)
