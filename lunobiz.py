@@ -8199,6 +8199,7 @@ UNRESOLVED_MS = 600_000  # an outcome unknown for so long halts
 STALE_ORDER_MS = 15_000  # an order decided longer ago than this is not sent any more
 FEE_CEILING = Decimal("0.05")  # of what was traded; above it the answer means something else
 PRICE_SLACK = Decimal("0.000001")
+PRICE_SPAN = 2  # no order is filled at so many times its limit, or at its limit over that
 ZERO = Decimal("0")
 REFUSED_CODES = (  # beginnings of codes that say: this order was not taken
     "ErrInsufficientFunds", "ErrInsufficientBalance", "ErrPrice", "ErrVolume", "ErrCounterDenomination",
@@ -8367,7 +8368,8 @@ def implausible(order: SentOrder, found: FoundOrder) -> str:
     if not ZERO <= base <= order.volume:
         return "filled volume"
     worth, slack = base * order.price, counter * PRICE_SLACK + PRICE_SLACK
-    if counter > worth + slack if order.side is Side.BUY else counter < worth - slack:
+    is_beyond = counter > worth + slack if order.side is Side.BUY else counter < worth - slack
+    if is_beyond or not worth / PRICE_SPAN - slack <= counter <= worth * PRICE_SPAN + slack:
         return "value at the limit"
     if not -FEE_CEILING * base <= fee_base <= FEE_CEILING * base:
         return "fee in base"
@@ -8391,30 +8393,37 @@ def after_found(order: SentOrder, found: FoundOrder) -> SentOrder:
 
 
 def after_missing(order: SentOrder, now_ms: int) -> SentOrder:
-    """The order after the exchange knew no such order; one it had acknowledged stays what it was."""
+    """The order after the exchange knew no such order; one it had acknowledged stays what it was, since when it is gone
+    counting from the first time.
+    """
     if order.exchange_id:
-        since = order.misses[:1] or (now_ms,)
-        return replace(order, misses=since, why="acknowledged, but the exchange does not find it")
+        return replace(order, misses=order.misses or (now_ms,), why="acknowledged, but the exchange does not find it")
     if order.refused:
         return replace(order, state=OrderState.REJECTED, why=f"refused by the exchange, {order.refused}")
-    if order.misses and now_ms - order.misses[-1] < MISS_SPACING_MS:
-        return order
-    return replace(order, misses=(*order.misses[-9:], now_ms))
+    known = tuple(t for t in order.misses if t <= now_ms)  # the others were noted with a clock that was ahead
+    if known and now_ms - known[-1] < MISS_SPACING_MS:
+        return replace(order, misses=known)
+    return replace(order, misses=(*known[-9:], now_ms))
 
 
 def is_absent(order: SentOrder, now_ms: int, is_listed: bool, is_explained: bool) -> bool:
     """True when it is proved that the order never came to be; `now_ms` is exchange time."""
-    late = [t for t in order.misses if t > order.deadline_ms]  # earlier it could still have arrived
+    late = [t for t in order.misses if order.deadline_ms < t <= now_ms]  # earlier it could still have arrived
     is_over = now_ms > order.deadline_ms + GRACE_MS
     return (order.state is OrderState.UNKNOWN and not order.exchange_id and is_over
             and len(late) >= MISSES_NEEDED and not is_listed and is_explained)
 
 
+def is_gone(order: SentOrder) -> bool:
+    """True for an order that the exchange had acknowledged and does not find any more."""
+    return order.state is OrderState.OPEN and bool(order.misses)
+
+
 def is_unresolved(order: SentOrder, now_ms: int) -> bool:
-    """True when an outcome has been unknown for too long."""
+    """True when an outcome has been unknown, or an order gone, for too long."""
     if order.state is OrderState.UNKNOWN:
         return now_ms > order.sent_ms + UNRESOLVED_MS
-    return order.state is OrderState.OPEN and any(now_ms > t + UNRESOLVED_MS for t in order.misses)
+    return is_gone(order) and now_ms > order.misses[0] + UNRESOLVED_MS
 
 
 def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
@@ -12719,14 +12728,14 @@ class LiveExecutor:
         self._ask_to_end(order.order_id)
 
     def refresh(self) -> None:
-        """Look up every order that is not final."""
+        """Look up every order that is not final; a key that was refused is not tried again."""
         for order_id in sorted(self._sent):
-            if not self._sent[order_id].is_final:
+            if not self._sent[order_id].is_final and not self.key_trouble:
                 self._look(order_id)
 
     def settle(self, moment: Moment) -> Settlement:
         """Look up what is not final; tell the desk what it has not heard."""
-        if moment.conditions.has_network:
+        if moment.conditions.has_network and not self.key_trouble:
             self.refresh()
             for order_id in sorted(self._ending):
                 self._ask_to_end(order_id)
@@ -12758,23 +12767,28 @@ class LiveExecutor:
                 self._keep(replace(order, state=OrderState.NOT_PLACED, why="it never reached the exchange"))
 
     def _in_the_way(self, order: Order) -> str:
-        unknown = [o.order_id for o in self._sent.values() if o.state is OrderState.UNKNOWN
-                   and o.order_id != order.order_id]
-        if unknown:
-            return f"the outcome of {unknown[0]} is unknown"
+        if self._unknown(order.order_id):
+            return f"the outcome of {self._unknown(order.order_id)} is unknown"
         if abs(self._line.exchange_ms() - order.created_ms) > STALE_ORDER_MS:
             return f"it was decided more than {STALE_ORDER_MS // 1000} s ago"
         return self._door.in_the_way()
 
+    def _unknown(self, but_for: str) -> str:
+        """Another order whose outcome is unknown, or ""."""
+        return next((o.order_id for o in self._sent.values()
+                     if o.state is OrderState.UNKNOWN and o.order_id != but_for), "")
+
     def _look(self, order_id: str) -> None:
         """One look-up of one order; trouble leaves it as it is."""
-        order, now = self._sent[order_id], self._line.exchange_ms()
+        order = self._sent[order_id]
         try:
             found = self._line.find(order)
-            self._keep(after_missing(order, now) if found is None else after_found(order, found))
+            now = self._line.exchange_ms()  # after the answer: it tells the exchange's time
+            order = after_missing(order, now) if found is None else after_found(order, found)
+            self._keep(order)
             self.contradictions.pop(order_id, None)
-            if found is None and order.exchange_id:
-                self.contradictions[order_id] = f"order {order_id} was acknowledged and is not found"
+            if is_gone(order):
+                self.contradictions[order_id] = order.why
         except ExchangeRefused as error:
             self.key_trouble = self.key_trouble or (error.code if error.code in KEY_CODES else "")
         except ContradictedOrder as error:
@@ -12793,12 +12807,15 @@ class LiveExecutor:
         order, now = self._sent.get(order_id), self._line.exchange_ms()
         if order_id not in self._ending or order is None or order.is_final or not order.exchange_id:
             return
-        if now - self._ending[order_id] < CANCEL_AGAIN_MS:
+        if self.key_trouble:
             return
+        is_kept = order.kind is OrderKind.PROTECTION and (self._unknown(order_id) or self._door.in_the_way())
+        if is_kept or now - self._ending[order_id] < CANCEL_AGAIN_MS:
+            return  # a protection stays while what is to follow it could not be sent
         self._ending[order_id] = now
         try:
             code = self._line.cancel(order.exchange_id)
-            self.key_trouble = self.key_trouble or (code if code in KEY_CODES else "")
+            self.key_trouble = code if code in KEY_CODES else ""
         except ExchangeDown:
             pass  # the next look-up tells whether it was heard
 
@@ -12842,7 +12859,8 @@ class Reconciler:
         drift = [f"{asset} {odd[asset]:+f}" for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
-        strange = [o for o in listed if o.client_id not in known]
+        known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
+        strange = [o for o in listed if o.client_id not in known]  # also what was taken for never placed
         own = [o for o in strange if o.client_id.startswith(OWN_PREFIX)]
         foreign = [o for o in strange if o not in own]
         self.last = Reconciled(
@@ -12942,15 +12960,17 @@ class LiveSession:
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
     def accept(self) -> None:
-        """The owner has looked: what nothing explains is his, lost orders are known, the key is to be tried again."""
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
         self.lost, self.executor.key_trouble = (), ""
-        self.rebase()
+        if self._is_begun:  # before that it is not known what was the owner's all along
+            self.rebase()
 
     def rebase(self) -> None:
         """What nothing explains is the owner's from now on."""
-        last = self.reconciler.last
-        owner = {**self.reconciler.owner, **{row.asset: row.owner + row.unexplained for row in last.holdings}}
+        rows = self.reconciler.last.holdings
+        owner = self.reconciler.owner | {row.asset: row.owner + row.unexplained for row in rows}
         self.reconciler.owner = owner
+        self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
 
@@ -12958,14 +12978,16 @@ class LiveSession:
         """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
         now, last = self._line.exchange_ms(), self.reconciler.last
         self._fall = 1 - equity(desk) / desk.peak_equity if desk.peak_equity > 0 else 0.0
-        is_due = now - last.at_ms >= RECONCILE_MS or self.trouble or not base.is_reconciled
+        is_old = not 0 <= now - last.at_ms < RECONCILE_MS
+        is_due = is_old or self.trouble or desk.causes or not base.is_reconciled  # a cause ends only after another one
         if is_due and base.has_network:
             self._reconcile()
-        self._prove_absent()
         found, share = self.reconciler.last, ramp_share(self._round_trips)
+        is_clean = not (self.trouble or self.executor.key_trouble)
         self._conditions = replace(
-            base, may_enter=not self.locks(), size=self._who.size() * (share or 1.0), is_trial=not share,
-            reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and not self.trouble,
+            base, has_network=base.has_network and not self.trouble, may_enter=not self.locks(),
+            size=self._who.size() * (share or 1.0), is_trial=not share,
+            reconcile_age_ms=float(now - found.at_ms), is_reconciled=base.is_reconciled and is_clean,
             is_key_refused=base.is_key_refused or bool(self.executor.key_trouble), is_drifting=bool(found.drift),
             has_foreign=bool(found.foreign), is_double_used=bool(found.double_use or self.lost),
             is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
@@ -12981,44 +13003,31 @@ class LiveSession:
             (self.executor.key_trouble, "the key was refused"),
             (self.executor.contradictions, "the exchange contradicts itself"),
             (abs(now.skew_ms) > MAX_SKEW_MS, "clock skew"),
-            (age_ms > MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
+            (not 0 <= age_ms <= MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
         ):
             if is_wrong:
                 return words
         return ""
 
-    @contextlib.contextmanager
-    def _noting_trouble(self) -> Iterator[None]:
-        """What the exchange does not answer is trouble until a whole reconcile; a refused key until the owner acts."""
+    def _reconcile(self) -> None:
+        if self.executor.key_trouble:
+            return  # trying it again could lock the owner out
         try:
-            yield
+            if not self._is_begun:
+                self.begin()
+            found = self.reconciler.run()
+            self.executor.prove_absent(not any(row.unexplained for row in found.holdings))
+            self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
+            self._fills = read_fills(self._store.path, Mode.LIVE)
+            self.trouble = ""
         except (ExchangeDown, ExchangeRefused) as error:
             self.trouble = str(error)
             if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
                 self.executor.key_trouble = error.code
 
-    def _reconcile(self) -> None:
-        with self._noting_trouble():
-            if not self._is_begun:
-                self.begin()
-            self.reconciler.run()
-            self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
-            self._fills = read_fills(self._store.path, Mode.LIVE)
-            self.trouble = ""
-
-    def _prove_absent(self) -> None:
-        """End orders that never came to be, if every coin is explained without them as of now."""
-        last = self.reconciler.last
-        is_fresh = self._line.exchange_ms() - last.at_ms <= MAX_RECONCILE_AGE_MS
-        is_explained = is_fresh and not self.trouble and not any(row.unexplained for row in last.holdings)
-        with self._noting_trouble():
-            self.executor.prove_absent(is_explained)
-
     def _assets(self, pair: str) -> tuple[str, str]:
-        market = self._who.market(pair)
-        if market is None:
-            raise ExchangeDown(f"the market {pair} is not known")
-        return market.base, market.counter
+        market, counter = self._who.market(pair), self._who.settings.schedule.counter
+        return (market.base, market.counter) if market is not None else (pair.removesuffix(counter), counter)
 
     def _accounts(self, pair: str) -> tuple[str, str]:
         base, counter = self._assets(pair)
