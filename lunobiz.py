@@ -20,15 +20,16 @@ Map:
     CYCLE      what happens between a closed candle and the next orders
     METRICS    what a run amounts to
     BACKTEST   the same line over recorded candles
-    REPLAY     what went into each cycle, and the same line run over it once more
     LANES      many parameter sets and many markets at once, by the rules of the cycle
     SKIP       which candles a lane may leave out, and what it does in the others
     WALK       which parameter set would have been chosen, and what it earned unseen
     GATES      may this configuration ever trade for real, and why not
     LEDGER     is an old pass still worth anything
     SELFTEST   how often are the gates themselves wrong
+    REPLAY     what went into each cycle, and the same line run over it once more
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
+    CLOSING    what would closing everything bring now
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -2961,6 +2962,7 @@ EXIT_REGIMES: Mapping[str, tuple[Regime, ...]] = types.MappingProxyType(
 OWNER_CAUSES = (CauseKind.KILL, CauseKind.WEEKLY_CAP, CauseKind.KEY_REFUSED, CauseKind.UNRESOLVED,
                 CauseKind.DAMAGED_STORE, CauseKind.DOUBLE_USE)
 ENTRY_KINDS = (OrderKind.ENTRY, OrderKind.TAKER_ENTRY)
+CALLED_OFF_MS = 1  # the expiry of an entry that the owner has called off: its signal is not taken up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -3287,7 +3289,8 @@ def _plan_retry(draft: Draft, order: Order) -> None:
     wanted = (order.pair, order.strategy, order.timeframe_s)
     standing = [s for s in draft.signals if (s.pair, s.strategy, s.timeframe_s) == wanted
                 and math.isfinite(s.break_even)]  # without a quote there is nothing to take
-    if standing and order.kind is OrderKind.ENTRY and order.filled == 0:
+    is_wanted = order.kind is OrderKind.ENTRY and order.expires_ms != CALLED_OFF_MS
+    if standing and is_wanted and order.filled == 0:
         draft.desk = replace(draft.desk, retries=(*draft.desk.retries, standing[0]))
 
 
@@ -4263,451 +4266,6 @@ def report_json(report: BacktestReport, settings: Settings) -> dict[str, object]
         "round_trips": [_trip_json(t) for t in trips],
         "equity_daily": [[_iso(day * DAY_MS)[:10], value] for day, value in report.equity_daily],
     }
-
-
-# ==============================================================================
-# REPLAY | what went into each cycle, and the same line run over it once more
-# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE
-# ==============================================================================
-
-# The inputs of a session are entries of text: a moment as the line saw it, the answers of the kill switch while
-# orders were being placed, an act of the owner. A moment tells what differs from the one before it in its block, and
-# keeps a book only where one was looked at. A cycle that wrote nothing and left the desk as it was is not kept.
-BLOCK_ENTRIES = 360  # an hour of quotes: more are written without waiting for something to happen
-TAKING = (OrderKind.EXIT, OrderKind.TAKER_ENTRY)
-ACTS = ("rearm", "resolve")
-
-
-def _name_of(value: object) -> str:
-    """The name of an enum's member, for JSON."""
-    if isinstance(value, Enum):
-        return value.name
-    raise TypeError(f"a {type(value).__name__} is no input")
-
-
-def input_text(value: object) -> str:
-    """A value as JSON that gives every number back to the last bit, infinite and unknown ones too."""
-    return json.dumps(value, default=_name_of, separators=(",", ":"))
-
-
-def _reading_row(outlook: Outlook) -> dict[str, object]:
-    return {
-        "pair": outlook.pair, "timeframe_s": outlook.timeframe_s, "opened_ms": outlook.opened_ms,
-        "close": outlook.close, "atr": outlook.atr, "regime": outlook.regime,
-        "setups": [{"strategy": s.strategy, "is_entry": s.is_entry, "is_exit": s.is_exit, "strength": s.strength,
-                    "stop_distance": s.stop_distance, "move": s.move, "numbers": s.numbers} for s in outlook.setups],
-        "findings": [asdict(finding) for finding in outlook.findings],
-    }
-
-
-def _part_row(part: object) -> object:
-    """A part of a view as JSON can hold it; most come often, and `asdict` takes its time."""
-    if isinstance(part, Ticker):
-        return {"pair": part.pair, "time_ms": part.time_ms, "bid": part.bid, "ask": part.ask, "last": part.last,
-                "volume_24h": part.volume_24h, "status": part.status}
-    if isinstance(part, OrderBook):
-        return {"time_ms": part.time_ms, "bids": part.bids, "asks": part.asks}
-    if isinstance(part, Outlook):
-        return _reading_row(part)
-    if isinstance(part, Candle):
-        return {"opened_ms": part.opened_ms, "open": part.open, "high": part.high, "low": part.low,
-                "close": part.close, "volume": part.volume}
-    if isinstance(part, Market | Finding):
-        return asdict(part)
-    return [_part_row(p) for p in part] if isinstance(part, tuple) else part
-
-
-def _parts(view: MarketView) -> dict[str, object]:
-    return {
-        "market": view.market, "ticker": view.ticker, "bar": view.bar, "outlooks": view.outlooks, "book": view.book,
-        "findings": view.findings, "correlated": view.correlated,
-    }
-
-
-def _is_same(a: object, b: object) -> bool:
-    """Equal to the last bit; 0.0 and -0.0, and 1 and 1.0, are not."""
-    return a is b or (a == b and repr(a) == repr(b))
-
-
-def _view_row(view: MarketView, before: MarketView | None) -> dict[str, object]:
-    old = {} if before is None else _parts(before)
-    return {n: _part_row(p) for n, p in _parts(view).items() if n not in old or not _is_same(p, old[n])}
-
-
-def moment_row(moment: Moment, before: Moment | None = None) -> dict[str, object]:
-    """A moment as JSON can hold it: all of it, or what differs from the one before."""
-    old = {} if before is None else {v.pair: v for v in before.views}
-    row: dict[str, object] = {
-        "t": moment.now_ms, "due": moment.due, "follow": moment.is_follow_up,
-        "views": {v.pair: _view_row(v, old.get(v.pair)) for v in moment.views},
-    }
-    if before is None or not _is_same(moment.conditions, before.conditions):
-        line, known = asdict(moment.conditions), {} if before is None else asdict(before.conditions)
-        row["line"] = {name: v for name, v in line.items() if name not in known or not _is_same(v, known[name])}
-    return row
-
-
-def _tuples(value: object) -> object:
-    """Lists, and lists in them, as tuples."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-Parsed = dict[str, object]
-
-
-def _object(value: object) -> Parsed:
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _revived(make: Callable[..., T], row: object, **parts: object) -> T:
-    """A value from its row, some of its parts revived before."""
-    return make(**{k: parts[k] if k in parts else _tuples(v) for k, v in _object(row).items()})
-
-
-def _list(value: object) -> list[Parsed]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")
-    return value
-
-
-def _finding(row: Parsed) -> Finding:
-    return _revived(Finding, row, doubt=Doubt[str(row["doubt"])])
-
-
-def _outlook(row: Parsed) -> Outlook:
-    return _revived(
-        Outlook, row, regime=Regime[str(row["regime"])], setups=tuple(_revived(Setup, s) for s in _list(row["setups"])),
-        findings=tuple(_finding(f) for f in _list(row["findings"])),
-    )
-
-
-VIEW_KINDS: Mapping[str, Callable[..., object]] = types.MappingProxyType(
-    {"market": Market, "ticker": Ticker, "bar": Candle, "book": OrderBook}
-)
-
-
-def _view(row: Parsed, before: MarketView | None) -> MarketView:
-    """A view from its row and the view before it."""
-    made = {} if before is None else _parts(before)
-    for name, part in row.items():
-        if name == "outlooks":
-            made[name] = tuple(_outlook(o) for o in _list(part))
-        elif name == "findings":
-            made[name] = tuple(_finding(f) for f in _list(part))
-        elif name == "correlated" or part is None:
-            made[name] = _tuples(part)
-        else:
-            made[name] = _revived(VIEW_KINDS[name], part)
-    return _revived(MarketView, made)
-
-
-def moment_from_row(row: Parsed, before: Moment | None = None) -> Moment:
-    """A moment from its row and the moment before it; DataError if it is none."""
-    old = {} if before is None else {v.pair: v for v in before.views}
-    try:
-        views = _object(row["views"])
-        if not isinstance(row["t"], int):
-            raise ValueError("not a moment")
-        known = {} if before is None else asdict(before.conditions)
-        conditions = _revived(Conditions, known | _object(row.get("line", {})))
-        due = tuple(int(str(s)) for s in _list(row["due"]))
-        made = tuple(_view(_object(parts), old.get(pair)) for pair, parts in views.items())
-        return Moment(row["t"], made, conditions, due, bool(row["follow"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"a recorded moment cannot be read ({type(error).__name__})") from None
-
-
-def moment_json(moment: Moment) -> str:
-    """All of a moment as text; `moment_from_json` gives it back to the last bit."""
-    return input_text(moment_row(moment))
-
-
-def _loaded(text: str) -> Parsed:
-    """A JSON object; DataError if the text is none."""
-    try:
-        row = json.loads(text)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise DataError("a recorded input cannot be read")
-    return row
-
-
-def moment_from_json(text: str) -> Moment:
-    """A moment from its text; DataError if it is none."""
-    return moment_from_row(_loaded(text))
-
-
-def settings_json(settings: Settings) -> Parsed:
-    """What of the settings decides, as JSON can hold it; wishes, notices and hosts do not."""
-    return {
-        "limits": asdict(settings.limits), "costs": asdict(settings.costs), "schedule": asdict(settings.schedule),
-        "gates": asdict(settings.gates), "params": asdict(settings.params),
-    }
-
-
-def settings_from_json(row: Parsed) -> Settings:
-    """Settings from what decides in them; DataError if this program does not know them."""
-    try:
-        return Settings(
-            _revived(RiskLimits, row["limits"]), _revived(Costs, row["costs"]), _revived(Schedule, row["schedule"]),
-            _revived(GateLimits, row["gates"]), _revived(StrategyParams, row["params"]),
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"the recorded settings cannot be read ({type(error).__name__})") from None
-
-
-def owner_act(desk: Desk, act: str) -> Desk:
-    """The desk after the owner re-armed it, or lifted its halt: then the week starts anew with the equity of now."""
-    if act == "rearm":
-        return clear_cause(desk, CauseKind.KILL)
-    kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
-    return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
-
-
-def is_settled(desk: Desk) -> bool:
-    """True when no order waits for an answer: the executor can be made anew from the desk and is the same."""
-    return all(o.state is OrderState.OPEN and not o.is_cancelling for o in desk.orders)
-
-
-class InputRow(NamedTuple):
-    """A row of inputs: the time of its first entry, "start", "block" or "candles", and its text."""
-
-    time_ms: int
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartRow:
-    """Where a replay can begin: what the session was, its desk, and where the audit stood in each of its tables.
-
-    `is_session` marks the first of a session, `is_after_crash` one whose session before was never closed.
-    """
-
-    is_session: bool
-    is_after_crash: bool
-    version: str
-    source_hash: str
-    config_hash: str
-    settings: Settings
-    desk: str
-    marks: Mapping[str, int]
-
-
-def start_text(start: StartRow) -> str:
-    """The start as text; `start_from_text` gives it back."""
-    return input_text({
-        "session": start.is_session, "crash": start.is_after_crash, "version": start.version,
-        "source": start.source_hash, "config": start.config_hash, "settings": settings_json(start.settings),
-        "desk": start.desk, "marks": dict(start.marks),
-    })
-
-
-def start_from_text(text: str) -> StartRow:
-    """A start from its text; DataError if it is none that this program can run."""
-    row = _loaded(text)
-    settings, marks = row.get("settings"), row.get("marks")
-    if not isinstance(settings, dict) or not isinstance(marks, dict):
-        raise DataError("the start of a recorded session cannot be read")
-    return StartRow(
-        bool(row.get("session")), bool(row.get("crash")), str(row.get("version")), str(row.get("source")),
-        str(row.get("config")), settings_from_json(settings), str(row.get("desk")),
-        {str(table): int(str(mark)) for table, mark in marks.items()},
-    )
-
-
-def without_books(moment: Moment, pairs: frozenset[str]) -> Moment:
-    """The moment with the books of these pairs only."""
-    bare = [v if v.book is None or v.pair in pairs else replace(v, book=None) for v in moment.views]
-    return replace(moment, views=tuple(bare))
-
-
-def read_books(desk: Desk, report: CycleReport) -> frozenset[str]:
-    """The pairs whose books a cycle can have looked at: risk judged an intent there, or an order takes from it."""
-    taking = {o.pair for o in desk.orders if o.kind in TAKING}
-    return frozenset(taking | {v.intent.pair for v in report.verdicts})
-
-
-class InputLog:
-    """The inputs of a session until they are written; `desk` is the one that the next cycle begins with."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self._entries: list[str] = []
-        self._times: list[int] = []
-        self._answers: list[bool] = []
-        self._moment: Moment | None = None
-        self._before: Moment | None = None
-        self._idle = 0
-        self._candles: list[tuple[int, str, int, list[list[float]]]] = []
-
-    @property
-    def is_full(self) -> bool:
-        """True when there is enough to be written by itself."""
-        return len(self._entries) >= BLOCK_ENTRIES
-
-    def answer(self, is_killed: bool) -> bool:
-        """Note what the kill switch said while an order was being placed."""
-        self._answers.append(is_killed)
-        return is_killed
-
-    def see(self, moment: Moment) -> None:
-        """Note the moment that a cycle begins with."""
-        if any(self._answers):
-            self._add(moment.now_ms, {"killed": self._answers})
-        self._answers, self._moment = [], moment
-
-    def note(self, report: CycleReport, is_kept: bool) -> None:
-        """Keep the moment of a cycle that changed something; `is_kept` if the audit keeps the cycle."""
-        moment, self._moment = self._moment, None
-        desk, self.desk = self.desk, report.desk
-        if moment is None:
-            return
-        if not is_kept and report.desk == desk:
-            self._idle += 1
-            return
-        moment = without_books(moment, read_books(desk, report))
-        self._add(moment.now_ms, moment_row(moment, self._before) | {"kept": is_kept})
-        self._before = moment
-
-    def act(self, act: str, time_ms: int) -> Desk:
-        """Note an act of the owner; returns the desk after it."""
-        self._add(time_ms, {"act": act, "t": time_ms})
-        self.desk = owner_act(self.desk, act)
-        return self.desk
-
-    def _add(self, time_ms: int, row: Parsed) -> None:
-        self._entries.append(input_text(row))
-        self._times.append(time_ms)
-
-    def add_candles(self, time_ms: int, news: Iterable[tuple[str, int, Sequence[Candle]]]) -> None:
-        """Note candles that are new and in no cache: (pair, seconds, candles)."""
-        for pair, seconds, candles in news:
-            rows = [[c.opened_ms, c.open, c.high, c.low, c.close, c.volume] for c in candles]
-            self._candles.append((time_ms, pair, seconds, rows))
-
-    def _take_candles(self) -> tuple[InputRow, ...]:
-        """The new candles as a row of their own."""
-        news, self._candles = self._candles, []
-        return (InputRow(news[0][0], "candles", input_text({"candles": [n[1:] for n in news]})),) if news else ()
-
-    def take(self) -> tuple[InputRow, ...]:
-        """What has come together, as one block and one row of candles; nothing if there is nothing."""
-        entries, self._entries, self._before = self._entries, [], None
-        times, self._times = self._times, []
-        idle, self._idle = self._idle, 0
-        text = f'{{"idle":{idle},"entries":[{",".join(entries)}]}}'
-        block = (InputRow(times[0], "block", text),) if entries else ()
-        return (*self._take_candles(), *block)
-
-
-class NotingExecutor(SimulatedExecutor):
-    """The executor of a session whose inputs are noted."""
-
-    def __init__(self, log: InputLog, costs: Costs, is_killed: Callable[[], bool], orders: Iterable[Order]) -> None:
-        self._log = log
-        super().__init__(costs, lambda: log.answer(is_killed()), orders)
-
-    def settle(self, moment: Moment) -> Settlement:
-        """The same as without a log."""
-        self._log.see(moment)
-        return super().settle(moment)
-
-
-class Entry(NamedTuple):
-    """One entry read back: a moment, an act or answers of the kill switch, and whether the audit kept the cycle."""
-
-    moment: Moment | None = None
-    is_kept: bool = False
-    act: str = ""
-    answers: tuple[bool, ...] = ()
-
-
-def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
-    """The cycles left out of a block and its entries; DataError if it cannot be read."""
-    block = _loaded(text)
-    found: list[Entry] = []
-    before: Moment | None = None
-    idle, rows = block.get("idle"), block.get("entries")
-    if not isinstance(idle, int) or not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-        raise DataError("a block of recorded inputs cannot be read")
-    for row in rows:
-        if "killed" in row:
-            found.append(Entry(answers=tuple(bool(a) for a in row["killed"])))
-        elif row.get("act") in ACTS:
-            found.append(Entry(act=row["act"]))
-        else:
-            before = moment_from_row(row, before)
-            found.append(Entry(before, bool(row.get("kept"))))
-    return idle, tuple(found)
-
-
-
-CandleRows = Mapping[tuple[str, int], Floats]
-
-
-def candle_rows(texts: Iterable[str]) -> dict[tuple[str, int], Floats]:
-    """Candles per pair and seconds from rows of inputs, the first of each time; DataError if they cannot be read."""
-    found: dict[tuple[str, int], list[Floats]] = {}
-    try:
-        for text in texts:
-            for pair, seconds, rows in _list(_loaded(text)["candles"]):
-                found.setdefault((str(pair), int(seconds)), []).append(np.array(rows, dtype=np.float64).reshape(-1, 6))
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"recorded candles cannot be read ({type(error).__name__})") from None
-    whole = {key: np.concatenate(parts) for key, parts in found.items()}
-    return {key: rows[np.unique(rows[:, 0], return_index=True)[1]] for key, rows in whole.items()}
-
-
-class Signals:
-    """The strategies' readings computed once more from the candles; a reading depends on no candle after it."""
-
-    def __init__(self, candles: CandleRows, params: StrategyParams) -> None:
-        self._candles, self._params = candles, params
-        self._tables: dict[tuple[str, int], SignalTable] = {}
-
-    def again(self, told: Outlook) -> Outlook | None:
-        """The reading of the same candle; None if that candle was not kept."""
-        key = (told.pair, told.timeframe_s)
-        if key not in self._tables and key in self._candles:
-            series = series_of(self._candles[key], told.timeframe_s)
-            self._tables[key] = signal_table(told.pair, series, self._params)
-        if key not in self._tables:
-            return None
-        series = self._tables[key].series
-        row = int(np.searchsorted(series.opened, told.opened_ms))
-        is_there = row < len(series) and int(series.opened[row]) == told.opened_ms
-        return outlook_at(self._tables[key], row) if is_there else None
-
-
-class Rerun:
-    """The line run over recorded inputs from a desk on, with the backtest's executor."""
-
-    def __init__(self, settings: Settings, desk: Desk, answers: Sequence[bool] = ()) -> None:
-        self._settings, self.desk = settings, desk
-        self._answers = list(answers)
-        self._executor = SimulatedExecutor(settings.costs, self._is_killed, desk.orders)
-
-    def _is_killed(self) -> bool:
-        """What the kill switch said when this order was placed; nothing was noted while it was off."""
-        return self._answers.pop(0) if self._answers else False
-
-    def record(self, report: CycleReport) -> None:
-        """Nothing is written: it is compared with what was."""
-
-    def cycle(self, moment: Moment, answers: Sequence[bool]) -> CycleReport:
-        """One cycle; `answers` are those of the kill switch while its orders are placed."""
-        self._answers = list(answers)
-        report = trade_cycle(self.desk, moment, self._executor, self, self._settings)
-        self.desk = report.desk
-        return report
-
-    def act(self, act: str) -> None:
-        """An act of the owner."""
-        self.desk = owner_act(self.desk, act)
 
 
 # ==============================================================================
@@ -8179,6 +7737,511 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 
 
 # ==============================================================================
+# REPLAY | what went into each cycle, and the same line run over it once more
+# pure | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE
+# ==============================================================================
+
+# The inputs of a session are entries of text: a moment as the line saw it, the answers of the kill switch while
+# orders were being placed, an act of the owner. A moment tells what differs from the one before it in its block, and
+# keeps a book only where one was looked at. A cycle that wrote nothing and left the desk as it was is not kept.
+BLOCK_ENTRIES = 360  # an hour of quotes: more are written without waiting for something to happen
+TAKING = (OrderKind.EXIT, OrderKind.TAKER_ENTRY)
+ACTS = ("rearm", "resolve", "close_all")
+CLOSED_WORDS = "closed by the owner"
+
+
+def _name_of(value: object) -> str:
+    """The name of an enum's member, for JSON."""
+    if isinstance(value, Enum):
+        return value.name
+    raise TypeError(f"a {type(value).__name__} is no input")
+
+
+def input_text(value: object) -> str:
+    """A value as JSON that gives every number back to the last bit, infinite and unknown ones too."""
+    return json.dumps(value, default=_name_of, separators=(",", ":"))
+
+
+def _reading_row(outlook: Outlook) -> dict[str, object]:
+    return {
+        "pair": outlook.pair, "timeframe_s": outlook.timeframe_s, "opened_ms": outlook.opened_ms,
+        "close": outlook.close, "atr": outlook.atr, "regime": outlook.regime,
+        "setups": [{"strategy": s.strategy, "is_entry": s.is_entry, "is_exit": s.is_exit, "strength": s.strength,
+                    "stop_distance": s.stop_distance, "move": s.move, "numbers": s.numbers} for s in outlook.setups],
+        "findings": [asdict(finding) for finding in outlook.findings],
+    }
+
+
+def _part_row(part: object) -> object:
+    """A part of a view as JSON can hold it; most come often, and `asdict` takes its time."""
+    if isinstance(part, Ticker):
+        return {"pair": part.pair, "time_ms": part.time_ms, "bid": part.bid, "ask": part.ask, "last": part.last,
+                "volume_24h": part.volume_24h, "status": part.status}
+    if isinstance(part, OrderBook):
+        return {"time_ms": part.time_ms, "bids": part.bids, "asks": part.asks}
+    if isinstance(part, Outlook):
+        return _reading_row(part)
+    if isinstance(part, Candle):
+        return {"opened_ms": part.opened_ms, "open": part.open, "high": part.high, "low": part.low,
+                "close": part.close, "volume": part.volume}
+    if isinstance(part, Market | Finding):
+        return asdict(part)
+    return [_part_row(p) for p in part] if isinstance(part, tuple) else part
+
+
+def _parts(view: MarketView) -> dict[str, object]:
+    return {
+        "market": view.market, "ticker": view.ticker, "bar": view.bar, "outlooks": view.outlooks, "book": view.book,
+        "findings": view.findings, "correlated": view.correlated,
+    }
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Equal to the last bit; 0.0 and -0.0, and 1 and 1.0, are not."""
+    return a is b or (a == b and repr(a) == repr(b))
+
+
+def _view_row(view: MarketView, before: MarketView | None) -> dict[str, object]:
+    old = {} if before is None else _parts(before)
+    return {n: _part_row(p) for n, p in _parts(view).items() if n not in old or not _is_same(p, old[n])}
+
+
+def moment_row(moment: Moment, before: Moment | None = None) -> dict[str, object]:
+    """A moment as JSON can hold it: all of it, or what differs from the one before."""
+    old = {} if before is None else {v.pair: v for v in before.views}
+    row: dict[str, object] = {
+        "t": moment.now_ms, "due": moment.due, "follow": moment.is_follow_up,
+        "views": {v.pair: _view_row(v, old.get(v.pair)) for v in moment.views},
+    }
+    if before is None or not _is_same(moment.conditions, before.conditions):
+        line, known = asdict(moment.conditions), {} if before is None else asdict(before.conditions)
+        row["line"] = {name: v for name, v in line.items() if name not in known or not _is_same(v, known[name])}
+    return row
+
+
+def _tuples(value: object) -> object:
+    """Lists, and lists in them, as tuples."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+Parsed = dict[str, object]
+
+
+def _object(value: object) -> Parsed:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _revived(make: Callable[..., T], row: object, **parts: object) -> T:
+    """A value from its row, some of its parts revived before."""
+    return make(**{k: parts[k] if k in parts else _tuples(v) for k, v in _object(row).items()})
+
+
+def _list(value: object) -> list[Parsed]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _finding(row: Parsed) -> Finding:
+    return _revived(Finding, row, doubt=Doubt[str(row["doubt"])])
+
+
+def _outlook(row: Parsed) -> Outlook:
+    return _revived(
+        Outlook, row, regime=Regime[str(row["regime"])], setups=tuple(_revived(Setup, s) for s in _list(row["setups"])),
+        findings=tuple(_finding(f) for f in _list(row["findings"])),
+    )
+
+
+VIEW_KINDS: Mapping[str, Callable[..., object]] = types.MappingProxyType(
+    {"market": Market, "ticker": Ticker, "bar": Candle, "book": OrderBook}
+)
+
+
+def _view(row: Parsed, before: MarketView | None) -> MarketView:
+    """A view from its row and the view before it."""
+    made = {} if before is None else _parts(before)
+    for name, part in row.items():
+        if name == "outlooks":
+            made[name] = tuple(_outlook(o) for o in _list(part))
+        elif name == "findings":
+            made[name] = tuple(_finding(f) for f in _list(part))
+        elif name == "correlated" or part is None:
+            made[name] = _tuples(part)
+        else:
+            made[name] = _revived(VIEW_KINDS[name], part)
+    return _revived(MarketView, made)
+
+
+def moment_from_row(row: Parsed, before: Moment | None = None) -> Moment:
+    """A moment from its row and the moment before it; DataError if it is none."""
+    old = {} if before is None else {v.pair: v for v in before.views}
+    try:
+        views = _object(row["views"])
+        if not isinstance(row["t"], int):
+            raise ValueError("not a moment")
+        known = {} if before is None else asdict(before.conditions)
+        conditions = _revived(Conditions, known | _object(row.get("line", {})))
+        due = tuple(int(str(s)) for s in _list(row["due"]))
+        made = tuple(_view(_object(parts), old.get(pair)) for pair, parts in views.items())
+        return Moment(row["t"], made, conditions, due, bool(row["follow"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"a recorded moment cannot be read ({type(error).__name__})") from None
+
+
+def moment_json(moment: Moment) -> str:
+    """All of a moment as text; `moment_from_json` gives it back to the last bit."""
+    return input_text(moment_row(moment))
+
+
+def _loaded(text: str) -> Parsed:
+    """A JSON object; DataError if the text is none."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise DataError("a recorded input cannot be read")
+    return row
+
+
+def moment_from_json(text: str) -> Moment:
+    """A moment from its text; DataError if it is none."""
+    return moment_from_row(_loaded(text))
+
+
+def settings_json(settings: Settings) -> Parsed:
+    """What of the settings decides, as JSON can hold it; wishes, notices and hosts do not."""
+    return {
+        "limits": asdict(settings.limits), "costs": asdict(settings.costs), "schedule": asdict(settings.schedule),
+        "gates": asdict(settings.gates), "params": asdict(settings.params),
+    }
+
+
+def settings_from_json(row: Parsed) -> Settings:
+    """Settings from what decides in them; DataError if this program does not know them."""
+    try:
+        return Settings(
+            _revived(RiskLimits, row["limits"]), _revived(Costs, row["costs"]), _revived(Schedule, row["schedule"]),
+            _revived(GateLimits, row["gates"]), _revived(StrategyParams, row["params"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"the recorded settings cannot be read ({type(error).__name__})") from None
+
+
+def _called_off(desk: Desk) -> Desk:
+    """The desk that leaves every position and takes its entry orders off."""
+    left = tuple(p if p.phase is not ExitPhase.NONE else replace(p, phase=ExitPhase.CANCELLING, refused=0,
+                                                                 exit_why=CLOSED_WORDS) for p in desk.positions)
+    orders = tuple(replace(o, expires_ms=CALLED_OFF_MS) if o.kind in ENTRY_KINDS else o for o in desk.orders)
+    return replace(desk, positions=left, orders=orders, retries=())
+
+
+def owner_act(desk: Desk, act: str) -> Desk:
+    """The desk after the owner re-armed it, had all closed, or lifted its halt: then the week starts anew with the
+    equity of now.
+    """
+    if act == "rearm":
+        return clear_cause(desk, CauseKind.KILL)
+    if act == "close_all":
+        return _called_off(desk)
+    kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
+    return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
+
+
+def is_settled(desk: Desk) -> bool:
+    """True when no order waits for an answer: the executor can be made anew from the desk and is the same."""
+    return all(o.state is OrderState.OPEN and not o.is_cancelling for o in desk.orders)
+
+
+def settlement_row(settlement: Settlement) -> dict[str, object]:
+    """A settlement as JSON can hold it."""
+    fills = [asdict(fill) for fill in settlement.fills]
+    return {"fills": fills, "outcomes": [asdict(outcome) for outcome in settlement.outcomes]}
+
+
+def settlement_from_row(row: object) -> Settlement:
+    """A settlement from its row; DataError if it is none."""
+    try:
+        fills = tuple(_revived(Fill, f, side=Side[str(f["side"])], kind=OrderKind[str(f["kind"])])
+                      for f in _list(_object(row)["fills"]))
+        outcomes = tuple(_revived(Outcome, o, state=OrderState[str(o["state"])])
+                         for o in _list(_object(row)["outcomes"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"a recorded answer cannot be read ({type(error).__name__})") from None
+    return Settlement(fills, outcomes)
+
+
+class InputRow(NamedTuple):
+    """A row of inputs: the time of its first entry, "start", "block" or "candles", and its text."""
+
+    time_ms: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRow:
+    """Where a replay can begin: what the session was, its desk, and where the audit stood in each of its tables.
+
+    `is_session` marks the first of a session, `is_after_crash` one whose session before was never closed.
+    """
+
+    is_session: bool
+    is_after_crash: bool
+    version: str
+    source_hash: str
+    config_hash: str
+    settings: Settings
+    desk: str
+    marks: Mapping[str, int]
+
+
+def start_text(start: StartRow) -> str:
+    """The start as text; `start_from_text` gives it back."""
+    return input_text({
+        "session": start.is_session, "crash": start.is_after_crash, "version": start.version,
+        "source": start.source_hash, "config": start.config_hash, "settings": settings_json(start.settings),
+        "desk": start.desk, "marks": dict(start.marks),
+    })
+
+
+def start_from_text(text: str) -> StartRow:
+    """A start from its text; DataError if it is none that this program can run."""
+    row = _loaded(text)
+    settings, marks = row.get("settings"), row.get("marks")
+    if not isinstance(settings, dict) or not isinstance(marks, dict):
+        raise DataError("the start of a recorded session cannot be read")
+    return StartRow(
+        bool(row.get("session")), bool(row.get("crash")), str(row.get("version")), str(row.get("source")),
+        str(row.get("config")), settings_from_json(settings), str(row.get("desk")),
+        {str(table): int(str(mark)) for table, mark in marks.items()},
+    )
+
+
+def without_books(moment: Moment, pairs: frozenset[str]) -> Moment:
+    """The moment with the books of these pairs only."""
+    bare = [v if v.book is None or v.pair in pairs else replace(v, book=None) for v in moment.views]
+    return replace(moment, views=tuple(bare))
+
+
+def read_books(desk: Desk, report: CycleReport) -> frozenset[str]:
+    """The pairs whose books a cycle can have looked at: risk judged an intent there, or an order takes from it."""
+    taking = {o.pair for o in desk.orders if o.kind in TAKING}
+    return frozenset(taking | {v.intent.pair for v in report.verdicts})
+
+
+class InputLog:
+    """The inputs of a session until they are written; `desk` is the one that the next cycle begins with."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._entries: list[str] = []
+        self._times: list[int] = []
+        self._answers: list[bool] = []
+        self._moment: Moment | None = None
+        self._before: Moment | None = None
+        self._heard: Settlement | None = None
+        self._idle = 0
+        self._candles: list[tuple[int, str, int, list[list[float]]]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """True when there is enough to be written by itself."""
+        return len(self._entries) >= BLOCK_ENTRIES
+
+    def answer(self, is_killed: bool) -> bool:
+        """Note what the kill switch said while an order was being placed."""
+        self._answers.append(is_killed)
+        return is_killed
+
+    def see(self, moment: Moment) -> None:
+        """Note the moment that a cycle begins with."""
+        if any(self._answers):
+            self._add(moment.now_ms, {"killed": self._answers})
+        self._answers, self._moment, self._heard = [], moment, None
+
+    def hear(self, settlement: Settlement) -> None:
+        """Note what the exchange said of real orders: only that can be replayed of them."""
+        self._heard = settlement
+
+    def note(self, report: CycleReport, is_kept: bool) -> None:
+        """Keep the moment of a cycle that changed something; `is_kept` if the audit keeps the cycle."""
+        moment, self._moment = self._moment, None
+        desk, self.desk = self.desk, report.desk
+        if moment is None:
+            return
+        if not is_kept and report.desk == desk:
+            self._idle += 1
+            return
+        moment = without_books(moment, read_books(desk, report))
+        heard = {} if self._heard is None else {"settled": settlement_row(self._heard)}
+        self._add(moment.now_ms, moment_row(moment, self._before) | {"kept": is_kept} | heard)
+        self._before = moment
+
+    def act(self, act: str, time_ms: int) -> Desk:
+        """Note an act of the owner; returns the desk after it."""
+        self._add(time_ms, {"act": act, "t": time_ms})
+        self.desk = owner_act(self.desk, act)
+        return self.desk
+
+    def _add(self, time_ms: int, row: Parsed) -> None:
+        self._entries.append(input_text(row))
+        self._times.append(time_ms)
+
+    def add_candles(self, time_ms: int, news: Iterable[tuple[str, int, Sequence[Candle]]]) -> None:
+        """Note candles that are new and in no cache: (pair, seconds, candles)."""
+        for pair, seconds, candles in news:
+            rows = [[c.opened_ms, c.open, c.high, c.low, c.close, c.volume] for c in candles]
+            self._candles.append((time_ms, pair, seconds, rows))
+
+    def _take_candles(self) -> tuple[InputRow, ...]:
+        """The new candles as a row of their own."""
+        news, self._candles = self._candles, []
+        return (InputRow(news[0][0], "candles", input_text({"candles": [n[1:] for n in news]})),) if news else ()
+
+    def take(self) -> tuple[InputRow, ...]:
+        """What has come together, as one block and one row of candles; nothing if there is nothing."""
+        entries, self._entries, self._before = self._entries, [], None
+        times, self._times = self._times, []
+        idle, self._idle = self._idle, 0
+        text = f'{{"idle":{idle},"entries":[{",".join(entries)}]}}'
+        block = (InputRow(times[0], "block", text),) if entries else ()
+        return (*self._take_candles(), *block)
+
+
+class NotingExecutor(SimulatedExecutor):
+    """The executor of a session whose inputs are noted."""
+
+    def __init__(self, log: InputLog, costs: Costs, is_killed: Callable[[], bool], orders: Iterable[Order]) -> None:
+        self._log = log
+        super().__init__(costs, lambda: log.answer(is_killed()), orders)
+
+    def settle(self, moment: Moment) -> Settlement:
+        """The same as without a log."""
+        self._log.see(moment)
+        return super().settle(moment)
+
+
+class ListeningExecutor:
+    """Real orders whose answers are noted."""
+
+    def __init__(self, log: InputLog, executor: Executor) -> None:
+        self._log, self._executor = log, executor
+        self.place, self.cancel = executor.place, executor.cancel
+
+    def settle(self, moment: Moment) -> Settlement:
+        """The same as without a log."""
+        self._log.see(moment)
+        found = self._executor.settle(moment)
+        self._log.hear(found)
+        return found
+
+
+class Entry(NamedTuple):
+    """One entry read back: a moment, an act or answers of the kill switch, and whether the audit kept the cycle; of
+    real orders also what the exchange said.
+    """
+
+    moment: Moment | None = None
+    is_kept: bool = False
+    act: str = ""
+    answers: tuple[bool, ...] = ()
+    heard: Settlement | None = None
+
+
+def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
+    """The cycles left out of a block and its entries; DataError if it cannot be read."""
+    block = _loaded(text)
+    found: list[Entry] = []
+    before: Moment | None = None
+    idle, rows = block.get("idle"), block.get("entries")
+    if not isinstance(idle, int) or not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+        raise DataError("a block of recorded inputs cannot be read")
+    for row in rows:
+        if "killed" in row:
+            found.append(Entry(answers=tuple(bool(a) for a in row["killed"])))
+        elif row.get("act") in ACTS:
+            found.append(Entry(act=row["act"]))
+        else:
+            before = moment_from_row(row, before)
+            heard = settlement_from_row(row["settled"]) if "settled" in row else None
+            found.append(Entry(before, bool(row.get("kept")), heard=heard))
+    return idle, tuple(found)
+
+
+CandleRows = Mapping[tuple[str, int], Floats]
+
+
+def candle_rows(texts: Iterable[str]) -> dict[tuple[str, int], Floats]:
+    """Candles per pair and seconds from rows of inputs, the first of each time; DataError if they cannot be read."""
+    found: dict[tuple[str, int], list[Floats]] = {}
+    try:
+        for text in texts:
+            for pair, seconds, rows in _list(_loaded(text)["candles"]):
+                found.setdefault((str(pair), int(seconds)), []).append(np.array(rows, dtype=np.float64).reshape(-1, 6))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"recorded candles cannot be read ({type(error).__name__})") from None
+    whole = {key: np.concatenate(parts) for key, parts in found.items()}
+    return {key: rows[np.unique(rows[:, 0], return_index=True)[1]] for key, rows in whole.items()}
+
+
+class Signals:
+    """The strategies' readings computed once more from the candles; a reading depends on no candle after it."""
+
+    def __init__(self, candles: CandleRows, params: StrategyParams) -> None:
+        self._candles, self._params = candles, params
+        self._tables: dict[tuple[str, int], SignalTable] = {}
+
+    def again(self, told: Outlook) -> Outlook | None:
+        """The reading of the same candle; None if that candle was not kept."""
+        key = (told.pair, told.timeframe_s)
+        if key not in self._tables and key in self._candles:
+            series = series_of(self._candles[key], told.timeframe_s)
+            self._tables[key] = signal_table(told.pair, series, self._params)
+        if key not in self._tables:
+            return None
+        series = self._tables[key].series
+        row = int(np.searchsorted(series.opened, told.opened_ms))
+        is_there = row < len(series) and int(series.opened[row]) == told.opened_ms
+        return outlook_at(self._tables[key], row) if is_there else None
+
+
+class Rerun:
+    """The line run over recorded inputs from a desk on, with the backtest's executor."""
+
+    def __init__(self, settings: Settings, desk: Desk, answers: Sequence[bool] = ()) -> None:
+        self._settings, self.desk = settings, desk
+        self._answers = list(answers)
+        self._executor = SimulatedExecutor(settings.costs, self._is_killed, desk.orders)
+
+    def _is_killed(self) -> bool:
+        """What the kill switch said when this order was placed; nothing was noted while it was off."""
+        return self._answers.pop(0) if self._answers else False
+
+    def record(self, report: CycleReport) -> None:
+        """Nothing is written: it is compared with what was."""
+
+    def cycle(self, moment: Moment, answers: Sequence[bool], heard: Settlement | None = None) -> CycleReport:
+        """One cycle; `answers` are those of the kill switch while its orders are placed, `heard` what the exchange
+        said of real ones.
+        """
+        self._answers = list(answers)
+        if heard is not None:
+            report = decide(self.desk, moment, heard, self._settings)
+        else:
+            report = trade_cycle(self.desk, moment, self._executor, self, self._settings)
+        self.desk = report.desk
+        return report
+
+    def act(self, act: str) -> None:
+        """An act of the owner."""
+        self.desk = owner_act(self.desk, act)
+
+
+# ==============================================================================
 # ORDERS | what became of an order that was sent, and when that is certain
 # pure | uses ERRORS TYPES
 # ==============================================================================
@@ -9205,6 +9268,60 @@ def shown_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
 
 
 # ==============================================================================
+# CLOSING | what would closing everything bring now
+# pure | uses TYPES SETTINGS PORTFOLIO RISK CYCLE
+# ==============================================================================
+
+@dataclass(frozen=True, slots=True)
+class AskClose:
+    """What closing all would do; answered by a ClosingOffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAll:
+    """Leave every position and cancel every entry, once, if they are still the ones that were shown."""
+
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingOffer:
+    """What closing all would do now: the positions and entry orders it is about, as lines, or why it cannot be."""
+
+    marks: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def _closing_line(position: Position, market: Market) -> str:
+    """One position with what a sale at the last bid would bring, after the taker fee."""
+    value, fee = position.volume * position.mark, position.volume * position.mark * position.exit_fee
+    return (f"•  {market.name}   {number_text(position.volume, market.volume_scale)} at the bid of"
+            f" {number_text(position.mark, market.price_scale)} = {money_text(value - fee, market.counter)} after"
+            f" {money_text(fee, market.counter)} fee   ({signed_money(unrealised(position), market.counter)})")
+
+
+def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings) -> ClosingOffer:
+    """What closing all would do to this desk."""
+    entries = [o for o in desk.orders if o.kind in ENTRY_KINDS]
+    held = [p for p in desk.positions if p.phase is ExitPhase.NONE]
+    if not may_reduce(desk):
+        reasons = ", ".join(c.kind.words for c in desk.causes)
+        return ClosingOffer(problem=f"Not now: the state is {desk.state.name} ({reasons}), and it lets no sale out.")
+    if not (held or entries):
+        return ClosingOffer(problem="There is nothing to close: no position that is not being left already, no entry.")
+    lines = [_closing_line(p, markets[p.pair]) for p in held if p.pair in markets]
+    lines += [f"•  {o.pair}   entry order at {plain(o.limit)} is cancelled" for o in entries]
+    bound, counter = settings.costs.exit_bound, settings.schedule.counter
+    value = sum(market_value(p) for p in held)
+    if held:
+        lines.append(f"About {money_text(value, counter)} comes in. Each sale takes the bids down to {bound:.1%} below"
+                     f" the best one, so at worst {money_text(value * (1 - bound), counter)}; what is left over is"
+                     " offered again.")
+    return ClosingOffer(tuple(sorted((*(p.pair for p in held), *(o.order_id for o in entries)))), tuple(lines))
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -9520,6 +9637,26 @@ def write_kill_file(folder: Path) -> None:
         raise KilledByOwner(f"the kill file cannot be written in {folder}: close the program to stop it")
 
 
+AWAKE, AS_USUAL = 0x80000001, 0x80000000  # ES_CONTINUOUS with and without ES_SYSTEM_REQUIRED
+
+
+class KeepAwake:
+    """Keeps Windows from going to sleep by itself while orders or positions are open; a closed lid still wins.
+
+    It holds for the thread that asks; other systems are left alone.
+    """
+
+    def __init__(self, ask: Callable[[int], int] | None = None) -> None:
+        self._ask, self.is_held = ask, False
+        if ask is None and sys.platform == "win32":
+            self._ask = ctypes.windll.kernel32.SetThreadExecutionState
+
+    def hold(self, is_wanted: bool) -> None:
+        """Keep awake, or not any more; asks the system only where that changes."""
+        if self._ask is not None and is_wanted != self.is_held and self._ask(AWAKE if is_wanted else AS_USUAL):
+            self.is_held = is_wanted
+
+
 class InstanceLock:
     """Only one program per data folder; the system frees the lock when a program ends, however it ends."""
 
@@ -9700,7 +9837,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE REPLAY LEDGER SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE LEDGER REPLAY SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -10391,7 +10528,8 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         span = _numbers(db, mode, from_ms, to_ms)
         query = "SELECT * FROM inputs WHERE mode = ? AND number BETWEEN ? AND ? ORDER BY number"
         inputs = tuple(_read_input(row[1:], path) for row in db.execute(query, (mode.value, *span)))
-        acts = db.execute("SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind = 'rearm'", (mode.value,))
+        query = "SELECT time_ms FROM events WHERE mode IN ('', ?) AND kind IN ('rearm', 'close_all')"
+        acts = db.execute(query, (mode.value,))
         rows, candles = _read_rows(db, mode, inputs, span[1] < 2**62), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
 
@@ -10451,7 +10589,7 @@ CAUSES: Mapping[str, str] = types.MappingProxyType({
     "settings-changed": "the recorded settings are not the ones the session ran with",
     "crash": "the program broke off, and went on from another desk than the one written last",
     "start-differs": "the session went on from another desk than the one written last",
-    "owner-act": "an act of the owner, re-arming or lifting a halt, is missing among the inputs",
+    "owner-act": "an act of the owner, such as re-arming or closing all, is missing among the inputs",
     "kill": "an answer of the kill switch is missing among the inputs",
     "edited": "same program, same settings: an input or a row was changed after it was written",
 })  # fmt: skip
@@ -10664,7 +10802,7 @@ class _Run:
         if entry.moment is None:
             return None
         try:
-            report = self.rerun.cycle(entry.moment, answers)
+            report = self.rerun.cycle(entry.moment, answers, entry.heard)
         except (LunobizError, ValueError, TypeError, ArithmeticError) as error:
             now, stops = entry.moment.now_ms, f"the line stops at it: {type(error).__name__}"
             return Difference(self._cause(now, {})[0], "input", now, detail=stops)
@@ -10714,8 +10852,8 @@ def _opening(run: _Run, before: _Run | None) -> Difference | None:
         return None
     path, old, new = first_path(json.loads(start.desk), json.loads(expected)) or ("", None, None)
     cause = "edited" if not start.is_session else "crash" if start.is_after_crash else "start-differs"
-    if start.is_session and not rows and mark:
-        return None  # the row before was written by a session of long ago, or in another mode
+    if start.is_session and not rows and (mark or run.audit.mode is Mode.LIVE):
+        return None  # the row before was written long ago or in another mode; LIVE begins with what the account has
     time_ms = run.stretch.first.time_ms
     return Difference(cause, "desk", time_ms, "", path, _shown(old), _shown(new))
 
@@ -13062,6 +13200,7 @@ QUIET_S = 3600.0
 CHANNEL_ERRORS = (LunobizError, OSError, ValueError, RuntimeError, ImportError, AttributeError)
 NOTICE_TITLES = types.MappingProxyType({
     "entry": "Entry", "exit": "Exit", "stop": "Stop hit", "summary": "Daily summary", "rearm": "Re-armed",
+    "close_all": "Closing all",
     "daily_cap": "Daily loss cap reached", "weekly_cap": "Weekly loss cap reached", "cooldown": "Cooldown",
     "kill": "Kill switch engaged", "state": "Held back", "state info": "Over",
     "api_error": "Exchange trouble", "api_retry": "Exchange slow, trying again", "api_ok": "Exchange answers again",
@@ -14160,7 +14299,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST REPLAY WALK LEDGER ROWS SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST WALK LEDGER REPLAY ROWS CLOSING SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -14369,6 +14508,13 @@ def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
     return f"Parameters: {first}, NOT CHOSEN{known}"
 
 
+def _executor(parts: EngineParts, inputs: InputLog, costs: Costs, orders: Iterable[Order]) -> Executor:
+    """Where a session's orders go: to the exchange, or to the rules of FILLS; either way what they bring is noted."""
+    if parts.live is not None:
+        return ListeningExecutor(inputs, parts.live.executor)
+    return NotingExecutor(inputs, costs, parts.is_killed, orders)
+
+
 class Engine:
     """One session from recovery to close; it knows neither threads nor windows."""
 
@@ -14389,8 +14535,7 @@ class Engine:
         self.desk = saved[1] if saved is not None else Desk(cash)
         self._inputs = InputLog(self.desk)
         self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs)
-        self._executor: Executor = parts.live.executor if parts.live is not None else NotingExecutor(
-            self._inputs, settings.costs, parts.is_killed, self.desk.orders)
+        self._executor = _executor(parts, self._inputs, settings.costs, self.desk.orders)
         self._input_day, self._is_after_crash = -1, parts.store.is_session_open()
         self._resumes_ms = saved[0] if saved is not None else 0
         if saved is not None:
@@ -14593,7 +14738,7 @@ class Engine:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
         if self.parts.is_killed():
             return "The kill file is still there: remove the file named KILL first"
-        self._act("rearm", now_ms)
+        self.act("rearm", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Re-armed by the owner"))
         return ""
 
@@ -14604,11 +14749,11 @@ class Engine:
             return "Nothing is halted"
         if self.parts.live is not None:
             self.parts.live.accept()
-        self._act("resolve", now_ms)
+        self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
 
-    def _act(self, act: str, now_ms: int) -> None:
+    def act(self, act: str, now_ms: int) -> None:
         """An act of the owner on the desk, which is an input like a moment; the next cycle writes both."""
         self._begin_inputs(now_ms)
         self.desk, self._recorder.is_due = self._inputs.act(act, now_ms), True
@@ -14619,6 +14764,16 @@ class Engine:
         self.parts.store.mark_session("closed", self.report.now_ms if self.report is not None else 0)
         self.parts.store.close()
         self.parts.log.close()
+
+
+def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...]) -> str:
+    """Leave all positions and take all entries off if they are the ones that were shown; returns what is wrong."""
+    offer = closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
+    if offer.problem or offer.marks != marks:
+        return offer.problem or "Nothing was closed: positions or orders have changed. Look again."
+    engine.act("close_all", now_ms)
+    engine.tell(Event(now_ms, "close_all", "warning", f"Closing all, by the owner: {', '.join(marks)}"))
+    return ""
 
 
 # ==============================================================================
@@ -15556,7 +15711,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS CLOSING SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -15889,6 +16044,7 @@ class Worker:
         self._asked: dict[type, Errand] = {}  # by command, the newest; of the thread that sends
         self._errands: list[Errand] = []  # of the worker's thread
         self._next_open: OpenEngine | None = None
+        self._awake = KeepAwake()
 
     def start(self) -> None:
         """Open the session in its thread."""
@@ -15987,6 +16143,8 @@ class Worker:
             if self._next_open is not None:
                 return
             self._step(engine)
+            is_exposed = bool(engine.desk.positions or engine.desk.orders)
+            self._awake.hold(self._is_running and is_exposed and engine.parts.mode in (Mode.PAPER, Mode.LIVE))
             self._look_after_children(engine)
             self._post(engine, is_urgent=command is not None)
 
@@ -16039,10 +16197,13 @@ class Worker:
             self._next_s = self._wall.mono_s()
         elif isinstance(command, SetSpeed):
             self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
-        elif isinstance(command, (Rearm, ResolveHalt)):
-            problem = engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now)
+        elif isinstance(command, (Rearm, ResolveHalt, CloseAll)):
+            problem = (close_all(engine, now, command.marks) if isinstance(command, CloseAll) else
+                       engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
+        elif isinstance(command, AskClose):
+            self._events.put(closing_offer(engine.desk, engine.parts.feed.markets, engine.settings))
         elif isinstance(command, SaveKey):
             self._events.put(Note("info", self._options.save_key(command.key_id, command.secret)))
         elif isinstance(command, (AskLive, RequestLive, LeaveLive)):
@@ -17501,7 +17662,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS LEDGER ROWS JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS LEDGER ROWS CLOSING JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -17631,6 +17792,16 @@ def ask_resolve(look: Look, reasons: Sequence[str]) -> bool:
     """Has the owner dealt with what halted the bot?"""
     lines = (*reasons, "Go on only when you have looked at your account and the cause is gone.")
     return _is_confirmed(look, "Resolve halt", "Trading is halted.", lines, ("Resolved, go on", "Stay halted"))
+
+
+def ask_close_all(look: Look, mode: str, offer: ClosingOffer) -> bool:
+    """May all be closed? Shows what, at what price and what it costs."""
+    if offer.problem:
+        ask_question(look, Question("Close all", offer.problem, (), ("Close",)))
+        return False
+    after = "It happens once: the bot goes on and may enter again. Stop the bot or use the kill switch to prevent that."
+    head = f"Sell everything the bot holds, and cancel its entries? ({mode})"
+    return _is_confirmed(look, "Close all", head, (*offer.lines, after), ("Close all", "Keep"))
 
 
 def ask_leave_live(look: Look) -> bool:
@@ -17769,7 +17940,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS CLOSING SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -17791,6 +17962,7 @@ class Doings:
 
     start_stop: Callable[[], None]
     go_live: Callable[[], None]
+    close_all: Callable[[], None]
     backtest: Callable[[], None]
     export: Callable[[], None]
     open_folder: Callable[[], None]
@@ -17812,6 +17984,8 @@ class ActionBar:
         others = {"Run backtest…": doings.backtest, "Export…": doings.export, "Open data folder": doings.open_folder}
         for text, command in others.items():
             packed(ttk.Button(self.frame, text=text, command=command), side="left", padx=(look.px(4), 0))
+        close = ttk.Button(self.frame, text="Close all…", command=doings.close_all)
+        self.close_all = packed(close, side="left", padx=(look.px(4), 0))
         live = ttk.Button(self.frame, text="Go LIVE… (locked)", command=doings.go_live)
         self.live = packed(live, side="left", padx=(look.px(4), 0))
         self._live_tip = add_tip(self.live, "LIVE is locked.")
@@ -18129,8 +18303,9 @@ class Dashboard:
         self.look = Look(self.root)
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
-            start_stop=self.start_or_stop, go_live=self.go_live, backtest=self.open_backtest, export=self.export,
-            open_folder=self._open_folder, set_speed=lambda speed: worker.send(SetSpeed(speed)),
+            start_stop=self.start_or_stop, go_live=self.go_live, close_all=lambda: worker.send(AskClose()),
+            backtest=self.open_backtest, export=self.export, open_folder=self._open_folder,
+            set_speed=lambda speed: worker.send(SetSpeed(speed)),
             toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
         )
         self.screen.build(doings, self.kill_or_rearm, worker.send)
@@ -18198,7 +18373,12 @@ class Dashboard:
         elif ask_leave_live(self.look):
             self._worker.send(LeaveLive())
 
-    def _show_offer(self, offer: LiveOffer) -> None:
+    def _show_offer(self, offer: LiveOffer | ClosingOffer) -> None:
+        if isinstance(offer, ClosingOffer):
+            mode = "" if self.screen.news is None else self.screen.news.status.mode
+            if ask_close_all(self.look, mode, offer):
+                self._worker.send(CloseAll(offer.marks))
+            return
         request = LiveDialog(self.look, offer).ask()
         if request is not None:
             self._worker.send(request)
@@ -18268,7 +18448,7 @@ class Dashboard:
                 break
             if isinstance(event, DeskNews):
                 newest = event
-            elif isinstance(event, LiveOffer):
+            elif isinstance(event, (LiveOffer, ClosingOffer)):
                 self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
             else:
                 has_lines = self.screen.take(event) or has_lines
@@ -18975,7 +19155,7 @@ def run_export(session: Session, folder: str) -> int:
 
 def run_replay_check(session: Session, is_one: bool, out: str) -> int:
     """Run what PAPER, demo and replay recorded over again; 1 if anything comes out otherwise than it was recorded."""
-    modes = (session.mode,) if is_one else (Mode.PAPER, Mode.DEMO, Mode.REPLAY)
+    modes = (session.mode,) if is_one else (Mode.PAPER, Mode.LIVE, Mode.DEMO, Mode.REPLAY)
     chosen = [replace(session, mode=m) for m in modes if replace(session, mode=m).database.exists()]
     reports = []
     for each in chosen:
