@@ -29,7 +29,7 @@ Map:
     REPLAY     what went into each cycle, and the same line run over it once more
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
-    CLOSING    what would closing everything bring now
+    ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -8631,6 +8631,7 @@ class Health:
     lock_reasons: tuple[str, ...] = ()
     parity: str = ""  # what the last replay check said
     is_parity_broken: bool = False
+    findings: tuple[Banner, ...] = ()  # of LIVE: what is not as it should be
 
 
 @dataclass(frozen=True, slots=True)
@@ -8680,6 +8681,8 @@ class DeskNews:
     fills: tuple[Row, ...] = ()
     banners: tuple[Banner, ...] = ()
     footer: str = ""
+    orders: tuple[Row, ...] = ()
+    coins: tuple[Row, ...] = ()
 
 
 def tone_of(fraction: float | None) -> str:
@@ -8933,7 +8936,7 @@ def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, hea
                 zone: Zone) -> tuple[Banner, ...]:
     """All conditions worth a banner, the most severe first; each ends with its condition."""
     causes = sorted(desk.causes, key=lambda c: -c.kind.state.value)
-    banners = [cause_banner(c, settings, health.now_ms, zone) for c in causes]
+    banners = [*(cause_banner(c, settings, health.now_ms, zone) for c in causes), *health.findings]
     if not health.log_ok:
         banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
     if health.is_parity_broken:
@@ -9268,8 +9271,8 @@ def shown_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
 
 
 # ==============================================================================
-# CLOSING | what would closing everything bring now
-# pure | uses TYPES SETTINGS PORTFOLIO RISK CYCLE
+# ACCOUNT | what rests where, whose coins are whose, and what closing all would bring
+# pure | uses TYPES SETTINGS PORTFOLIO RISK CYCLE ORDERS ROWS
 # ==============================================================================
 
 @dataclass(frozen=True, slots=True)
@@ -9319,6 +9322,63 @@ def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings)
                      f" the best one, so at worst {money_text(value * (1 - bound), counter)}; what is left over is"
                      " offered again.")
     return ClosingOffer(tuple(sorted((*(p.pair for p in held), *(o.order_id for o in entries)))), tuple(lines))
+
+
+def _place_of(order: Order, mode: Mode) -> str:
+    """Where an order is watched."""
+    if mode is not Mode.LIVE:
+        return "simulated"
+    if order.state is OrderState.UNKNOWN:
+        return "not certain"
+    return "at Luno" if order.state is OrderState.OPEN else "in the program"
+
+
+def _order_state(order: Order) -> str:
+    if order.is_cancelling:
+        return "being cancelled"
+    words = {OrderState.INTENT: "being sent", OrderState.UNKNOWN: "outcome unknown"}
+    resting = "stop reached" if order.is_triggered else "waits for its stop" if order.stop and order.side is Side.SELL \
+        and order.kind is OrderKind.PROTECTION else "resting"
+    return words.get(order.state, resting)
+
+
+def _order_row(order: Order, market: Market, mode: Mode, now_ms: int) -> Row:
+    where = _place_of(order, mode)
+    has_stop = order.kind is OrderKind.PROTECTION
+    cells = (
+        market.name, order.kind.value, order.side.value, number_text(order.limit, market.price_scale),
+        number_text(order.stop if has_stop else None, market.price_scale),
+        number_text(order.volume, market.volume_scale), number_text(order.filled, market.volume_scale),
+        _order_state(order), where, age_text(now_ms - order.created_ms),
+    )
+    return Row(order.order_id, cells, "warn" if where == "not certain" else "")
+
+
+def _bare_stop_row(position: Position, market: Market, now_ms: int) -> Row:
+    """The stop of a position that nothing at the exchange watches."""
+    stop, volume = number_text(position.stop, market.price_scale), number_text(position.volume, market.volume_scale)
+    cells = (market.name, "stop", Side.SELL.value, DASH, stop, volume, DASH, "does not rest", "only in the program",
+             age_text(now_ms - position.opened_ms))
+    return Row(f"stop of {position.pair}", cells, "warn")
+
+
+def order_rows(desk: Desk, markets: Mapping[str, Market], mode: Mode, now_ms: int) -> tuple[Row, ...]:
+    """Every order that is not over, and where it is watched; stops that do not rest come first."""
+    bare = [p for p in desk.positions if p.pair in markets
+            and not any(o.state is OrderState.OPEN for o in desk.orders_of(p.pair, OrderKind.PROTECTION))]
+    stops = [_bare_stop_row(p, markets[p.pair], now_ms) for p in bare]
+    orders = [_order_row(o, markets[o.pair], mode, now_ms) for o in desk.orders if o.pair in markets]
+    return (*stops, *orders)
+
+
+def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
+    """Each asset in three columns: the bot's, the owner's, and what nothing explains; those without any left out."""
+    rows = []
+    for asset, bot, owner, odd in holdings:
+        if bot or owner or odd:
+            cells = (asset, *(format(n.normalize(), "f") for n in (bot, owner, odd, bot + owner + odd)))
+            rows.append(Row(asset, cells, "warn" if odd else ""))
+    return tuple(rows)
 
 
 # ==============================================================================
@@ -13022,7 +13082,7 @@ class Reconciler:
 
 # ==============================================================================
 # LIVE | may a real order go out now, and is what the exchange says what we know
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK LEDGER ORDERS STORE LUNO EXECUTION
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO RISK LEDGER ORDERS ROWS STORE LUNO EXECUTION
 # ==============================================================================
 
 RECONCILE_MS = 30_000
@@ -13131,6 +13191,27 @@ class LiveSession:
             is_unresolved=bool(self.executor.unresolved()), is_contradicted=bool(self.executor.contradictions))
         return self._conditions
 
+    def findings(self) -> Iterator[Banner]:
+        """What is not as it should be, each in a sentence that says what to do; "resolve" is the owner's word on it."""
+        found = self.reconciler.last
+        for key, what, words, action in (
+            ("drift", found.drift, "The account does not add up: {}, and nothing explains it. If it was you (a deposit,"
+             " a withdrawal, an order by hand), resolve it: from then on it counts as yours.", "resolve"),
+            ("foreign", found.foreign, "Open orders at Luno that are not the bot's: {}. No entries while they are there"
+             ".", ""),
+            ("double", found.double_use, "Orders with this bot's mark that it did not send: {}. Is a second copy using"
+             " the key?", ""),
+            ("lost", ", ".join(self.lost[:3]), "Orders at Luno that the audit does not have: {}. Was an older database"
+             " restored? Look at the account.", ""),
+            ("key", self.executor.key_trouble, "Luno refuses the key ({}). It is not tried again until you resolve"
+             " this.", ""),
+            ("said", ", ".join(sorted(self.executor.contradictions.values())[:2]), "What Luno says of an order cannot"
+             " be: {}.", ""),
+            ("leash", " ".join(self._leash()), "{} No new entries.", ""),
+        ):
+            if what:
+                yield Banner("warning", words.format(what), action, key)
+
     def in_the_way(self) -> str:
         """Why nothing may be sent at this moment; "" if nothing is in the way."""
         now = self._conditions
@@ -13200,7 +13281,7 @@ QUIET_S = 3600.0
 CHANNEL_ERRORS = (LunobizError, OSError, ValueError, RuntimeError, ImportError, AttributeError)
 NOTICE_TITLES = types.MappingProxyType({
     "entry": "Entry", "exit": "Exit", "stop": "Stop hit", "summary": "Daily summary", "rearm": "Re-armed",
-    "close_all": "Closing all",
+    "close_all": "Closing all", "live": "Look at the account",
     "daily_cap": "Daily loss cap reached", "weekly_cap": "Weekly loss cap reached", "cooldown": "Cooldown",
     "kill": "Kill switch engaged", "state": "Held back", "state info": "Over",
     "api_error": "Exchange trouble", "api_retry": "Exchange slow, trying again", "api_ok": "Exchange answers again",
@@ -14299,7 +14380,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # ENGINE | one trading session
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST WALK LEDGER REPLAY ROWS CLOSING SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST WALK LEDGER REPLAY ROWS ACCOUNT SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
 # ==============================================================================
 
 QUOTE_MS, MAX_PAUSE_MS = 10_000, 60_000
@@ -14527,8 +14608,9 @@ class Engine:
             self._trade_with(self.choice)
         self.report: CycleReport | None = None
         self.moment: Moment | None = None
-        self.failures = 0
-        self._was_killed = self._has_loaded = False
+        self.failures, self._was_killed = 0, False
+        self.has_loaded = False  # the memory of the strategies is not there yet
+        self.findings: tuple[Banner, ...] = ()
         self._locks: tuple[int, tuple[str, ...]] = (-1, ())
         saved = parts.store.last_desk(parts.mode)
         cash = settings.schedule.paper_cash if parts.live is None else approx(parts.live.cash())
@@ -14540,17 +14622,12 @@ class Engine:
         self._resumes_ms = saved[0] if saved is not None else 0
         if saved is not None:
             parts.pace.resume(saved[0])
-        parts.store.mark_session("opened", saved[0] if saved is not None else 0)
+        parts.store.mark_session("opened", self._resumes_ms)
 
     @property
     def has_resumed(self) -> bool:
         """True when the desk was read back from the audit."""
         return self._resumes_ms > 0
-
-    @property
-    def has_loaded(self) -> bool:
-        """True once the memory of the strategies is there."""
-        return self._has_loaded
 
     @property
     def label(self) -> str:
@@ -14566,7 +14643,7 @@ class Engine:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
         days = self.settings.gates.test_days
         is_old = self.choice is None or now_ms >= self.choice.to_ms + days * DAY_MS
-        return self.parts.mode in (Mode.PAPER, Mode.LIVE) and self._has_loaded and self._waiting is None and is_old
+        return self.parts.mode in (Mode.PAPER, Mode.LIVE) and self.has_loaded and self._waiting is None and is_old
 
     def take_choice(self, choice: Choice) -> None:
         """Trade by this choice from the next cycle on before which no order is under way."""
@@ -14603,8 +14680,8 @@ class Engine:
     def load(self, now_ms: int) -> LoadState | None:
         """Fetch one page of missing history; None when the session can begin."""
         state = self.parts.feed.load_page(now_ms)
-        if state is None and not self._has_loaded:
-            self._has_loaded = True
+        if state is None and not self.has_loaded:
+            self.has_loaded = True
             for kind, level, text in self.parts.feed.data_events():
                 self.tell(Event(now_ms, kind, level, text))
         return state
@@ -14644,6 +14721,7 @@ class Engine:
         base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
         if self.parts.live is not None:
             base = self.parts.live.look(base, self.desk)
+            self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
             moment = self.parts.feed.moment(beat.now_ms, beat.due, base, wanted)
         except (ExchangeDown, ExchangeRefused) as error:
@@ -14653,6 +14731,11 @@ class Engine:
         self.failures = 0
         self.parts.pace.hold_back(0)
         return moment
+
+    def _tell_findings(self, findings: tuple[Banner, ...], now_ms: int) -> None:
+        before, self.findings = {b.text for b in self.findings}, findings
+        for banner in (b for b in findings if b.text not in before):
+            self.tell(Event(now_ms, "live", banner.level, banner.text))
 
     def _blind(self, beat: Beat, base: Conditions, error: ExchangeDown | ExchangeRefused) -> Moment:
         self.failures += 1
@@ -14704,10 +14787,9 @@ class Engine:
 
     def _end_day(self, before: Desk, report: CycleReport) -> None:
         """Keep a day's result and tell it."""
-        wish = self.settings.schedule.target_daily_return
-        row = day_row(before, report, wish)
+        row = day_row(before, report, self.settings.schedule.target_daily_return)
         self.parts.store.record_metrics(report.now_ms, "day" if self.parts.live is None else "live_day", row)
-        text = f"The day ended at {row['return']:+.2%} of {wish:.2%} wished"
+        text = f"The day ended at {row['return']:+.2%} of {row['wished']:.2%} wished"
         self.tell(Event(report.now_ms, "summary", "info", text))
 
     def tell(self, event: Event) -> None:
@@ -15711,7 +15793,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS CLOSING SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -15825,7 +15907,7 @@ class Newsroom:
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
-            parity=self._checks.text, is_parity_broken=self._checks.is_broken,
+            parity=self._checks.text, is_parity_broken=self._checks.is_broken, findings=engine.findings,
         )
 
     def _last_candle(self) -> int | None:
@@ -15845,6 +15927,8 @@ class Newsroom:
             fill_rows(tuple(self._fills), markets, engine.parts.mode.value.upper(), health.now_ms, zone),
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
+            order_rows(engine.desk, markets, engine.parts.mode, health.now_ms),
+            coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
         )
 
 
@@ -16962,6 +17046,8 @@ from functools import partial
 LOG_ROWS, BANNERS_SHOWN = 2_000, 2
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
+NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
+NO_COINS = "Nothing to tell apart.\nIn LIVE this lists the coins at Luno: the bot's, yours, and what nothing explains."
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
 NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a few seconds after each close."
@@ -17141,6 +17227,38 @@ class DeskPanel:
         rows, hides = self._news.decisions if self._news is not None else (), self.hides_quiet.get()
         self.decisions.set_empty(NO_SHOWN_DECISIONS if rows and hides else NO_DECISIONS)
         self.decisions.show([row for row in rows if not hides or row.cells[2] not in QUIET_DECISIONS])
+
+
+class AccountPanel:
+    """What waits at the exchange or in the program, and whose coins are whose."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look) -> None:
+        import ttkbootstrap as ttk
+        self.frame = ttk.Frame(parent)
+        halves = Halves(self.frame, look, (13, 7))
+        number = "12,345.678900"
+        orders = (
+            Column("Market", "XBT/ZAR"), Column("For", "protection"), Column("Side", "SELL"),
+            Column("Limit", "1,248,310", True), Column("Stop", "1,223,344", True), Column("Size", "0.012500", True),
+            Column("Filled", "0.012500", True, rank=2), Column("State", "outcome unknown", stretches=True),
+            Column("Watched", "only in the program"), Column("Age", "2h 14m", True, rank=1),
+        )
+        coins = (Column("Coin", "USDT", stretches=True), Column("Bot's", number, True),
+                 Column("Yours", number, True), Column("Unexplained", number, True),
+                 Column("At Luno", number, True, rank=1))
+        self.orders = Table(halves.frame, look, "Orders and stops", orders, NO_ORDERS)
+        self.coins = Table(halves.frame, look, "Coins", coins, NO_COINS)
+        halves.put(self.orders, self.coins)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Both tables."""
+        return self.orders, self.coins
+
+    def show(self, news: DeskNews) -> None:
+        """Show the newest rows."""
+        self.orders.show(news.orders)
+        self.coins.show(news.coins)
 
 
 def read_day(name: str, text: str) -> int:
@@ -17662,7 +17780,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS LEDGER ROWS CLOSING JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -17674,7 +17792,7 @@ KEY_HELP = (
 )
 KEYS_HELP = (
     ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
-    ("Ctrl+1, 2, 3", "Dashboard, Backtest & gates, Log"), ("Ctrl+B", "backtest and gates"),
+    ("Ctrl+1, 2, 3, 4", "Dashboard, Backtest & gates, Log, Account"), ("Ctrl+B", "backtest and gates"),
     ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
     ("Ctrl+C", "copy the selected rows, ready for a sheet"),
     ("Enter, double click", "show a row in full"), ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
@@ -17791,7 +17909,8 @@ def ask_rearm(look: Look, folder: str) -> bool:
 def ask_resolve(look: Look, reasons: Sequence[str]) -> bool:
     """Has the owner dealt with what halted the bot?"""
     lines = (*reasons, "Go on only when you have looked at your account and the cause is gone.")
-    return _is_confirmed(look, "Resolve halt", "Trading is halted.", lines, ("Resolved, go on", "Stay halted"))
+    return _is_confirmed(look, "Resolve", "Trading is held back until you say so.", lines,
+                         ("Resolved, go on", "Not yet"))
 
 
 def ask_close_all(look: Look, mode: str, offer: ClosingOffer) -> bool:
@@ -17940,7 +18059,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS CLOSING SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -17992,7 +18111,7 @@ class ActionBar:
         theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
         self.theme = packed(theme, side="right")
         self._build_speed(doings.set_speed)
-        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…3 tabs   F1 help", font=look.small)
+        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…4 tabs   F1 help", font=look.small)
         self.frame.bind("<Configure>", lambda event: self._show_hints())
         look.on_change(self.recolour)
 
@@ -18144,6 +18263,9 @@ def silence_words(news_age_s: float, cycle_age_s: float, is_running: bool, is_al
     return (f"▲ {text}", "warn") if silent_s >= SILENT_WARN_S else (text, "muted")
 
 
+TABS = ("Dashboard", "Backtest & gates", "Log", "Account")
+
+
 class Screen:
     """All that is seen: the panels, the newest news in them, the notes of the moment, clock and silence."""
 
@@ -18170,16 +18292,18 @@ class Screen:
         self.backtest = BacktestPanel(self.tabs, look, post, self.clock, self.zone)
         self.backtest.form.tick(options.timeframes)
         self.log = LogPanel(self.tabs, look, self.zone)
-        for panel, name in ((self.desk, "Dashboard"), (self.backtest, "Backtest & gates"), (self.log, "Log")):
-            self.tabs.add(panel.frame, text=name)
+        self.account = AccountPanel(self.tabs, look)
+        panels = (self.desk.frame, self.backtest.frame, self.log.frame, self.account.frame)
+        for frame, name in zip(panels, TABS, strict=True):
+            self.tabs.add(frame, text=name)
         self.tabs.bind("<<NotebookTabChanged>>", lambda event: self._show_tab())
-        for table in (*self.desk.tables, self.log.table, *self.backtest.tables):
+        for table in (*self.desk.tables, self.log.table, *self.account.tables, *self.backtest.tables):
             table.on_open = partial(show_row, look)
         self.strip.show(opening_status(options))
 
     @property
     def tab(self) -> int:
-        """The tab in front: 0 dashboard, 1 backtest, 2 log."""
+        """The tab in front: 0 dashboard, 1 backtest, 2 log, 3 account."""
         return int(self.tabs.index("current"))
 
     def open_log(self) -> None:
@@ -18224,13 +18348,13 @@ class Screen:
             self.root.title(f"{news.status.mode} — {self.options.title}")
         self._show_banners()
         self.show_clock()
-        if self.tab == 0:
-            self.desk.show(news)
+        if self.tab in (0, 3):
+            self._show_tab()
 
     def _show_tab(self) -> None:
         """A tab that was hidden catches up when it is opened."""
-        if self.tab == 0 and self.news is not None:
-            self.desk.show(self.news)
+        if self.news is not None and self.tab in (0, 3):
+            (self.desk if self.tab == 0 else self.account).show(self.news)
         if self.tab == 2:
             self.log.refresh()
 
@@ -18319,7 +18443,7 @@ class Dashboard:
         keys: tuple[tuple[str, Callable[[], None]], ...] = (
             ("<F5>", self.start_or_stop), ("<Alt-s>", self.start_or_stop), ("<F9>", self.kill), ("<F1>", self._help),
             ("<Control-b>", self.open_backtest), ("<Control-e>", self.export), ("<Control-f>", self._find),
-            ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(3)),
+            ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(4)),
         )
         for sequence, action in keys:
             # the kill switch must work while a dialog is open, the others must not
