@@ -8504,6 +8504,14 @@ def fill_since(order: SentOrder, now_ms: int) -> Fill | None:
         f"order {order.exchange_id}")
 
 
+class StatementRow(NamedTuple):
+    """One entry of an account's statement: what changed, when, and the exchange's word for it, such as TRANSFER."""
+
+    time_ms: int
+    kind: str
+    change: Decimal
+
+
 class Holding(NamedTuple):
     """One asset in three columns: the bot's, the owner's, and what nothing explains."""
 
@@ -11221,7 +11229,7 @@ def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attemp
 
 # ==============================================================================
 # LUNO | the exchange's words turned into ours
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ORDERS SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO SELFTEST ORDERS SYSTEM HTTP
 # ==============================================================================
 
 KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
@@ -11239,6 +11247,7 @@ STATUSES = types.MappingProxyType({  # markets and tickers spell them differentl
 _STRICT_DECIMAL = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _MARKET_ID = re.compile(r"[A-Z0-9]{4,12}", re.ASCII)
 _ASSET = re.compile(r"[A-Z0-9]{2,10}", re.ASCII)
+_KIND = re.compile(r"[A-Z_]{1,20}", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9A-Za-z]{1,40}", re.ASCII)
 _ERROR_CODE = re.compile(r"Err[A-Za-z0-9]{1,40}", re.ASCII)
 _RFC3339 = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -11557,7 +11566,7 @@ class LunoClient:
 
 ORDER_PATH = "/api/1/postorder"
 NOT_FOUND = frozenset(("ErrOrderNotFound", "ErrInvalidOrderRef", "ErrNotFound"))
-LIST_PAGE, LIST_PAGES = 1000, 20
+LIST_PAGE, LIST_PAGES, STATEMENT_ROWS = 1000, 20, 50
 IMPOSSIBLE_ORDER = "BX0000000000000"
 _ORDER_ID = re.compile(r"[0-9A-Za-z]{4,40}", re.ASCII)
 _CLIENT_ID = re.compile(r"[0-9A-Za-z_;,.\-]{0,255}", re.ASCII)
@@ -11578,6 +11587,14 @@ def _parse_order(row: _Answer) -> FoundOrder:
 
 def _parse_orders(answer: _Answer) -> list[FoundOrder]:
     return [_parse_order(_Answer(value, "order")) for value in answer.rows("orders")]
+
+
+def _parse_statement(answer: _Answer) -> tuple[StatementRow, ...]:
+    """Entries that changed the balance, the newest first; those that only reserve are left out."""
+    rows = [_Answer(value, "statement") for value in answer.rows("transactions")]
+    found = {r.whole("row_index", 1, 10**15): StatementRow(r.time_ms("timestamp"), r.word("kind", _KIND),
+                                                           r.number("balance_delta")) for r in rows}
+    return tuple(row for _, row in sorted(found.items(), reverse=True) if row.change)
 
 
 class LunoOrders:
@@ -11642,6 +11659,11 @@ class LunoOrders:
     def balances(self) -> tuple[Balance, ...]:
         """Every account's balance."""
         return self._client.look_up("/api/1/balance", (), _parse_balances)
+
+    def statement(self, account_id: str) -> tuple[StatementRow, ...]:
+        """The newest entries of one account that changed its balance, the newest first."""
+        params = [("min_row", str(-STATEMENT_ROWS)), ("max_row", "0")]
+        return self._client.look_up(f"/api/1/accounts/{account_id}/transactions", params, _parse_statement)
 
     def _list(self, is_closed: bool, since_ms: int) -> Iterator[FoundOrder]:
         """Pages of the list, newest first, each order once; orders of one millisecond may stand on two pages."""
@@ -11941,6 +11963,38 @@ class DemoOrder:
         }  # fmt: skip
 
 
+PLAIN_AMOUNT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+class DemoQuery(NamedTuple):
+    """The parameters of one request and when it arrived; empty counts as not given, as at Luno."""
+
+    params: Params
+    now_ms: int
+
+    def every(self, name: str) -> list[str]:
+        """All values of a repeated parameter."""
+        return [value for key, value in self.params if key == name and value]
+
+    def text(self, name: str, default: str = "") -> str:
+        """One value or the default."""
+        return next(iter(self.every(name)), default)
+
+    def whole(self, name: str, default: int = 0, least: int = 0, most: int = DEMO_ENDLESS_MS) -> int:
+        """A whole number within bounds."""
+        text = self.text(name, str(default))
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
+            raise ExchangeRefused("ErrLimitOutOfRange" if name == "limit" else "ErrInvalidArguments", DEMO_REFUSED)
+        return int(text)
+
+    def amount(self, name: str) -> Decimal:
+        """A plain decimal, zero if not given; scientific notation is refused, as at Luno."""
+        text = self.text(name, "0")
+        if not PLAIN_AMOUNT.fullmatch(text):
+            raise ExchangeRefused("ErrInvalidValue", DEMO_REFUSED)
+        return Decimal(text)
+
+
 class DemoAccounts:
     """Balances, orders and fills of the customer, exact; fees come off what is received, or on top."""
 
@@ -11948,11 +12002,25 @@ class DemoAccounts:
         self.total: dict[str, Decimal] = {}
         self.orders: dict[str, DemoOrder] = {}
         self.fills: list[tuple[str, int, int, dict[str, object]]] = []  # pair, sequence, time, row
+        self.entries: list[tuple[str, int, str, Decimal]] = []  # of the statement: asset, time, kind, change
         self.are_fees_on_top, self._tracks = False, tracks
 
     def reserved(self, asset: str) -> Decimal:
         """What live orders hold back of an asset."""
         return sum((n for a, n in map(self._held, self._live()) if a == asset), NOTHING)
+
+    def change(self, asset: str, amount: Decimal, time_ms: int, kind: str = "TRANSFER") -> None:
+        """Book a change of a balance, and the entry of the statement that tells it."""
+        self.total[asset] += amount
+        self.entries.append((asset, time_ms, kind, amount))
+
+    def statement(self, asset: str, query: DemoQuery) -> dict[str, object]:
+        """The newest entries of an account; asked as the program asks, by how many from the end."""
+        if query.text("max_row") != "0" or not re.fullmatch(r"-[0-9]{1,4}", query.text("min_row")):
+            raise ExchangeRefused("ErrInvalidArguments", DEMO_REFUSED)
+        rows = [{"row_index": n, "timestamp": e[1], "kind": e[2], "balance_delta": float(e[3])}
+                for n, e in enumerate((e for e in self.entries if e[0] == asset), start=1)]
+        return {"transactions": rows[int(query.text("min_row")):]}
 
     def of_client(self, client_id: str) -> DemoOrder | None:
         """The order that has this id of the customer's own."""
@@ -12031,8 +12099,8 @@ class DemoAccounts:
         rate = Decimal(str(market.maker_fee if is_maker else market.taker_fee))
         fee = ((volume if is_in_base else counter) * rate).quantize(FEE_STEP, rounding=ROUND_CEILING)
         fee_base, fee_counter = (fee, NOTHING) if is_in_base else (NOTHING, fee)
-        self.total[market.base] += sign * volume - fee_base
-        self.total[market.counter] -= sign * counter + fee_counter
+        self.change(market.base, sign * volume - fee_base, time_ms, "EXCHANGE")
+        self.change(market.counter, -sign * counter - fee_counter, time_ms, "EXCHANGE")
         order.base, order.counter = order.base + volume, order.counter + counter
         order.fee_base, order.fee_counter = order.fee_base + fee_base, order.fee_counter + fee_counter
         if not order.remaining:
@@ -12080,38 +12148,8 @@ ERROR_STATUS = types.MappingProxyType({
 })  # fmt: skip
 TICKER_STATUS = types.MappingProxyType({"ACTIVE": "ACTIVE", "POST_ONLY": "POSTONLY", "SUSPENDED": "DISABLED"})
 PUBLIC_PATHS = ("/api/exchange/1/markets", "/api/1/ticker", "/api/1/tickers", "/api/1/orderbook_top", "/api/1/trades")
-PLAIN_AMOUNT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 CLIENT_ID = re.compile(r"[0-9A-Za-z_;,.\-]{0,255}")
 DemoRequest = tuple[str, str, Params, Credentials | None]
-
-
-class DemoQuery(NamedTuple):
-    """The parameters of one request and when it arrived; empty counts as not given, as at Luno."""
-
-    params: Params
-    now_ms: int
-
-    def every(self, name: str) -> list[str]:
-        """All values of a repeated parameter."""
-        return [value for key, value in self.params if key == name and value]
-
-    def text(self, name: str, default: str = "") -> str:
-        """One value or the default."""
-        return next(iter(self.every(name)), default)
-
-    def whole(self, name: str, default: int = 0, least: int = 0, most: int = DEMO_ENDLESS_MS) -> int:
-        """A whole number within bounds."""
-        text = self.text(name, str(default))
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
-            raise ExchangeRefused("ErrLimitOutOfRange" if name == "limit" else "ErrInvalidArguments", DEMO_REFUSED)
-        return int(text)
-
-    def amount(self, name: str) -> Decimal:
-        """A plain decimal, zero if not given; scientific notation is refused, as at Luno."""
-        text = self.text(name, "0")
-        if not PLAIN_AMOUNT.fullmatch(text):
-            raise ExchangeRefused("ErrInvalidValue", DEMO_REFUSED)
-        return Decimal(text)
 
 
 def _demo_trouble(order: DemoOrder, query: DemoQuery, status: str) -> Iterator[tuple[bool, str]]:
@@ -12267,11 +12305,13 @@ class DemoExchange:
         if path not in PUBLIC_PATHS and not key:
             return self._made(401, b"Unauthorised", "text/plain")
         try:
-            if (method, path) not in self._routes:
+            asset = next((a for a, n in self._ids.items() if path == f"/api/1/accounts/{n}/transactions"), "")
+            if (method, path) not in self._routes and not asset:
                 raise ExchangeRefused("ErrNotFound", DEMO_REFUSED)
             if method == "POST" and not self.can_trade:
                 raise ExchangeRefused("ErrInsufficientPerms", DEMO_REFUSED)
-            answer = self._routes[method, path](DemoQuery(params, now_ms))
+            query = DemoQuery(params, now_ms)
+            answer = self.accounts.statement(asset, query) if asset else self._routes[method, path](query)
         except ExchangeRefused as refusal:
             return self._refused(refusal.code)
         return self._made(200, json.dumps(answer).encode())
@@ -12863,6 +12903,9 @@ class Line(Protocol):
     def balances(self) -> tuple[Balance, ...]:
         """Every account's balance."""
 
+    def statement(self, account_id: str) -> tuple[StatementRow, ...]:
+        """The newest changes of one account."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveDoor:
@@ -13019,13 +13062,17 @@ class LiveExecutor:
 
 
 class Reconciled(NamedTuple):
-    """What a reconcile found: when, coins in three columns, and what is not as it should be ("" if all is)."""
+    """What a reconcile found: when, coins in three columns, and what is not as it should be ("" if all is).
+
+    `is_explained` if every coin, and what is held back of it, needs no order but those that are known to be there.
+    """
 
     at_ms: int
     holdings: tuple[Holding, ...] = ()
     drift: str = ""
     foreign: str = ""
     double_use: str = ""
+    is_explained: bool = False
 
 
 class Reconciler:
@@ -13037,6 +13084,9 @@ class Reconciler:
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
         self._drifted: Counter[str] = Counter()
+        self._named: dict[tuple[str, Decimal], str] = {}  # what the statement says of a drift
+        self._reserved: dict[str, Decimal] = {}
+        self._set_aside: dict[str, Decimal] = {}  # reserved beyond what open orders need, while none was unknown
         self.last = Reconciled(0)
 
     def begin(self, owner: Mapping[str, Decimal] | None) -> None:
@@ -13054,7 +13104,7 @@ class Reconciler:
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: row.unexplained for row in rows if row.unexplained}
         self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
-        drift = [f"{asset} {odd[asset]:+f}" for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
+        drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
         known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
@@ -13064,15 +13114,43 @@ class Reconciler:
         self.last = Reconciled(
             now, rows, ", ".join(drift),
             ", ".join(f"{o.side.value} {format(o.volume, 'f')} {o.pair}" for o in foreign[:3]),
-            ", ".join(o.client_id for o in own[:3]))
+            ", ".join(o.client_id for o in own[:3]), self._is_reserve_known(listed) and not odd)
         return self.last
+
+    def _is_reserve_known(self, listed: Iterable[FoundOrder]) -> bool:
+        """True if no more is held back than open orders need, and what was held back while no order was unknown."""
+        need: dict[str, Decimal] = {}
+        for order in listed:
+            left, assets = order.volume - order.amounts.base, [a for a in self._reserved if order.pair.startswith(a)]
+            base = next((a for a in assets if order.pair.removeprefix(a) in self._reserved), "")
+            asset = base if order.side is Side.SELL else order.pair.removeprefix(base)
+            need[asset] = need.get(asset, ZERO) + left * (1 if order.side is Side.SELL else order.price)
+        aside = {a: n - need.get(a, ZERO) for a, n in self._reserved.items()}
+        if not any(o.state is OrderState.UNKNOWN for o in self._executor.sent.values()):
+            self._set_aside = aside
+        return all(n <= max(ZERO, self._set_aside.get(a, ZERO)) + FEE_CEILING * need.get(a, ZERO)
+                   for a, n in aside.items())
+
+    def _name(self, asset: str, change: Decimal) -> str:
+        """A drift with the entry of the statement that has just this amount, if it can be read and there is one."""
+        said = self._named.get((asset, change), "no entry of the statement says so")
+        if (asset, change) not in self._named and asset in self.accounts:
+            try:
+                rows = self._line.statement(self.accounts[asset])
+            except (ExchangeDown, ExchangeRefused):
+                rows, said = (), "its statement cannot be read"
+            for row in (r for r in rows if r.change == change):
+                when = datetime.fromtimestamp(row.time_ms / 1000, UTC)
+                said = self._named[asset, change] = f"{row.kind.lower()} of {when:%Y-%m-%d %H:%M} UTC"
+                break
+        return f"{asset} {change:+f} ({said})"
 
     def _totals(self) -> dict[str, Decimal]:
         """What each asset's account holds; of several the one that was chosen first, which is the exchange's first."""
         found: dict[str, Decimal] = {}
         for balance in self._line.balances():
             if self.accounts.setdefault(balance.asset, balance.account_id) == balance.account_id:
-                found[balance.asset] = balance.total
+                found[balance.asset], self._reserved[balance.asset] = balance.total, balance.reserved
                 self.available[balance.asset] = balance.available
         return found
 
@@ -13235,7 +13313,7 @@ class LiveSession:
             if not self._is_begun:
                 self.begin()
             found = self.reconciler.run()
-            self.executor.prove_absent(not any(row.unexplained for row in found.holdings))
+            self.executor.prove_absent(found.is_explained)
             self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
             self._fills = read_fills(self._store.path, Mode.LIVE)
             self.trouble = ""

@@ -6,7 +6,7 @@ from collections import deque
 from decimal import Decimal
 
 from desks import NOW
-from lunobiz import Amounts, Answer, Balance, ExchangeDown, FoundOrder, PostAnswer, SentOrder, Side
+from lunobiz import Amounts, Answer, Balance, ExchangeDown, FoundOrder, PostAnswer, SentOrder, Side, StatementRow
 
 D = Decimal
 
@@ -32,6 +32,7 @@ class ScriptedLine:
         self.hidden: set[str] = set()  # client ids that look-ups do not find
         self.unlisted: set[str] = set()  # client ids that stand in no list
         self.held: dict[str, tuple[str, Decimal, Decimal]] = {}  # account id: asset, total, reserved
+        self.entries: dict[str, tuple[StatementRow, ...]] = {}  # by account, the newest first
         self.trouble: Exception | None = None  # of lists and balances
         self.log: list[str] = []
 
@@ -111,6 +112,12 @@ class ScriptedLine:
             raise self.trouble
         return tuple(o for c, o in self.there.items() if (o.status == "COMPLETE") == is_complete
                      and c not in self.unlisted)
+
+    def statement(self, account_id: str) -> tuple[StatementRow, ...]:
+        """What a test put there."""
+        if self.trouble is not None:
+            raise self.trouble
+        return self.entries.get(account_id, ())
 
     def balances(self) -> tuple[Balance, ...]:
         """What the accounts hold."""

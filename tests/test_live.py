@@ -366,7 +366,7 @@ def test_the_first_stock_is_kept_over_a_restart(at: Stand) -> None:
     at.restart()
     at.look()
     assert at.owner() == {"AAA": D(2), "ZAR": D(50_000)}
-    assert at.look(UNSURE).is_drifting and at.session.reconciler.last.drift == "ZAR +10000"
+    assert at.look(UNSURE).is_drifting and at.session.reconciler.last.drift.startswith("ZAR +10000 ")
 
 
 def test_accounts_that_were_chosen_are_kept_over_a_restart(at: Stand) -> None:
