@@ -30,6 +30,7 @@ Map:
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
+    WHY        what kept a market from trading
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -9390,6 +9391,70 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
 
 
 # ==============================================================================
+# WHY | what kept a market from trading
+# pure | uses TYPES ROWS
+# ==============================================================================
+
+WHY_DAYS, BLOCKERS_SHOWN = 7, 8
+NOTHING_YET = "Nothing was decided here in the last seven days: decisions come a few seconds after a candle closes."
+TRADING_ACTIONS = frozenset(("enter", "exit", "hold"))
+
+
+class ReasonRow(NamedTuple):
+    """One decision as the audit has it."""
+
+    time_ms: int
+    pair: str
+    timeframe_s: int
+    action: str
+    code: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskWhy:
+    """Why a market was not traded; answered by a WhyTold."""
+
+    pair: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhyTold:
+    """The newest reason of a market, those before it, and what held back all markets in the last day."""
+
+    name: str
+    sentence: str
+    history: tuple[Row, ...] = ()
+    blockers: tuple[Row, ...] = ()
+
+
+def _reason_row(number: int, reason: ReasonRow, now_ms: int, zone: Zone) -> Row:
+    cells = (stamp_text(reason.time_ms, now_ms, zone), duration_word(reason.timeframe_s), reason.action.upper(),
+             code_word(reason.code), reason.why)
+    return Row(str(number), cells, "muted" if reason.action == "wait" else "")
+
+
+def blocker_rows(reasons: Iterable[ReasonRow]) -> tuple[Row, ...]:
+    """What kept markets from trading, the most frequent first, with how often, its share and the markets."""
+    held_back = [r for r in reasons if r.action not in TRADING_ACTIONS]
+    counts = Counter(r.code for r in held_back).most_common(BLOCKERS_SHOWN)
+    rows = []
+    for code, count in counts:
+        pairs = sorted({r.pair for r in held_back if r.code == code})
+        cells = (code_word(code).capitalize(), str(count), percent_text(count / len(held_back), 0), ", ".join(pairs))
+        rows.append(Row(code, cells))
+    return tuple(rows)
+
+
+def why_told(pair: str, name: str, reasons: Sequence[ReasonRow], now_ms: int, zone: Zone) -> WhyTold:
+    """The answer for one market from the decisions of the last days, the newest first."""
+    mine = [r for r in reasons if r.pair == pair]
+    rows = tuple(_reason_row(n, r, now_ms, zone) for n, r in enumerate(mine))
+    sentence = mine[0].why if mine else NOTHING_YET
+    return WhyTold(name, sentence, rows, blocker_rows(r for r in reasons if r.time_ms > now_ms - DAY_MS))
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -9905,7 +9970,7 @@ class JsonLog:
 
 # ==============================================================================
 # STORE | the audit, the journal of orders and the cache of candles, on disk
-# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE LEDGER REPLAY SYSTEM | owns sqlite3
+# shell | uses ERRORS TYPES CANDLES PORTFOLIO CYCLE LEDGER REPLAY WHY SYSTEM | owns sqlite3
 # ==============================================================================
 
 import sqlite3
@@ -10613,6 +10678,14 @@ def _paper_fill(row: Sequence[object]) -> PaperFill:
     """A fill read back; an order that is not there has prices of 0."""
     numbers = (float(str(value or 0)) for value in row[3:])
     return PaperFill(int(str(row[0])), OrderKind(row[1]), Side(row[2]), *numbers)
+
+
+def read_reasons(path: Path, mode: Mode, since_ms: int) -> tuple[ReasonRow, ...]:
+    """The newest decisions of a mode since a time, the newest first; only reads."""
+    query = ("SELECT time_ms, pair, timeframe_s, action, code, why FROM decisions WHERE mode = ? AND time_ms >= ?"
+             " ORDER BY rowid DESC LIMIT 5000")
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        return tuple(ReasonRow(*row) for row in db.execute(query, (mode.value, since_ms)))
 
 
 def read_fills(path: Path, mode: Mode) -> tuple[PaperFill, ...]:
@@ -15871,7 +15944,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT WHY SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -15987,6 +16060,14 @@ class Newsroom:
             folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
             parity=self._checks.text, is_parity_broken=self._checks.is_broken, findings=engine.findings,
         )
+
+    def why(self, pair: str) -> WhyTold:
+        """What kept one market from trading."""
+        engine = self._engine
+        now = engine.report.now_ms if engine.report is not None else self._options.clock.now_ms()
+        reasons = read_reasons(self._options.database, engine.parts.mode, now - WHY_DAYS * DAY_MS)
+        market = engine.parts.feed.markets.get(pair)
+        return why_told(pair, market.name if market is not None else pair, reasons, now, self._zone)
 
     def _last_candle(self) -> int | None:
         return self._latest[0].opened_ms + self._latest[0].timeframe_s * 1000 if self._latest else None
@@ -16364,6 +16445,8 @@ class Worker:
                        engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
+        elif isinstance(command, AskWhy):
+            self._events.put(self._newsroom.why(command.pair))
         elif isinstance(command, AskClose):
             self._events.put(closing_offer(engine.desk, engine.parts.feed.markets, engine.settings))
         elif isinstance(command, SaveKey):
@@ -16663,7 +16746,7 @@ class Table:
         for sequence in ("<Control-c>", "<Control-C>"):
             self.tree.bind(sequence, self._copy)
         for sequence in ("<Double-1>", "<Return>"):
-            self.tree.bind(sequence, self._open)
+            self.tree.bind(sequence, self.open)
 
     def _scrolled(self, bar: ttk.Scrollbar, first: str, last: str) -> None:
         """A scrollbar is there only while something is out of sight."""
@@ -16827,9 +16910,9 @@ class Table:
         copy_text(self.tree, self.selected_text())
         return "break"
 
-    def _open(self, event: tkinter.Event[tkinter.Misc]) -> None:
-        """Show the row under the cursor in full."""
-        chosen = self.tree.focus()
+    def open(self, event: tkinter.Event[tkinter.Misc] | None = None) -> None:
+        """Show the row that was chosen last in full, or the first one."""
+        chosen = self.tree.focus() or next(iter(self._shown), "")
         if self.on_open is not None and chosen in self._shown:
             self.on_open(tuple(c.heading for c in self.columns), self._shown[chosen][0].cells)
 
@@ -17270,6 +17353,9 @@ class DeskPanel:
         for panes, tables in ((self._top, self.tables[:2]), (self._bottom, self.tables[2:])):
             for table, weight in zip(tables, (11, 10), strict=True):
                 panes.add(table.frame, weight=weight)
+        why = packed(ttk.Button(self.ranking.head, text="Why not?", command=self.ranking.open), side="right")
+        for table in self.tables[:2]:  # both heads as high as the one with the button
+            table.frame.rowconfigure(0, minsize=why.winfo_reqheight() + look.px(4))
         self.hides_quiet = ttk.BooleanVar(self.frame, value=False)
         quiet = ttk.Checkbutton(self.decisions.head, text="Hide HOLD and WAIT", variable=self.hides_quiet)
         quiet.configure(command=self._show_decisions)
@@ -17858,7 +17944,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT WHY JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -17873,7 +17959,8 @@ KEYS_HELP = (
     ("Ctrl+1, 2, 3, 4", "Dashboard, Backtest & gates, Log, Account"), ("Ctrl+B", "backtest and gates"),
     ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
     ("Ctrl+C", "copy the selected rows, ready for a sheet"),
-    ("Enter, double click", "show a row in full"), ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
+    ("Enter, double click", "show a row in full; in the ranking, why the market was not traded"),
+    ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
     ("F1", "this list"),
 )
 
@@ -18022,6 +18109,25 @@ def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
     dialog.show(close)
 
 
+def show_why(look: Look, told: WhyTold) -> None:
+    """Why a market was not traded: the newest reason in full, those before it, and what held back all markets."""
+    dialog = Dialog(look, f"Why not {told.name}?")
+    dialog.say(told.sentence, is_head=True)
+    history = (Column("Time", "21 Nov 14:05"), Column("Candles", "15m"), Column("Decision", "REJECT"),
+               Column("Reason", "confidence below"), Column("In full", "x" * 64, stretches=True))
+    blockers = (Column("Held back by", "confidence below"), Column("Times", "1,234", True),
+                Column("Share", "100 %", True), Column("Markets", "x" * 64, stretches=True))
+    for title, columns, rows, empty in (
+        (f"{told.name}, last {WHY_DAYS} days", history, told.history, "No decision yet."),
+        ("All markets, last 24 hours", blockers, told.blockers, "Nothing was held back."),
+    ):
+        table = Table(dialog.body, look, title, columns, empty)
+        table.tree.configure(height=min(8, max(3, len(rows))))
+        table.frame.pack(fill="both", expand=True)
+        table.show(rows)
+    dialog.show(dialog.button("Close", dialog.close, "primary"))
+
+
 def show_help(look: Look, about: str) -> None:
     """The keys, and what the program is."""
     show_row(look, [key for key, _ in KEYS_HELP] + ["About"], [text for _, text in KEYS_HELP] + [about])
@@ -18137,7 +18243,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -18511,6 +18617,7 @@ class Dashboard:
             toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
         )
         self.screen.build(doings, self.kill_or_rearm, worker.send)
+        self.screen.desk.ranking.on_open = lambda headings, cells: self._ask_why(cells[1])
         self._bind_keys()
         fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
         self._tick()
@@ -18574,6 +18681,10 @@ class Dashboard:
             self._worker.send(AskLive())
         elif ask_leave_live(self.look):
             self._worker.send(LeaveLive())
+
+    def _ask_why(self, name: str) -> None:
+        """Ask what kept a market, named as in the ranking, from trading."""
+        self._worker.send(AskWhy(name.partition(" ")[0].replace("/", "")))
 
     def _show_offer(self, offer: LiveOffer | ClosingOffer) -> None:
         if isinstance(offer, ClosingOffer):
@@ -18652,6 +18763,8 @@ class Dashboard:
                 newest = event
             elif isinstance(event, (LiveOffer, ClosingOffer)):
                 self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
+            elif isinstance(event, WhyTold):
+                self.root.after_idle(partial(show_why, self.look, event))
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
