@@ -8641,6 +8641,7 @@ class Health:
     parity: str = ""  # what the last replay check said
     is_parity_broken: bool = False
     findings: tuple[Banner, ...] = ()  # of LIVE: what is not as it should be
+    order_trouble: str = ""  # of LIVE: why orders and balances cannot be looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -8840,6 +8841,7 @@ def _api_trouble(health: Health) -> tuple[str, str, str]:
     old = health.now_ms - (health.last_ok_ms or 0)
     table = (
         (not health.has_network, "✖ Down", f"{health.failures} failures", "error"),
+        (bool(health.order_trouble), "✖ Orders", "prices come, orders do not", "error"),
         (abs(skew) > SKEW_SHOWN_MS, "▲ Clock off", f"by {skew / 1000:.1f} s", "warn"),
         (health.failures > 0, "▲ Retrying", f"{health.failures} failed", "warn"),
         (health.is_running and old > STALE_API_MS, "▲ Stale", "no fresh answer", "warn"),
@@ -8861,7 +8863,8 @@ def _api_reading(health: Health) -> Reading:
     ago = age_text(health.now_ms - health.last_ok_ms)
     word, note, tone = _api_trouble(health)
     if not word:
-        word, note, tone = "● OK", f"{number_text(health.latency_ms, 0)} ms", "up"
+        both = "prices and orders, " if health.mode is Mode.LIVE else ""
+        word, note, tone = "● OK", f"{both}{number_text(health.latency_ms, 0)} ms", "up"
     return Reading("LUNO API", word, f"{note} · {ago} ago", tone, f"{note} · {ago}")
 
 
@@ -16059,7 +16062,14 @@ class Newsroom:
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
             parity=self._checks.text, is_parity_broken=self._checks.is_broken, findings=engine.findings,
+            next_cycle_ms=self._next_decision(now),
+            order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "",
         )
+
+    def _next_decision(self, now_ms: int) -> int:
+        """When the next candle that decides has closed and is looked at."""
+        finest_ms = min(self._engine.settings.schedule.timeframes) * 1000
+        return (max(now_ms, self._options.clock.now_ms()) // finest_ms + 1) * finest_ms + DECISION_DELAY_MS
 
     def why(self, pair: str) -> WhyTold:
         """What kept one market from trading."""
