@@ -273,7 +273,8 @@ def test_ready_says_whether_the_bot_runs() -> None:
     [
         ({}, "● OK", "142 ms · 2s ago", "up"),
         ({"mode": lb.Mode.LIVE}, "● OK", "prices and orders, 142 ms · 2s ago", "up"),
-        ({"mode": lb.Mode.LIVE, "order_trouble": "HTTP 503"}, "✖ Orders", "prices come, orders do not · 2s ago", "error"),
+        ({"mode": lb.Mode.LIVE, "order_trouble": "HTTP 503"}, "✖ Orders", "prices come, orders do not · 2s ago",
+         "error"),
         ({"last_ok_ms": None}, "○ Waiting", "no answer yet", "muted"),
         ({"last_ok_ms": None, "has_network": False}, "✖ Down", "no answer", "error"),
         ({"has_network": False, "failures": 4, "last_ok_ms": NOW - 40_000}, "✖ Down", "4 failures · 47s ago", "error"),
