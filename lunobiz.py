@@ -9287,6 +9287,43 @@ def shown_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
 # pure | uses TYPES SETTINGS PORTFOLIO RISK CYCLE ORDERS ROWS
 # ==============================================================================
 
+LIVE_CHECKS = (  # what was never seen at Luno itself: what to do there by hand or by the bot, what must come of it
+    ("The live key's boxes", "At Luno, under API keys, Send, Withdrawals, Addresses and Beneficiaries are not ticked."
+     " The program cannot try those without using them."),
+    ("A buy of the smallest volume far below the market", "The Account tab shows it within a minute as an order that is"
+     " not the bot's; after you cancel it the state is READY again."),
+    ("The bot's first entry", "Luno's app shows it at the price and size of the Account tab, as post-only."),
+    ("The fee of the first buy and of the first sale", "Under Coins nothing stays unexplained after either."),
+    ("The first stop", "Luno's app shows a stop-limit order for the whole position, and the coins as held back."),
+    ("Pull the network for five minutes while a position is open", "The stop is still at Luno; the bot goes UNCERTAIN,"
+     " and READY by itself once the network is back and all is reconciled."),
+    ("Put a file named KILL into the data folder", "KILLED within a second; the stop is still at Luno. Remove the file"
+     " and re-arm."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskChecks:
+    """Which of the checks with small amounts were done; answered by a ChecksTold."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksTold:
+    """Places in LIVE_CHECKS that the owner has ticked; as a command, keep them."""
+
+    done: frozenset[int] = frozenset()
+
+
+def checks_from(payload: str) -> ChecksTold:
+    """The ticks as they were kept; what cannot be read was not done."""
+    try:
+        done = json.loads(payload)["done"]
+    except (ValueError, TypeError, KeyError):
+        return ChecksTold()
+    places = range(len(LIVE_CHECKS))
+    return ChecksTold(frozenset(n for n in done if n in places) if isinstance(done, list) else frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class AskClose:
     """What closing all would do; answered by a ClosingOffer."""
@@ -16278,6 +16315,23 @@ OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
 
+def answer_to(newsroom: Newsroom, engine: Engine, question: AskClose | AskWhy | AskChecks) -> object:
+    """What the window asked."""
+    if isinstance(question, AskWhy):
+        return newsroom.why(question.pair)
+    if isinstance(question, AskClose):
+        return closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
+    rows = engine.parts.store.results("live_checks", 1)
+    return checks_from(rows[0][2] if rows else "")
+
+
+def keep_checks(engine: Engine, checks: ChecksTold, now_ms: int) -> None:
+    """Keep which checks with small amounts the owner says were done."""
+    engine.parts.store.record_metrics(now_ms, "live_checks", {"done": sorted(checks.done)})
+    text = f"Checks of LIVE with small amounts: {len(checks.done)} of {len(LIVE_CHECKS)} done, by the owner's word"
+    engine.tell(Event(now_ms, "checks", "info", text))
+
+
 class Worker:
     """Runs a session in a thread of its own; the window and it exchange only messages."""
 
@@ -16455,10 +16509,10 @@ class Worker:
                        engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
-        elif isinstance(command, AskWhy):
-            self._events.put(self._newsroom.why(command.pair))
-        elif isinstance(command, AskClose):
-            self._events.put(closing_offer(engine.desk, engine.parts.feed.markets, engine.settings))
+        elif isinstance(command, (AskClose, AskWhy, AskChecks)):
+            self._events.put(answer_to(self._newsroom, engine, command))
+        elif isinstance(command, ChecksTold):
+            keep_checks(engine, command, self._wall.now_ms())
         elif isinstance(command, SaveKey):
             self._events.put(Note("info", self._options.save_key(command.key_id, command.secret)))
         elif isinstance(command, (AskLive, RequestLive, LeaveLive)):
@@ -17422,6 +17476,9 @@ class AccountPanel:
                  Column("At Luno", number, True, rank=1))
         self.orders = Table(halves.frame, look, "Orders and stops", orders, NO_ORDERS)
         self.coins = Table(halves.frame, look, "Coins", coins, NO_COINS)
+        self.checks = packed(ttk.Button(self.coins.head, text="LIVE checklist…"), side="right")
+        for table in self.tables:  # both heads as high as the one with the button
+            table.frame.rowconfigure(0, minsize=self.checks.winfo_reqheight() + look.px(4))
         halves.put(self.orders, self.coins)
 
     @property
@@ -18119,6 +18176,32 @@ def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
     dialog.show(close)
 
 
+class ChecksDialog:
+    """The checks with small amounts, to be ticked off one by one."""
+
+    def __init__(self, look: Look, told: ChecksTold) -> None:
+        import ttkbootstrap as ttk
+        self.dialog = dialog = Dialog(look, "LIVE checklist")
+        px = look.px
+        dialog.say("To be checked at Luno with the smallest amounts", is_head=True)
+        dialog.say("Nothing here was ever seen at the real exchange. Do these in order; stop LIVE if one comes out"
+                   " otherwise.")
+        self.ticks = [ttk.BooleanVar(dialog.window, value=n in told.done) for n in range(len(LIVE_CHECKS))]
+        for (what, sign), tick in zip(LIVE_CHECKS, self.ticks, strict=True):
+            line = packed(ttk.Frame(dialog.body), fill="x", pady=px(3))
+            ttk.Checkbutton(line, variable=tick).pack(side="left", anchor="n")
+            words = packed(ttk.Frame(line), side="left", fill="x")
+            ttk.Label(words, text=what, font=look.bold).pack(anchor="w")
+            ttk.Label(words, text=sign, wraplength=px(480), justify="left").pack(anchor="w")
+        self.close = dialog.button("Close", dialog.close, "primary")
+        dialog.button("Keep ticks", partial(dialog.finish, "keep"))
+
+    def ask(self) -> ChecksTold | None:
+        """The ticks to keep, or nothing."""
+        is_kept = self.dialog.show(self.close) == "keep"
+        return ChecksTold(frozenset(n for n, t in enumerate(self.ticks) if t.get())) if is_kept else None
+
+
 def show_why(look: Look, told: WhyTold) -> None:
     """Why a market was not traded: the newest reason in full, those before it, and what held back all markets."""
     dialog = Dialog(look, f"Why not {told.name}?")
@@ -18627,6 +18710,7 @@ class Dashboard:
             toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
         )
         self.screen.build(doings, self.kill_or_rearm, worker.send)
+        self.screen.account.checks.configure(command=lambda: worker.send(AskChecks()))
         self.screen.desk.ranking.on_open = lambda headings, cells: self._ask_why(cells[1])
         self._bind_keys()
         fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
@@ -18691,6 +18775,11 @@ class Dashboard:
             self._worker.send(AskLive())
         elif ask_leave_live(self.look):
             self._worker.send(LeaveLive())
+
+    def _show_checks(self, told: ChecksTold) -> None:
+        ticked = ChecksDialog(self.look, told).ask()
+        if ticked is not None:
+            self._worker.send(ticked)
 
     def _ask_why(self, name: str) -> None:
         """Ask what kept a market, named as in the ranking, from trading."""
@@ -18773,6 +18862,8 @@ class Dashboard:
                 newest = event
             elif isinstance(event, (LiveOffer, ClosingOffer)):
                 self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
+            elif isinstance(event, ChecksTold):
+                self.root.after_idle(partial(self._show_checks, event))
             elif isinstance(event, WhyTold):
                 self.root.after_idle(partial(show_why, self.look, event))
             else:
