@@ -1151,3 +1151,47 @@ def test_all_that_is_held_can_be_sold_where_fees_come_on_top(tmp_path: Path, kno
     gained = at.exchange.accounts.total["ZAR"] - 100_000
     assert desk.cash == pytest.approx(1000.0 + float(gained), abs=1e-8)
     store.close()
+
+
+# ---- the statement ---------------------------------------------------------------------------------------
+
+ENTRY = {"row_index": 6, "timestamp": 1_764_000_000_000, "balance": 9500.675072, "available": 9500.675072,
+         "balance_delta": -12.000001, "available_delta": 0, "account_id": "11", "currency": "ZAR", "kind": "EXCHANGE",
+         "description": "anything at all", "reference": "", "details": {}}
+
+
+def test_the_statement_tells_changes_exactly_and_the_newest_first() -> None:
+    """JSON numbers are read as decimals; what only reserves changes no balance; the order of rows is not promised."""
+    deposit = ENTRY | {"row_index": 8, "kind": "TRANSFER", "balance_delta": 0.1}
+    reserving = ENTRY | {"row_index": 7, "balance_delta": 0, "available_delta": -5}
+    at = Door(reply({"id": "11", "transactions": [deposit, ENTRY, reserving]}))
+    assert at.orders.statement("11") == (
+        lunobiz.StatementRow(1_764_000_000_000, "TRANSFER", Decimal("0.1")),
+        lunobiz.StatementRow(1_764_000_000_000, "EXCHANGE", Decimal("-12.000001")),
+    )
+    request = at.desk.line.requests[0]
+    assert (request.method, request.path) == ("GET", "/api/1/accounts/11/transactions")
+    assert sorted(request.params) == [("max_row", "0"), ("min_row", "-50")]
+
+
+@pytest.mark.parametrize("broken", [
+    {"row_index": 0}, {"row_index": 1.5}, {"kind": "transfer; drop"}, {"kind": None}, {"balance_delta": "NaN"},
+    {"balance_delta": None}, {"timestamp": -1},
+])
+def test_a_broken_entry_spoils_the_statement(broken: dict[str, object]) -> None:
+    with pytest.raises(ExchangeDown):
+        Door(reply({"transactions": [ENTRY | broken]})).orders.statement("11")
+
+
+def test_the_built_in_exchange_writes_a_statement() -> None:
+    at = Market()
+    account = next(b.account_id for b in at.orders.balances() if b.asset == "ZAR")
+    assert at.orders.statement(account) == ()
+    at.exchange.accounts.change("ZAR", Decimal("250.50"), at.clock.now_ms())
+    assert at.orders.statement(account) == (lunobiz.StatementRow(at.clock.now_ms(), "TRANSFER", Decimal("250.50")),)
+    before = {b.asset: b.total for b in at.orders.balances()}
+    bid = at.wish(far=1.1, kind=OrderKind.TAKER_ENTRY)
+    assert at.orders.post(bid).answer is Answer.ACCEPTED
+    after = {b.asset: b.total for b in at.orders.balances()}
+    entries = at.orders.statement(account)
+    assert sum(e.change for e in entries if e.kind == "EXCHANGE") == after["ZAR"] - before["ZAR"] < 0
