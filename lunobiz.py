@@ -6568,7 +6568,7 @@ TIGHTER: Mapping[str, int] = types.MappingProxyType({  # which way a limit is ti
 })  # fmt: skip
 ACTION_RANKS: Mapping[str, float] = types.MappingProxyType({"hold": 0.0, "close": 1.0})
 CUT_AT = "\n# SYSTEM | "
-METHOD_ENDS = "\n# LEDGER | "
+METHOD_BEGINS, METHOD_ENDS = "\n# ERRORS | ", "\n# LEDGER | "
 NO_ROW = "The gates have not been evaluated yet."
 UNREADABLE = "The stored evaluation cannot be read. Evaluate again."
 NO_KEY = "The signing key of this installation, install.key, is missing or damaged."
@@ -6696,9 +6696,11 @@ def strategies_hash(sets: Iterable[StrategyParams]) -> str:
 
 
 def method_hash(program: str, sets: Iterable[StrategyParams]) -> str:
-    """SHA-256 of what a self-test measures: source up to the gates, list of sets; "" if it cannot be told."""
+    """SHA-256 of what a self-test measures: the sections up to the gates, list of sets; "" if it cannot be told."""
     text = program.replace("\r\n", "\n")
-    return _digest(text.partition(METHOD_ENDS)[0] + strategies_hash(sets)) if text.count(METHOD_ENDS) == 1 else ""
+    if (text.count(METHOD_BEGINS), text.count(METHOD_ENDS)) != (1, 1):
+        return ""
+    return _digest(text.partition(METHOD_BEGINS)[2].partition(METHOD_ENDS)[0] + strategies_hash(sets))
 
 
 def configuration_hash(settings: Settings, code: str, strategies: str) -> str:

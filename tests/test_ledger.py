@@ -550,7 +550,7 @@ def test_a_look_names_what_is_tried() -> None:
 # ---- the self-test's own key --------------------------------------------------------------------------------
 
 
-PROGRAM = "head\n# GATES | why\ncode\n# LEDGER | later\nledger\n# SYSTEM | shell\n"
+PROGRAM = "head\n# ERRORS | what\n# GATES | why\ncode\n# LEDGER | later\nledger\n# SYSTEM | shell\n"
 
 
 def test_the_method_is_the_code_up_to_the_gates_and_the_list_of_sets() -> None:
@@ -559,6 +559,7 @@ def test_the_method_is_the_code_up_to_the_gates_and_the_list_of_sets() -> None:
     assert len(method) == 64
     assert method == lunobiz.method_hash(PROGRAM.replace("ledger", "other"), sets)  # below the gates
     assert method == lunobiz.method_hash(PROGRAM.replace("\n", "\r\n"), sets)
+    assert method == lunobiz.method_hash(PROGRAM.replace("head", "map of sections"), sets)
     assert method != lunobiz.method_hash(PROGRAM.replace("code", "coda"), sets)
     assert method != lunobiz.method_hash(PROGRAM, sets[:-1])
     assert lunobiz.method_hash("no such section", sets) == ""
