@@ -15662,7 +15662,7 @@ class SelfTested(NamedTuple):
     id: str
 
 
-SELF_TESTED = SelfTested("939442b1b4c8d9b3d464cd3438f58a6a9cb0343d10ccf7dd79930b7f7d9b0ae3", "57151b2b9906")
+SELF_TESTED = SelfTested("cccb80b65ea181e035b428b8ef8a238c0e367f877a5c37cda4bed2192cb45306", "f98b1a1fc142")
 
 
 def with_self_test(job: GateJob, program: str) -> GateJob:
