@@ -15662,7 +15662,7 @@ class SelfTested(NamedTuple):
     id: str
 
 
-SELF_TESTED = SelfTested("cccb80b65ea181e035b428b8ef8a238c0e367f877a5c37cda4bed2192cb45306", "f98b1a1fc142")
+SELF_TESTED = SelfTested("cccb80b65ea181e035b428b8ef8a238c0e367f877a5c37cda4bed2192cb45306", "bb42a2436c6a")
 
 
 def with_self_test(job: GateJob, program: str) -> GateJob:
