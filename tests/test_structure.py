@@ -373,14 +373,18 @@ def used_sections(tree: ast.Module, sections: Sequence[Section]) -> dict[str, tu
 
 
 def define_before_use(tree: ast.Module, sections: Sequence[Section], source: str) -> list[Complaint]:
-    """A top-level statement names only what stands above it, or itself."""
-    known = set(dir(builtins)) - set(bindings(tree.body)) | {"__file__"}
+    """A top-level statement names only what stands above it, or itself; no name is defined twice."""
+    known, made = set(dir(builtins)) - set(bindings(tree.body)) | {"__file__"}, set[str]()
     complaints = []
     for statement in tree.body:
         new = set(bindings([statement]))
         itself = set() if isinstance(statement, ASSIGNMENTS) else new
         strangers = [n for n in free_names(statement) if n.id not in known | itself]
         complaints += [Complaint(n.lineno, f"{n.id} is not defined above") for n in strangers]
+        is_import = isinstance(statement, ast.Import | ast.ImportFrom | ast.If)
+        again = set() if is_import else new & made
+        complaints += [Complaint(statement.lineno, f"{name} is defined a second time") for name in sorted(again)]
+        made |= new if not is_import else set()
         known |= new
     return complaints
 
@@ -1508,6 +1512,7 @@ FAULTS = (
     Fault(define_before_use, "def noise(seed: int,", "def noise(seed: Executor,"),
     Fault(define_before_use, "def noise(seed: int,", 'def noise(seed: "dict[str, Executor]",'),
     Fault(define_before_use, "equity: float = 0.0", "equity: float = LATER"),
+    Fault(define_before_use, "def noise(seed: int,", "def Side() -> None: ...\n\n\ndef noise(seed: int,"),
     Fault(define_before_use, "@dataclass(frozen=True, slots=True)", "@later"),
     Fault(define_before_use, "class Side(Enum):", "class Side(Executor):"),
     top(define_before_use, "TWICE = TWICE + 1"),
