@@ -12719,8 +12719,8 @@ class LiveExecutor:
         answer = self._line.post(sending)
         self.key_trouble = self.key_trouble or (answer.code or "HTTP" if answer.answer is Answer.KEY else "")
         self._keep(after_post(sending, answer))
-        if self._sent[order.order_id].refused:
-            self._look(order.order_id)
+        if self._sent[order.order_id].refused or answer.answer is Answer.KEY:
+            self._look(order.order_id)  # after a refused key this one only: it may still be good for reading
 
     def cancel(self, order: Order) -> None:
         """Ask for an order's end; later look-ups tell what became of it, and ask again while it is there."""
@@ -12999,8 +12999,8 @@ class LiveSession:
         age_ms = self._line.exchange_ms() - self.reconciler.last.at_ms
         for is_wrong, words in (
             (self._who.is_killed(), "kill switch"),
-            (self.trouble, "not reconciled"),
             (self.executor.key_trouble, "the key was refused"),
+            (self.trouble, "not reconciled"),
             (self.executor.contradictions, "the exchange contradicts itself"),
             (abs(now.skew_ms) > MAX_SKEW_MS, "clock skew"),
             (not 0 <= age_ms <= MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
