@@ -243,6 +243,7 @@ class _Recorder:
         if not report.is_quiet or world.is_first:
             world.store.record(report, Mode.LIVE, MARKETS)
         world.decided, world.is_first = report.desk, False
+        world.learn()
 
 
 @dataclass
@@ -272,7 +273,8 @@ class World:
         self.posted: Counter[str] = Counter()
         self.buys: list[int] = []
         self.refused_calls = self.crashes = self.stops = 0
-        self.is_killed = self.asks_quotes = self.is_poisoned = self.has_new_fees = self.has_refused = False
+        self.is_killed = self.asks_quotes = self.is_poisoned = self.has_refused = False
+        self.learned: dict[str, int] = {}  # since when the program knows that sales of a market take their fee in its coin
         self.gap_ms, self.writes_left = 0.0, 10**9  # the disk fails once so many writes are done, for `failing` writes
         self.failing = 0
         self.listed = set(PAIRS)
@@ -324,12 +326,23 @@ class World:
                 self.desk = self.decided = saved[1] if saved is not None else Desk(
                     float(self.session.cash()))  # what the owner's own orders hold is not the bot's
                 self.cash_before = self.cash_before if saved is not None else self.desk.cash
-                self.failures = 0
+                self.learn()
                 return
             except Crash:
                 self.crashes += 1
             except (lunobiz.ExchangeDown, lunobiz.ExchangeRefused):
                 self.true.sleep(10.0)
+
+    def learn(self) -> None:
+        """Note of which markets the desk, as it is on disk, knows how fees are charged."""
+        for pair in self.decided.base_fees:
+            self.learned.setdefault(pair, self.true.now_ms())
+
+    def fee_debt(self, pair: str) -> Decimal:
+        """Fees of sales in the coin itself that came as a surprise: they came out of the owner's coins."""
+        until_ms = self.learned.get(pair, self.true.now_ms())
+        return sum((o.fee_base for o in self.own() if not o.is_buy and o.market.pair == pair
+                    and o.created_ms <= until_ms), Decimal(0))
 
     def market_of(self, pair: str) -> Market | None:
         """A market as the program knows it."""
@@ -531,7 +544,8 @@ class World:
         state, kinds = self.decided.state, {c.kind for c in self.decided.causes}
         if form["type"] == "ASK":
             promised = sum((o.remaining for o in live if not o.is_buy and o.market.pair == pair), Decimal(0))
-            slack = volume / 100 if self.has_new_fees else Decimal(0)  # the first fill tells how fees are charged
+            is_surprise = self.accounts.are_fees_on_top and pair not in self.learned  # the first sale will tell
+            slack = volume / 100 if is_surprise else self.fee_debt(pair)
             is_held = promised + volume <= self.coins(pair) + slack or self.is_poisoned
             self._hold(is_held, "I15", f"sells {volume} {pair} of {self.coins(pair)}, {promised} promised")
             self._hold(lunobiz.may_reduce(self.decided), "I22", f"a sale while {state.name}")
@@ -570,8 +584,7 @@ class World:
         for pair in PAIRS:
             sales = [o.order_id for o in own if o.market.pair == pair and not o.is_buy and o.status != "COMPLETE"]
             self._hold(len(sales) <= 1, "I4", f"two live sales: {sales}")
-            debt = sum((o.fee_base for o in own if o.market.pair == pair and self.has_new_fees), Decimal(0))
-            self._hold(self.coins(pair) >= -debt, "I15", f"the bot has {self.coins(pair)} of {pair}")
+            self._hold(self.coins(pair) >= -self.fee_debt(pair), "I15", f"the bot has {self.coins(pair)} of {pair}")
         self._check_causes()
 
     def _check_causes(self) -> None:
@@ -623,7 +636,8 @@ class World:
         self.calm()
         start_ms = self.true.now_ms()
         for number in range(SETTLE_BEATS + 120):
-            self.beat(5.0 if number < 6 or number % 4 else 55.0)
+            is_stuck = any(p.refused >= lunobiz.REFUSED_SALES for p in self.desk.positions)
+            self.beat(5.0 if number < 6 or number % 4 else 55.0, is_due=is_stuck and number % 8 == 3)  # the next candle
             if self.is_settled() and number >= 1:
                 break
             is_late = self.true.now_ms() - start_ms > 605_000
@@ -668,9 +682,7 @@ class World:
         for pair in PAIRS:
             held = self.desk.position(pair)
             volume = (0.0 if held is None else held.volume) + dust.get(pair, 0.0)
-            debt = sum((float(o.fee_base) for o in self.own() if not o.is_buy and o.market.pair == pair), 0.0)
-            most = debt if self.has_new_fees else 0.0  # a fee may have come out of the owner's coins
-            self._hold(-1e-9 < volume - float(self.coins(pair)) < most + 1e-9, "I6",
+            self._hold(-1e-9 < volume - float(self.coins(pair)) < float(self.fee_debt(pair)) + 1e-9, "I6",
                        f"{pair} {volume}, in truth {self.coins(pair)}")
         arrows: dict[str, str] = {}
         for row in self.store.rows_of("answers", Mode.LIVE):

@@ -350,7 +350,7 @@ def with_status(status: str) -> Callable[[World], None]:
 
 def new_fees(world: World) -> None:
     """From now on fees come on top of what is bought and sold."""
-    world.accounts.are_fees_on_top = world.has_new_fees = True
+    world.accounts.are_fees_on_top = True
 
 
 def drift(world: World) -> None:
