@@ -33,6 +33,7 @@ from lunobiz import (
     DemoExchange,
     DemoOrder,
     Desk,
+    ExitPhase,
     Fault,
     LiveDesk,
     LiveSession,
@@ -60,7 +61,8 @@ PAIRS = tuple(MARKETS)
 OWNER = {"ZAR": Decimal(100_000), "AAA": Decimal(50), "BBB": Decimal(30)}  # the coins are the owner's, not the bot's
 INSTALL = "abcd1234"
 OWN = f"LB1-{INSTALL}-"
-KEY = Credentials("key", "secret")
+SECRETS = ("canarykeyq7x", "canarysecretz9w")
+KEY = Credentials(*SECRETS)
 POST, STOP, LOOK = "/api/1/postorder", "/api/1/stoporder", "/api/exchange/3/order"
 LISTS, BALANCE, TICKERS = "/api/exchange/2/listorders", "/api/1/balance", "/api/1/tickers"
 FINAL = ("done", "rejected", "not placed")
@@ -69,6 +71,7 @@ ARROWS = {  # from what was last written of an order to what may be written next
                                                                          "not placed"),
     "open": ("open", "done"), "done": (), "rejected": (), "not placed": (),
 }
+BARE_LOOKS, BARE_MS = 2, 60_000
 SETTLE_BEATS = 120  # of five seconds: ten minutes
 
 
@@ -132,6 +135,10 @@ class BrittleStore(Store):
         query = "SELECT order_id, state FROM answers ORDER BY rowid"
         states = {str(name): str(state) for name, state in self._db.execute(query)}
         return {str(r["client_id"]): (states.get(str(r["order_id"]), ""), r) for r in rows}
+
+    def lines(self) -> Iterator[str]:
+        """All that the database holds, as text."""
+        return self._db.iterdump()
 
     def save_to(self, other: sqlite3.Connection) -> None:
         """Copy all to another connection."""
@@ -240,7 +247,7 @@ class _Recorder:
     def record(self, report: CycleReport) -> None:
         """One transaction."""
         world = self._world
-        if not report.is_quiet or world.is_first:
+        if not report.is_quiet or world.is_first or report.desk.day != world.decided.day:
             world.store.record(report, Mode.LIVE, MARKETS)
         world.decided, world.is_first = report.desk, False
         world.learn()
@@ -274,10 +281,14 @@ class World:
         self.buys: list[int] = []
         self.refused_calls = self.crashes = self.stops = 0
         self.is_killed = self.asks_quotes = self.is_poisoned = self.has_refused = False
-        self.learned: dict[str, int] = {}  # since when the program knows that sales of a market take their fee in its coin
+        self.learned: dict[str, int] = {}  # since when it is known of a market that sales take their fee in its coin
         self.gap_ms, self.writes_left = 0.0, 10**9  # the disk fails once so many writes are done, for `failing` writes
         self.failing = 0
+        self.is_struck, self.is_runaway = True, False
         self.listed = set(PAIRS)
+        self.locks: tuple[str, ...] = ()  # why the gates lock entries
+        self.bare: dict[str, tuple[int, int]] = {}  # looks at a position without protection while all was certain
+        self.day = (0, 0.0)
         self.seen: dict[str, Decimal] = {}
         self.causes_before: frozenset[CauseKind] = frozenset()
         self.reached: set[CauseKind] = set()
@@ -318,7 +329,8 @@ class World:
                 limit = RateLimit(self.wall)
                 self.client = LunoClient(self.wire, KEY, limit, self.wall, random.Random(1))
                 saved = self.store.last_desk(Mode.LIVE)
-                who = LiveDesk(INSTALL, tuple, lambda: self.is_killed, self.settings, self.market_of, lambda: 1.0)
+                who = LiveDesk(INSTALL, lambda: self.locks, lambda: self.is_killed, self.settings, self.market_of,
+                               lambda: 1.0)
                 self.session = LiveSession(LunoOrders(self.client), self.store, who,
                                            saved[1].orders if saved is not None else ())
                 if saved is None:
@@ -362,6 +374,7 @@ class World:
 
     def look(self, enter: Sequence[str] = (), leave: Sequence[str] = (), is_due: bool = False) -> None:
         """One look of the program at this moment."""
+        enter = PAIRS if self.is_runaway else enter
         try:
             self._cycle(enter, leave, is_due or bool(enter or leave))
         except Crash:
@@ -450,6 +463,10 @@ class World:
     def trick(self, path: str, trick: Trick, times: int = 1) -> None:
         """Something done with the answers to the next calls of a path."""
         self.wire.tricks.extend([(path, trick)] * times)
+
+    def waiting(self) -> int:
+        """How much trouble on the line has not come yet."""
+        return len(self.wire.tricks) + sum(fault.times for fault in self.exchange.faults)
 
     def own(self) -> list[DemoOrder]:
         """The bot's orders at the exchange."""
@@ -551,6 +568,7 @@ class World:
             self._hold(lunobiz.may_reduce(self.decided), "I22", f"a sale while {state.name}")
             return
         self._hold(state is TradingState.READY, "I22", f"an entry while {state.name}, {kinds}")
+        self._hold(not self.locks, "I12", f"an entry while locked: {self.locks}")
         now, value = self.true.now_ms(), self.worth()
         self.buys = [*(t for t in self.buys if t > now - 60_000), now]
         self._hold(len(self.buys) <= limits.orders_per_minute, "I4", f"{len(self.buys)} entries in a minute")
@@ -586,6 +604,35 @@ class World:
             self._hold(len(sales) <= 1, "I4", f"two live sales: {sales}")
             self._hold(self.coins(pair) >= -self.fee_debt(pair), "I15", f"the bot has {self.coins(pair)} of {pair}")
         self._check_causes()
+        self._check_protection()
+        self._check_day()
+
+    def _check_protection(self) -> None:
+        """A position has a sale at the exchange soon after all is certain, or the owner has been told.
+
+        Soon: at the second look at which the program knows that there is none, and within a minute if it does not.
+        """
+        is_certain = self.desk.state is TradingState.READY and not self.session.in_the_way()
+        now = self.true.now_ms()
+        for pair in PAIRS:
+            held, known = self.desk.position(pair), MARKETS[pair]
+            volume = 0.0 if held is None else lunobiz.sellable(self.desk, held.volume, known)
+            sales = [o for o in self.own() if o.market.pair == pair and not o.is_buy and o.status != "COMPLETE"]
+            is_told = held is not None and (held.refused > 0 or held.phase is not ExitPhase.NONE)
+            is_bare = is_certain and volume >= known.min_volume and not sales and not is_told and pair in self.listed
+            is_known = not self.desk.orders_of(pair, OrderKind.PROTECTION)
+            looks, since_ms = self.bare.pop(pair, (0, now))
+            if is_bare:
+                self.bare[pair] = looks + is_known, since_ms
+                is_late = looks >= BARE_LOOKS or now - since_ms > BARE_MS
+                self._hold(not is_late, "I21", f"{volume} {pair} without protection, looks {looks}")
+
+    def _check_day(self) -> None:
+        """A day begins once, with one equity; days do not go back."""
+        day = (self.desk.day, self.desk.day_start_equity)
+        is_same = day == self.day or self.desk.day > self.day[0]
+        self._hold(is_same, "I20", f"day {self.day} became {day}")
+        self.day = day
 
     def _check_causes(self) -> None:
         """Halts leave by the owner only; READY comes after a reconcile that is later than the trouble."""
@@ -627,7 +674,7 @@ class World:
         self.at.clear()
         self.failing, self.writes_left = 0, 10**9
         self.wall.offset_ms, self.exchange.skew_ms = 0, 0
-        self.exchange.can_trade, self.listed = True, set(PAIRS)
+        self.exchange.can_trade, self.listed, self.is_runaway, self.locks = True, set(PAIRS), False, ()
         self.exchange.statuses = dict.fromkeys(PAIRS, "ACTIVE")
         self.is_killed, self._calm_ms = False, self.true.now_ms()
 
@@ -672,6 +719,11 @@ class World:
             booked = tuple(Decimal(str(row[n])) for n in names) if row is not None else (Decimal(0),) * 4
             self._hold(booked == truth, "I6", f"{order.order_id} booked {booked}, in truth {truth}")
         self._hold(not there, "I1", f"lost: {sorted(there)}")
+        self._agree_accounts()
+        self._agree_rows()
+
+    def _agree_accounts(self) -> None:
+        """Coins and cash, explained to the last digit."""
         for asset, before in OWNER.items():
             bot = self.cash() if asset == "ZAR" else self.coins(asset + "ZAR")
             explained = before + self.owner.change[asset] + bot
@@ -684,11 +736,21 @@ class World:
             volume = (0.0 if held is None else held.volume) + dust.get(pair, 0.0)
             self._hold(-1e-9 < volume - float(self.coins(pair)) < float(self.fee_debt(pair)) + 1e-9, "I6",
                        f"{pair} {volume}, in truth {self.coins(pair)}")
+
+    def _agree_rows(self) -> None:
+        """States along their arrows only, every sending explained by its intent, no secret anywhere."""
         arrows: dict[str, str] = {}
         for row in self.store.rows_of("answers", Mode.LIVE):
             name, state = str(row["order_id"]), str(row["state"])
             self._hold(state in ARROWS[arrows.get(name, "")], "I22", f"{name} from {arrows.get(name)} to {state}")
             arrows[name] = state
+        intents = {str(row["order_id"]) for row in self.store.rows_of("order_intents", Mode.LIVE)}
+        sent = {str(row["order_id"]) for row in self.store.rows_of("sendings", Mode.LIVE)}
+        self._hold(sent <= intents, "I17", f"sent without a decision: {sorted(sent - intents)}")
+        if self.is_thorough:
+            self.store.verify()
+            told = "".join(self.store.lines()) + self._words()
+            self._hold(not any(secret in told for secret in SECRETS), "I18", "a secret was written")
 
 
 def json_reply(reply: Reply, change: Callable[[dict[str, object]], object]) -> Reply:

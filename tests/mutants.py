@@ -248,7 +248,7 @@ def refusal_is_final(patch: Patch) -> None:
 
     def final(order: SentOrder, told: PostAnswer) -> SentOrder:
         found = after(order, told)
-        return replace(found, state=OrderState.REJECTED) if found.refused else found
+        return replace(found, state=OrderState.REJECTED, refused="") if found.refused else found
 
     patch.setattr(lunobiz, "after_post", final)
 
