@@ -286,11 +286,17 @@ def deaf_to_strangers(patch: Patch) -> None:
     patch.setattr(Reconciler, "run", alone)
 
 
+def heedless_of_locks(patch: Patch) -> None:
+    """What the gates say is shown, and entries are made all the same."""
+    patch.setattr(lunobiz.LiveSession, "locks", lambda self: ())
+
+
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
     f.__name__: f for f in (
         blind_retry, written_after, trouble_is_no, server_error_is_no, three_misses, no_lists, no_deadline,
         cancel_is_done, trusting, forgetful_of_age, any_order, trading_on, wall_clock, two_protections, exit_at_once,
         booked_in_memory, booked_on_sight, one_look_at_the_file, forgotten_at_start, gone_is_cancelled,
         duplicate_is_no, refusal_is_final, counts_its_intents, ready_by_itself, deaf_to_strangers,
+        heedless_of_locks,
     )
 }

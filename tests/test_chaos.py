@@ -1,8 +1,15 @@
 """Random lives of the order path: orders, fills, faults, crashes, the owner and the clock in any order.
 
-Each life enables a random half of the rules and ends with an honest line, on which everything must agree. Two rules go
-deep by themselves, an entry with fills and an exit with its reconcile, as most random steps alone are refused early.
-The same seed gives the same life.
+Each life enables a random half of the rules and ends with an honest line, on which everything must agree. The rules
+called `deep_` do several steps by themselves, an entry with fills, an exit with its reconcile, as most random steps
+alone are refused early. The same seed gives the same life.
+
+Invariants of reliability.md, section 6, that `World` holds: at each order sent I1, I4, I7-I10, I12, I14, I15, I22; at
+each protection that is taken off I21; after each look I1-I4, I15, I20-I22; when the faults are over I5, I6, I17 and, in
+each tenth life, the seals of the audit (I17) and a search of all that was written for the key (I18). I16 is held here
+for a second computer (`deep_stranger`), I19 by a test of its own. I13 is held as far as it concerns orders: no entry
+while the desk has resumed from a pause and not yet reconciled; candles are test_candles and test_feed. Not here, as
+there is one process and no PAPER session: I11 (test_main, test_engine), I16 on one computer (test_system).
 """
 
 from __future__ import annotations
@@ -37,7 +44,7 @@ from mutants import MUTANTS
 from test_faults import A, B, cancel_own, filled_ten_times, hidden, new_fees, stale, swapped, times
 
 STEPS_OF_A_LIFE = 60
-QUICK_STEPS, LONG_STEPS, MUTANT_STEPS = 60_000, 1_000_000, 50_000
+QUICK_STEPS, LONG_STEPS, MUTANT_STEPS = 20_000, 1_000_000, 50_000
 CAUGHT_SHARE = 0.9
 PATHS = (POST, POST, POST, STOP, STOP, LOOK, LOOK, BALANCE, LISTS, "/")
 KINDS = ("down", "down_after", "timeout", "timeout_after", "late", "twice", "500", "500_after", "429", "429_after",
@@ -60,8 +67,8 @@ class Life:
         rules = (self.enter, self.deep_entry, self.deep_exit, self.leave, self.rise, self.fall, self.fill, self.wait,
                  self.fault, self.fault, self.trick, self.crash, self.crash, self.disk, self.kill, self.jump,
                  self.sleep, self.restart, self.owner_cancels, self.owner_moves, self.stranger, self.toggle,
-                 self.resolve, self.storm, self.new_fees, self.deep_trail, self.deep_silence, self.deep_kill,
-                 self.deep_stranger, self.deep_lie)  # fmt: skip
+                 self.resolve, self.storm, self.lock, self.new_fees, self.deep_trail, self.deep_silence, self.deep_kill,
+                 self.deep_stranger, self.deep_lie, self.deep_answer, self.deep_crash)  # fmt: skip
         self.rules = [r for r in rules if self.rng.random() < 0.5] + [self.deep_trail, self.deep_entry, self.deep_exit]
 
     def run(self, steps: int) -> int:
@@ -122,9 +129,25 @@ class Life:
 
     def deep_kill(self) -> None:
         """The kill file comes while orders are on their way out."""
-        self.world.at[self.world.points + self.rng.randint(1, 16)] = partial(setattr, self.world, "is_killed", True)
+        self.world.at[self.world.points + self.rng.randint(1, 40)] = partial(setattr, self.world, "is_killed", True)
         self.look(A, B)
         self.look(leave=(A, B))
+
+    def deep_answer(self) -> None:
+        """An order that arrives, and an answer that does not say so."""
+        kinds = ("500_after", "429_after", "garbage_after", "truncated", "wrong_shape_after", "ErrInternal_after")
+        self.world.faults(Fault(self.rng.choice(kinds), POST))
+        self.look(self.rng.choice((A, B)))
+        self.look()
+
+    def deep_crash(self) -> None:
+        """A fill, and the computer goes off somewhere between seeing it, writing it and protecting it."""
+        self.look(A, B)
+        self.look()
+        self.world.fill(self.rng.choice((A, A, B)), self.rng.choice((6.0, 1000.0)))
+        self.world.at[self.world.points + self.rng.randint(1, 25)] = off
+        for _ in range(3):
+            self.look()
 
     def deep_stranger(self) -> None:
         """On an honest line an order of another computer is seen within a minute."""
@@ -253,6 +276,10 @@ class Life:
         """Nothing works for some calls."""
         self.world.faults(Fault(self.rng.choice(("down", "429", "500")), "/", self.rng.randint(5, 40)))
 
+    def lock(self) -> None:
+        """What the gates found has grown too old, or is new again."""
+        self.world.locks = () if self.world.locks else ("Evidence is 31 days old.",)
+
     def new_fees(self) -> None:
         """The exchange changes how it charges."""
         if self.rng.random() < 0.1:
@@ -290,8 +317,23 @@ def many(disk: Disk, first: int, steps: int) -> None:
 
 @pytest.mark.parametrize("part", range(3))
 def test_random_lives_end_in_agreement(disk: Disk, part: int) -> None:
-    """Sixty thousand steps."""
+    """Twenty thousand steps."""
     many(disk, part * 10**6, QUICK_STEPS // 3)
+
+
+def journal_of(disk: Disk, seed: int) -> list[str]:
+    """All that one life leaves in the database."""
+    live(disk, seed)
+    return list(disk.store.lines())
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_same_life_leaves_the_same_rows(disk: Disk, seed: int) -> None:
+    """I19: whatever was in the file before."""
+    first = journal_of(disk, seed)
+    live(disk, seed + 100)
+    assert journal_of(disk, seed) == first
+    assert any("sendings" in row for row in first)
 
 
 @pytest.mark.long
@@ -310,27 +352,29 @@ def steps_until_caught(disk: Disk, name: str, most: int) -> int:
             life = Life(disk, seed)
             try:
                 life.run(STEPS_OF_A_LIFE)
-            except (Violation, lunobiz.LunobizError, ValueError, KeyError):
-                return steps + life.steps
+            except Violation:
+                return steps + max(1, life.steps)
             finally:
                 disk.reopen(False)
             steps, seed = steps + life.steps, seed + 1
     return 0
 
 
-QUICKLY_FOUND = ("blind_retry", "written_after", "trouble_is_no", "no_deadline", "cancel_is_done", "trusting",
-                 "trading_on", "booked_in_memory", "forgotten_at_start", "counts_its_intents", "ready_by_itself",
-                 "deaf_to_strangers", "one_look_at_the_file")  # fmt: skip
+QUICKLY_FOUND = ("blind_retry", "written_after", "trouble_is_no", "three_misses", "no_deadline", "cancel_is_done",
+                 "any_order", "trading_on", "wall_clock", "exit_at_once", "booked_in_memory", "one_look_at_the_file",
+                 "forgotten_at_start", "duplicate_is_no", "refusal_is_final", "counts_its_intents", "ready_by_itself",
+                 "deaf_to_strangers")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", QUICKLY_FOUND)
 def test_random_lives_find_the_mutant(disk: Disk, name: str) -> None:
-    """Those that a few thousand steps find; the others take up to twenty-five thousand."""
-    assert steps_until_caught(disk, name, MUTANT_STEPS // 5)
+    """Those that some two thousand steps find; the others take up to ten thousand."""
+    assert steps_until_caught(disk, name, MUTANT_STEPS // 10)
 
 
 @pytest.mark.long
 def test_random_lives_find_nine_mutants_in_ten(disk: Disk) -> None:
-    """All of them, within fifty thousand steps each."""
-    missed = [name for name in MUTANTS if not steps_until_caught(disk, name, MUTANT_STEPS)]
-    assert len(missed) <= len(MUTANTS) * (1 - CAUGHT_SHARE), missed
+    """All of them, within fifty thousand steps each; `-s` shows after how many."""
+    steps = {name: steps_until_caught(disk, name, MUTANT_STEPS) for name in MUTANTS}
+    print(f"\n{steps}", flush=True)
+    assert sum(map(bool, steps.values())) >= len(MUTANTS) * CAUGHT_SHARE, steps
