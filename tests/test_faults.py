@@ -58,10 +58,10 @@ from mutants import MUTANTS
 
 A, B = "AAAZAR", "BBBZAR"
 # how many points lie between two that get a crash, a full disk, the kill file; each fault begins at another one
-QUICK_STEPS, LONG_STEPS = (50, 200, 200), (1, 10, 10)
+QUICK_STEPS, LONG_STEPS = (70, 280, 280), (1, 10, 10)
 IDLE = 10  # a fault that does not strike in a story leaves it as it is: so many times fewer points
 THOROUGH = 50  # every so many runs the database is really closed and opened again
-QUICK_RUNS, LONG_RUNS = 400, 20_000  # at the least: of one story, of all
+QUICK_RUNS, LONG_RUNS = 350, 20_000  # at the least: of one story, of all
 
 
 # ---- stories
