@@ -13075,8 +13075,8 @@ class LiveExecutor:
         answer = self._line.post(sending)
         self.key_trouble = self.key_trouble or (answer.code or "HTTP" if answer.answer is Answer.KEY else "")
         self._keep(after_post(sending, answer))
-        if self._sent[order.order_id].refused:
-            self._look(order.order_id)
+        if self._sent[order.order_id].refused or answer.answer is Answer.KEY:
+            self._look(order.order_id)  # after a refused key this one only: it may still be good for reading
 
     def cancel(self, order: Order) -> None:
         """Ask for an order's end; later look-ups tell what became of it, and ask again while it is there."""
@@ -13411,8 +13411,8 @@ class LiveSession:
         age_ms = self._line.exchange_ms() - self.reconciler.last.at_ms
         for is_wrong, words in (
             (self._who.is_killed(), "kill switch"),
-            (self.trouble, "not reconciled"),
             (self.executor.key_trouble, "the key was refused"),
+            (self.trouble, "not reconciled"),
             (self.executor.contradictions, "the exchange contradicts itself"),
             (abs(now.skew_ms) > MAX_SKEW_MS, "clock skew"),
             (not 0 <= age_ms <= MAX_RECONCILE_AGE_MS, "the last reconcile is too old"),
@@ -14750,6 +14750,14 @@ def is_under_way(desk: Desk) -> bool:
     return any(o.state in waiting or o.is_cancelling or o.kind is OrderKind.EXIT for o in desk.orders)
 
 
+def dated(moment: Moment, skew_ms: float) -> Moment:
+    """The moment at the exchange's time where the computer's clock is far from it: no day begins by that clock."""
+    if abs(skew_ms) <= MAX_LOOP_GAP_MS:
+        return moment
+    conditions = replace(moment.conditions, skew_ms=skew_ms, is_reconciled=False)
+    return replace(moment, now_ms=moment.now_ms + round(skew_ms), conditions=conditions)
+
+
 def day_row(before: Desk, report: CycleReport, wish: float) -> dict[str, object]:
     """What is kept of a day that has ended."""
     start = report.desk.day_start_equity
@@ -14760,17 +14768,17 @@ def day_row(before: Desk, report: CycleReport, wish: float) -> dict[str, object]
 class AuditRecorder:
     """Writes each report that holds anything, and the inputs it came from, before its orders are sent."""
 
-    def __init__(self, store: Store, mode: Mode, feed: Feed, inputs: InputLog) -> None:
+    def __init__(self, store: Store, mode: Mode, feed: Feed, inputs: InputLog, day: int = -1) -> None:
         self._store, self._mode, self._feed, self._inputs = store, mode, feed, inputs
-        self.is_due = False
+        self.is_due, self._day = False, day
 
     def record(self, report: CycleReport) -> None:
         """One transaction; AuditBroken stops the session before any order goes out."""
-        is_kept = self.is_due or not report.is_quiet
+        is_kept = self.is_due or not report.is_quiet or report.desk.day != self._day  # a day begins only once
         self._inputs.note(report, is_kept)
         if is_kept:
             self._store.record(report, self._mode, self._feed.markets, self._inputs.take())
-            self.is_due = False
+            self.is_due, self._day = False, report.desk.day
         elif self._inputs.is_full:
             self._store.record_inputs(self._mode, self._inputs.take())
 
@@ -14809,7 +14817,7 @@ class Engine:
         cash = settings.schedule.paper_cash if parts.live is None else approx(parts.live.cash())
         self.desk = saved[1] if saved is not None else Desk(cash)
         self._inputs = InputLog(self.desk)
-        self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs)
+        self._recorder = AuditRecorder(parts.store, parts.mode, parts.feed, self._inputs, self.desk.day)
         self._executor = _executor(parts, self._inputs, settings.costs, self.desk.orders)
         self._input_day, self._is_after_crash = -1, parts.store.is_session_open()
         self._resumes_ms = saved[0] if saved is not None else 0
@@ -14923,7 +14931,7 @@ class Engine:
             self.tell(Event(beat.now_ms, "api_ok", "info", f"Luno answers again after {self.failures} failed calls"))
         self.failures = 0
         self.parts.pace.hold_back(0)
-        return moment
+        return dated(moment, self.parts.client.skew_ms)
 
     def _tell_findings(self, findings: tuple[Banner, ...], now_ms: int) -> None:
         before, self.findings = {b.text for b in self.findings}, findings

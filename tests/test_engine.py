@@ -551,6 +551,30 @@ def test_a_kill_survives_a_restart(paper: Paper) -> None:
 # ---- restart, days, caps ---------------------------------------------------
 
 
+def test_a_day_that_has_begun_has_begun_for_good(paper: Paper) -> None:
+    """A crash right after midnight, before the first decision of the day: the day does not begin once more."""
+    midnight = (T0 // DAY_MS + 1) * DAY_MS
+    paper.hour(20)
+    paper.clock.advance((midnight - 27_000 - paper.clock.now_ms()) / 1000)
+    began = [r.desk for r in paper.until(midnight + 4_000) if r.desk.day == midnight // DAY_MS]
+    assert began and not [r for r in began if r.day != began[0].day]
+    saved = paper.store.last_desk(Mode.PAPER)
+    assert saved is not None
+    assert (saved[1].day, saved[1].day_start_equity) == (began[0].day, began[0].day_start_equity)
+
+
+@pytest.mark.parametrize("days", [2, 400])
+def test_no_day_begins_by_a_clock_that_is_wrong(paper: Paper, days: int) -> None:
+    """Somebody sets the clock far ahead and back again: the day of the exchange goes on, and ends when it does."""
+    paper.tick(30)
+    today = paper.engine.desk.day
+    real, paper.exchange._clock = paper.clock, FakeClock(paper.clock.now_ms())
+    real.advance(days * 86_400)
+    paper.tick(60)
+    assert paper.engine.desk.day == today
+    assert CauseKind.CLOCK_SKEW in {c.kind for c in paper.engine.desk.causes}
+
+
 def test_a_restart_brings_the_desk_back_with_its_cooldown(paper: Paper) -> None:
     paper.tick(20)
     give(paper, positions=[position(paper.clock.now_ms())])

@@ -209,7 +209,7 @@ def test_a_result_that_cannot_be_written_stops_all_and_is_unknown_after(
 # ---- answers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [Answer.UNKNOWN, Answer.EXISTS, Answer.KEY])
+@pytest.mark.parametrize("answer", [Answer.UNKNOWN, Answer.EXISTS])
 @pytest.mark.parametrize("is_there", [True, False])
 def test_an_unclear_answer_is_unknown_until_a_look_up_finds_it(at: Desk, answer: Answer, is_there: bool) -> None:
     at.line.answers.append(PostAnswer(answer))
@@ -219,6 +219,20 @@ def test_an_unclear_answer_is_unknown_until_a_look_up_finds_it(at: Desk, answer:
     told = at.settle()
     assert told.outcomes[0].state is (OrderState.OPEN if is_there else OrderState.UNKNOWN)
     assert len(at.line.posts) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_order_whose_key_was_refused_is_looked_up_once(at: Desk, is_there: bool) -> None:
+    """A key that may not trade may still read; more than that one look could lock the owner out."""
+    at.line.answers.append(PostAnswer(Answer.KEY, "", "ErrInsufficientPerms"))
+    at.line.takes = is_there
+    at.executor.place(BUY)
+    told = at.settle()
+    assert told.outcomes[0].state is (OrderState.OPEN if is_there else OrderState.UNKNOWN)
+    at.line.wait(60)
+    at.settle()
+    assert at.executor.key_trouble == "ErrInsufficientPerms"
+    assert (len(at.line.posts), len(at.line.looks)) == (1, 1)
 
 
 def test_an_unknown_order_blocks_all_others(at: Desk) -> None:

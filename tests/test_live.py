@@ -287,6 +287,7 @@ def test_a_line_that_fails_while_absence_is_proved_is_no_end_of_the_session(at: 
             raise trouble
 
         at.line.open_orders = broken  # type: ignore[method-assign]
+        at.line.wait(31)  # absence is proved by a comparison made just before, so when the next one is due
         found = at.look()
         assert at.session.executor.sent["LB1-000001"].state is OrderState.UNKNOWN
         assert not found.is_reconciled

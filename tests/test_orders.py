@@ -298,10 +298,10 @@ def test_an_older_answer_is_not_believed() -> None:
 
 @given(st.integers(0, 100_000), st.integers(1, 1_000_000))
 def test_what_an_honest_exchange_fills_is_always_believed(lots: int, ticks: int) -> None:
-    """Any part at any price that the limit allows, the counter exact or cut to eight decimals."""
+    """Any part at any price from half the limit to the limit, the counter exact or cut to eight decimals."""
     base, price = D(lots) / 10_000, D(ticks) / 100
     of = sent(price=price)
-    for better in (price, max(D("0.01"), price - D("0.37"))):
+    for better in (price, max(price / 2, price - D("0.37"))):
         counter = base * better
         for told in (counter, counter.quantize(D("0.00000001"))):
             assert implausible(of, found(of, traded=Amounts(base, told, base * D("0.006")))) == ""
