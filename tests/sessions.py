@@ -11,6 +11,7 @@ from pathlib import Path
 from lunobiz import (
     Amounts,
     Beat,
+    CauseKind,
     Credentials,
     DemoExchange,
     Engine,
@@ -88,16 +89,18 @@ class HourPace:
 
     def __init__(self, clock: AnyClock, end_ms: int = 2**62) -> None:
         self._clock, self._end = clock, end_ms
-        self._closed, self._look = (clock.now_ms() // HOUR_MS + 1) * HOUR_MS, 0
+        self._closed, self._look = clock.now_ms(), 0  # the first looks come at once and decide nothing
+        self._is_new = True
 
     def beat(self) -> Beat | None:
         """The next look."""
         if self._closed >= self._end:
             return None
-        due = due_at(self._closed, (3600,)) if self._look == 0 else ()
+        due = due_at(self._closed, (3600,)) if self._look == 0 and not self._is_new else ()
         self._clock.set_ms(max(self._clock.now_ms(), self._closed + LOOKS_S[self._look] * 1000))
         self._look = (self._look + 1) % len(LOOKS_S)
-        self._closed += HOUR_MS if self._look == 0 else 0
+        if self._look == 0:
+            self._closed, self._is_new = (self._closed // HOUR_MS + 1) * HOUR_MS, False
         return Beat(self._clock.now_ms(), due, True, 0.0)
 
     def resume(self, time_ms: int) -> None:
@@ -178,6 +181,11 @@ class Run:
         for _ in range(times):
             self.engine.step()
 
+    def resolve(self) -> None:
+        """The owner lifts what halts after an outcome was unknown for ten minutes."""
+        if any(c.kind is CauseKind.UNRESOLVED for c in self.engine.desk.causes):
+            self.engine.resolve_halt(self.clock.now_ms())
+
     def close(self) -> None:
         """End in order."""
         self.engine.close()
@@ -213,5 +221,5 @@ def disagreements(run: Run, exchange: DemoExchange) -> list[str]:
         if abs(held - float(bought)) > 1e-4 * (orders + 1):  # what each sale leaves below a lot is no position
             wrong.append(f"{pair}: {held} on the desk, {bought} at the exchange")
     if desk.state is not TradingState.READY:
-        wrong.append(f"{desk.state.name}: {', '.join(c.text for c in desk.causes)}")
+        wrong.append(f"{desk.state.name}: {', '.join(f'{c.kind.name} {c.why}' for c in desk.causes)}")
     return wrong

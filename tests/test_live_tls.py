@@ -43,9 +43,8 @@ class Line:
         self.server.plan = lambda method, path: ""
         self.server.spoil_certificates(0)
         self.run.look(QUIET_LOOKS)
-        if any(c.kind.name == "UNRESOLVED" for c in self.run.engine.desk.causes):
-            self.run.engine.resolve_halt(self.clock.now_ms())
-            self.run.look(5)
+        self.run.resolve()
+        self.run.look(10)
         return disagreements(self.run, self.exchange)
 
 
@@ -149,8 +148,7 @@ def storm(folder: Path, seed: int, orders: int) -> Line:
             if rng.random() < 0.01:
                 run.drop()
                 run = line.start()
-            if any(c.kind.name == "UNRESOLVED" for c in run.engine.desk.causes):
-                run.engine.resolve_halt(line.clock.now_ms())
+            run.resolve()
         wrong, posted = line.settle(), line.posted()
         run.drop()
     assert wrong == [] and line.server.stolen == []
