@@ -123,11 +123,11 @@ def lively_markets() -> dict[str, Market]:
                       taker_fee=0.002) for p in SHAPES}
 
 
-def lively_exchange(clock: AnyClock, days: int = 30) -> DemoExchange:
-    """Hourly candles of three markets; the clock is set to where trading can begin."""
+def lively_exchange(clock: AnyClock, days: int = 30, skipped_h: int = 0) -> DemoExchange:
+    """Hourly candles of three markets; the clock is set to where trading can begin, or so many hours later."""
     data = {p: market_rows(shape, HISTORY_DAYS + days, 3600) for p, shape in SHAPES.items()}
     made = DemoExchange.recorded(data, 3600, lively_markets(), clock)
-    clock.set_ms(START_MS + HISTORY_DAYS * 24 * HOUR_MS)
+    clock.set_ms(START_MS + (HISTORY_DAYS * 24 + skipped_h) * HOUR_MS)
     return made
 
 
