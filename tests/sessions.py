@@ -30,6 +30,7 @@ from lunobiz import (
     Mode,
     Notifier,
     OrderJournal,
+    Pace,
     RateLimit,
     Redactor,
     SentOrder,
@@ -143,7 +144,7 @@ class Run:
     """One start of the program in LIVE, from what its database holds; the whole engine."""
 
     def __init__(self, transport: Transport, clock: AnyClock, database: Path, seed: int = 1,
-                 is_killed: Callable[[], bool] = never, store: Store | None = None, end_ms: int = 2**62) -> None:
+                 is_killed: Callable[[], bool] = never, store: Store | None = None, end_ms: int = 2**62, pace: Pace | None = None) -> None:
         self.clock, self.events, self.transport = clock, list[Event](), transport
         self.settings = lively_settings()
         self.store = store or Store(database, Redactor([KEY]), "OFF")
@@ -155,7 +156,7 @@ class Run:
         self._patient(lambda: feed.refresh_markets(clock.now_ms()))
         self._patient(self.live.begin)
         parts = EngineParts(
-            Mode.LIVE, self.client, feed, self.store, HourPace(clock, end_ms), trade_now, is_killed,
+            Mode.LIVE, self.client, feed, self.store, pace or HourPace(clock, end_ms), trade_now, is_killed,
             JsonLog(database.parent / "logs", Redactor([KEY]), clock), Notifier([], clock, str), self.events.append,
             Install(Credentials(), ""), self.live)
         self.engine = Engine(parts, self.settings)

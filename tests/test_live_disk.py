@@ -8,14 +8,11 @@ exchange to the last digit.
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import pytest
 

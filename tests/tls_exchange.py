@@ -140,8 +140,8 @@ class TlsExchange:
                 self.bodies.append(body)
             if kind:
                 self.done[kind] += 1
-            name, _, is_after = kind.partition("_after")
-            is_served = not name or kind.endswith("_after")
+            name, after, _ = kind.partition("_after")
+            is_served = not name or bool(after)
             status, text, headers = 0, b"", {}
             if is_served:
                 key = Credentials("some", "key") if handler.headers.get("Authorization") else None
