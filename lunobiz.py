@@ -11152,12 +11152,12 @@ class RateLimit:
         self._tokens = self._capacity
         self._filled_s = clock.mono_s()  # tokens are counted up to here; in the future while shut
 
-    def take(self, is_urgent: bool = False) -> float:
-        """Take a token and return the seconds waited for it; RateLimited if that would be more than 5 s."""
+    def take(self, is_urgent: bool = False, patience_s: float = MAX_PAUSE_S) -> float:
+        """Take a token and return the seconds waited for it; RateLimited if that would be more than `patience_s`."""
         self._refill()
         missing = (1 if is_urgent else 1 + self._reserve) - self._tokens
         wait_s = max(0.0, self._filled_s - self._clock.mono_s()) + max(0.0, missing / self._per_s)
-        if wait_s > MAX_PAUSE_S:
+        if wait_s > patience_s:
             raise RateLimited(wait_s)
         if wait_s > 0:
             self._clock.sleep(wait_s)
@@ -11513,7 +11513,7 @@ class LunoClient:
     def post(self, path: str, params: Params) -> Reply:
         """One POST, never repeated; its answer is for the caller to judge. NotSent if it cannot have left."""
         try:
-            self._limit.take(is_urgent=True)
+            self._limit.take(is_urgent=True, patience_s=0.0)  # while it waits the kill file could come
         except RateLimited as error:
             raise NotSent(str(error)) from None
         reply = self._send("POST", path, params, self._key)

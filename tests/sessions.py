@@ -144,7 +144,8 @@ class Run:
     """One start of the program in LIVE, from what its database holds; the whole engine."""
 
     def __init__(self, transport: Transport, clock: AnyClock, database: Path, seed: int = 1,
-                 is_killed: Callable[[], bool] = never, store: Store | None = None, end_ms: int = 2**62, pace: Pace | None = None) -> None:
+                 is_killed: Callable[[], bool] = never, store: Store | None = None, end_ms: int = 2**62,
+                 pace: Pace | None = None) -> None:
         self.clock, self.events, self.transport = clock, list[Event](), transport
         self.settings = lively_settings()
         self.store = store or Store(database, Redactor([KEY]), "OFF")

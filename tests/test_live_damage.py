@@ -1,4 +1,4 @@
-"""Databases of LIVE that were damaged, cut, swapped or put back: refused in words and kept, or found out by the exchange.
+"""Databases of LIVE that were damaged, cut, swapped or put back: refused and kept, or found out by the exchange.
 
 What opens must be what was written: the same orders, the same desk, the same stock. A copy that lacks orders which the
 exchange has never sends anything until the owner has looked.
@@ -200,7 +200,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_another_file_in_its_place_is_refused_and_kept(
     crashed: Crashed, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By a LIVE session and by the whole program, which ends with 4 and a sentence; nothing is sent, nothing changed."""
+    """By a LIVE session and by the whole program, which ends with 4 and a sentence; nothing is sent or changed."""
     harm, words = DAMAGES[name]
     path = whole(crashed, tmp_path / "whole")
     harm(path)
@@ -221,7 +221,7 @@ def test_another_file_in_its_place_is_refused_and_kept(
 
 def test_a_missing_database_whose_rest_is_there_is_not_made_anew(crashed: Crashed) -> None:
     crashed.put_back(crashed.files, ("live.db-wal",))
-    with pytest.raises(AuditBroken, match="is missing but live.db-wal is there"):
+    with pytest.raises(AuditBroken, match=r"is missing but live\.db-wal is there"):
         crashed.play.start()
     assert not crashed.play.database.exists()
 
@@ -335,7 +335,9 @@ def version_of(path: Path) -> int:
         return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def test_an_older_version_is_led_on_in_one_step_and_then_trades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_version_is_led_on_in_one_step_and_then_trades(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A migration that breaks off leaves the older version as it was; the next start leads it on."""
     play, every = Play(tmp_path / "home"), lunobiz.MIGRATIONS
     with contextlib.closing(sqlite3.connect(play.database, isolation_level=None)) as db:
