@@ -147,16 +147,16 @@ class Killing:
             if point in (f"{what} {words}", f"any {words}"):
                 left[0] -= 1
                 if left[0] == 0:
-                    process.kill()
-                    process.join(20)
+                    os.kill(int(process.pid or 0), getattr(signal, "SIGKILL", signal.SIGTERM))
+                    time.sleep(0.02)  # it is gone before its request is carried out
 
         self.server.watch = watch
         process.start()
         process.join(death.seconds if point == "some time" else 60)
         process.kill()
         process.join(20)
-        self.died[point] += process.exitcode in (-9, 1) or sys.platform == "win32"
-        assert process.exitcode != 0
+        self.died[point] += 1
+        assert process.exitcode not in (0, 1, None), "it ended by itself"  # 1: by an error
         self.check()
 
     def check(self) -> None:
