@@ -11275,12 +11275,12 @@ class RateLimit:
         self._tokens = self._capacity
         self._filled_s = clock.mono_s()  # tokens are counted up to here; in the future while shut
 
-    def take(self, is_urgent: bool = False) -> float:
-        """Take a token and return the seconds waited for it; RateLimited if that would be more than 5 s."""
+    def take(self, is_urgent: bool = False, patience_s: float = MAX_PAUSE_S) -> float:
+        """Take a token and return the seconds waited for it; RateLimited if that would be more than `patience_s`."""
         self._refill()
         missing = (1 if is_urgent else 1 + self._reserve) - self._tokens
         wait_s = max(0.0, self._filled_s - self._clock.mono_s()) + max(0.0, missing / self._per_s)
-        if wait_s > MAX_PAUSE_S:
+        if wait_s > patience_s:
             raise RateLimited(wait_s)
         if wait_s > 0:
             self._clock.sleep(wait_s)
@@ -11637,7 +11637,7 @@ class LunoClient:
     def post(self, path: str, params: Params) -> Reply:
         """One POST, never repeated; its answer is for the caller to judge. NotSent if it cannot have left."""
         try:
-            self._limit.take(is_urgent=True)
+            self._limit.take(is_urgent=True, patience_s=0.0)  # while it waits the kill file could come
         except RateLimited as error:
             raise NotSent(str(error)) from None
         reply = self._send("POST", path, params, self._key)
@@ -13037,6 +13037,7 @@ class LiveExecutor:
 
     def __init__(self, line: Line, journal: OrderJournal, door: LiveDoor, orders: Iterable[Order] = ()) -> None:
         self._line, self._journal, self._door = line, journal, door
+        self.name = door.install  # part of every id that orders have at the exchange
         self._sent = journal.orders()
         self._told = {o.order_id: (o.state, o.is_triggered) for o in orders}
         self._outcomes = [Outcome(o.order_id, OrderState.REJECTED, "not sent: the program had ended before")
@@ -13064,7 +13065,7 @@ class LiveExecutor:
             why = trouble or "the market is not known"
             self._outcomes.append(Outcome(order.order_id, OrderState.REJECTED, f"not sent: {why}"))
             return
-        sending = written(order, market, self._door.install, self._line.exchange_ms(), self._door.accounts(order.pair))
+        sending = written(order, market, self.name, self._line.exchange_ms(), self._door.accounts(order.pair))
         self._journal.write_sending(sending)
         self._sent[order.order_id] = replace(sending, state=OrderState.UNKNOWN, why="being sent")
         self._told[order.order_id] = (order.state, order.is_triggered)
@@ -13312,6 +13313,7 @@ class LiveSession:
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
         self._is_begun = False
         self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
+        self._has_lost, self._known_ms = False, 0  # since when none may be missing: the owner knew of those before
         self.trouble = "no reconcile yet"
         self._round_trips, self._fall = 0, 0.0
         self._fills: tuple[PaperFill, ...] = ()
@@ -13336,15 +13338,25 @@ class LiveSession:
         kept = json.loads(rows[0][2]) if rows else None
         if kept is not None:
             self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
+            self._go_by(int(kept.get("known_ms", 0)))
         owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
         self.reconciler.begin(owner)
-        own, known = f"{OWN_PREFIX}{self._who.install}-", {o.client_id for o in self.executor.sent.values()}
-        since_ms = self._line.exchange_ms() - LOST_DAYS * DAY_MS
-        closed = [o.client_id for o in self._line.closed_orders(since_ms) if o.client_id.startswith(own)]
-        self.lost = tuple(client for client in closed if client not in known)
+        self.lost = self._find_lost()
         if owner is None:
             self.rebase()
         self._is_begun = True
+
+    def _find_lost(self) -> tuple[str, ...]:
+        """Closed orders with the mark of this installation that the journal does not have."""
+        own, known = f"{OWN_PREFIX}{self._who.install}", {o.client_id for o in self.executor.sent.values()}
+        since_ms = max(self._known_ms, self._line.exchange_ms() - LOST_DAYS * DAY_MS)
+        closed = [o.client_id for o in self._line.closed_orders(since_ms) if o.client_id.startswith(own)]
+        return tuple(client for client in closed if client not in known)
+
+    def _go_by(self, known_ms: int) -> None:
+        """Give orders a new name from now on: numbers of lost ones come again, their ids may not."""
+        self._known_ms = known_ms
+        self.executor.name = f"{self._who.install}.{known_ms // 1000}" if known_ms else self._who.install
 
     def cash(self) -> Decimal:
         """What the account has of the counter and no order holds; after `begin`."""
@@ -13352,7 +13364,9 @@ class LiveSession:
 
     def accept(self) -> None:
         """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
-        self.lost, self.executor.key_trouble = (), ""
+        if self.lost or self._has_lost:
+            self._go_by(self._line.exchange_ms())
+        self.lost, self._has_lost, self.executor.key_trouble = (), False, ""
         if self._is_begun:  # before that it is not known what was the owner's all along
             self.rebase()
 
@@ -13363,7 +13377,8 @@ class LiveSession:
         self.reconciler.owner = owner
         self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
-            "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts})
+            "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts,
+            "known_ms": self._known_ms})
 
     def look(self, base: Conditions, desk: Desk) -> Conditions:
         """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
@@ -13428,6 +13443,7 @@ class LiveSession:
             if not self._is_begun:
                 self.begin()
             found = self.reconciler.run()
+            self._has_lost = self._has_lost or bool(found.double_use)
             self.executor.prove_absent(found.is_explained)
             self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
             self._fills = read_fills(self._store.path, Mode.LIVE)
