@@ -11305,7 +11305,7 @@ def with_retries(call: Callable[[], T], clock: Clock, rng: random.Random, attemp
 
 # ==============================================================================
 # LUNO | the exchange's words turned into ours
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO SELFTEST ORDERS SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO ORDERS SYSTEM HTTP
 # ==============================================================================
 
 KEY_CODES = frozenset(  # the key itself is the trouble: stop and tell the owner
@@ -11323,7 +11323,7 @@ STATUSES = types.MappingProxyType({  # markets and tickers spell them differentl
 _STRICT_DECIMAL = re.compile(r"-?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _MARKET_ID = re.compile(r"[A-Z0-9]{4,12}", re.ASCII)
 _ASSET = re.compile(r"[A-Z0-9]{2,10}", re.ASCII)
-_KIND = re.compile(r"[A-Z_]{1,20}", re.ASCII)
+_ROW_KIND = re.compile(r"[A-Z_]{1,20}", re.ASCII)
 _ACCOUNT = re.compile(r"[0-9A-Za-z]{1,40}", re.ASCII)
 _ERROR_CODE = re.compile(r"Err[A-Za-z0-9]{1,40}", re.ASCII)
 _RFC3339 = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -11668,7 +11668,7 @@ def _parse_orders(answer: _Answer) -> list[FoundOrder]:
 def _parse_statement(answer: _Answer) -> tuple[StatementRow, ...]:
     """Entries that changed the balance, the newest first; those that only reserve are left out."""
     rows = [_Answer(value, "statement") for value in answer.rows("transactions")]
-    found = {r.whole("row_index", 1, 10**15): StatementRow(r.time_ms("timestamp"), r.word("kind", _KIND),
+    found = {r.whole("row_index", 1, 10**15): StatementRow(r.time_ms("timestamp"), r.word("kind", _ROW_KIND),
                                                            r.number("balance_delta")) for r in rows}
     return tuple(row for _, row in sorted(found.items(), reverse=True) if row.change)
 

@@ -373,11 +373,16 @@ def used_sections(tree: ast.Module, sections: Sequence[Section]) -> dict[str, tu
 
 
 def define_before_use(tree: ast.Module, sections: Sequence[Section], source: str) -> list[Complaint]:
-    """A top-level statement names only what stands above it, or itself."""
+    """A top-level statement names only what stands above it, or itself, and no name is given twice."""
     known = set(dir(builtins)) - set(bindings(tree.body)) | {"__file__"}
+    given: set[str] = set()
     complaints = []
     for statement in tree.body:
         new = set(bindings([statement]))
+        modules = {n.asname or n.name.partition(".")[0] for n in ast.walk(statement) if isinstance(n, ast.alias)}
+        made = new - modules  # two sections may import the same
+        complaints += [Complaint(statement.lineno, f"{name} is given twice") for name in sorted(made & given)]
+        given |= made
         itself = set() if isinstance(statement, ASSIGNMENTS) else new
         strangers = [n for n in free_names(statement) if n.id not in known | itself]
         complaints += [Complaint(n.lineno, f"{n.id} is not defined above") for n in strangers]
@@ -1512,6 +1517,8 @@ FAULTS = (
     Fault(define_before_use, "class Side(Enum):", "class Side(Executor):"),
     top(define_before_use, "TWICE = TWICE + 1"),
     top(define_before_use, "FIRST = SCALES"),
+    top(define_before_use, "STEP = Decimal('0.02')"),
+    Fault(define_before_use, DEMO_BANNER, "WORD = re.compile('[0-9]+')\n\n" + DEMO_BANNER, at="WORD = re.compile('[0"),
     Fault(define_before_use, "    def other(self) -> Order:", '    def other(self) -> "Order | Store":'),
     Fault(define_before_use, "return Order(self.pair, Side.SELL)", "return Order(pair, Side.SELL)"),
     Fault(define_before_use, "if not self.pair:", "if isinstance(self, missing):"),
