@@ -54,7 +54,7 @@ def done() -> list[object]:
 def bar(look: lb.Look, done: list[object]) -> lb.ActionBar:
     doings = lb.Doings(
         start_stop=lambda: done.append("start/stop"), go_live=lambda: done.append("live"),
-        backtest=lambda: done.append("backtest"),
+        close_all=lambda: done.append("close all"), backtest=lambda: done.append("backtest"),
         export=lambda: done.append("export"), open_folder=lambda: done.append("folder"), set_speed=done.append,
         toggle_theme=lambda: done.append("theme"), act_on_banner=done.append,
     )  # fmt: skip

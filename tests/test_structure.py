@@ -373,18 +373,19 @@ def used_sections(tree: ast.Module, sections: Sequence[Section]) -> dict[str, tu
 
 
 def define_before_use(tree: ast.Module, sections: Sequence[Section], source: str) -> list[Complaint]:
-    """A top-level statement names only what stands above it, or itself; no name is defined twice."""
-    known, made = set(dir(builtins)) - set(bindings(tree.body)) | {"__file__"}, set[str]()
+    """A top-level statement names only what stands above it, or itself, and no name is given twice."""
+    known = set(dir(builtins)) - set(bindings(tree.body)) | {"__file__"}
+    given: set[str] = set()
     complaints = []
     for statement in tree.body:
         new = set(bindings([statement]))
+        modules = {n.asname or n.name.partition(".")[0] for n in ast.walk(statement) if isinstance(n, ast.alias)}
+        made = new - modules  # two sections may import the same
+        complaints += [Complaint(statement.lineno, f"{name} is given twice") for name in sorted(made & given)]
+        given |= made
         itself = set() if isinstance(statement, ASSIGNMENTS) else new
         strangers = [n for n in free_names(statement) if n.id not in known | itself]
         complaints += [Complaint(n.lineno, f"{n.id} is not defined above") for n in strangers]
-        is_import = isinstance(statement, ast.Import | ast.ImportFrom | ast.If)
-        again = set() if is_import else new & made
-        complaints += [Complaint(statement.lineno, f"{name} is defined a second time") for name in sorted(again)]
-        made |= new if not is_import else set()
         known |= new
     return complaints
 
@@ -1512,11 +1513,12 @@ FAULTS = (
     Fault(define_before_use, "def noise(seed: int,", "def noise(seed: Executor,"),
     Fault(define_before_use, "def noise(seed: int,", 'def noise(seed: "dict[str, Executor]",'),
     Fault(define_before_use, "equity: float = 0.0", "equity: float = LATER"),
-    Fault(define_before_use, "def noise(seed: int,", "def Side() -> None: ...\n\n\ndef noise(seed: int,"),
     Fault(define_before_use, "@dataclass(frozen=True, slots=True)", "@later"),
     Fault(define_before_use, "class Side(Enum):", "class Side(Executor):"),
     top(define_before_use, "TWICE = TWICE + 1"),
     top(define_before_use, "FIRST = SCALES"),
+    top(define_before_use, "STEP = Decimal('0.02')"),
+    Fault(define_before_use, DEMO_BANNER, "WORD = re.compile('[0-9]+')\n\n" + DEMO_BANNER, at="WORD = re.compile('[0"),
     Fault(define_before_use, "    def other(self) -> Order:", '    def other(self) -> "Order | Store":'),
     Fault(define_before_use, "return Order(self.pair, Side.SELL)", "return Order(pair, Side.SELL)"),
     Fault(define_before_use, "if not self.pair:", "if isinstance(self, missing):"),
