@@ -60,7 +60,7 @@ MARKETS = {"AAAZAR": market("AAA", min_volume=5.0), "BBBZAR": market("BBB", min_
 PAIRS = tuple(MARKETS)
 OWNER = {"ZAR": Decimal(100_000), "AAA": Decimal(50), "BBB": Decimal(30)}  # the coins are the owner's, not the bot's
 INSTALL = "abcd1234"
-OWN = f"LB1-{INSTALL}-"
+OWN = f"LB1-{INSTALL}"  # then a dash and the number, or the name that orders got after some were lost
 SECRETS = ("canarykeyq7x", "canarysecretz9w")
 KEY = Credentials(*SECRETS)
 POST, STOP, LOOK = "/api/1/postorder", "/api/1/stoporder", "/api/exchange/3/order"

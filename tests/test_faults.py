@@ -26,6 +26,7 @@ test_store.
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -256,8 +257,10 @@ def stale(path: str) -> Callable[[World], None]:
     return arm
 
 
-def hidden(seconds: float, is_listed: bool = False, jump_ms: int = 0) -> Callable[[World], None]:
-    """For some time after an order was sent the exchange does not find it, nor list it; the clock is set meanwhile."""
+def hidden(seconds: float, is_listed: bool = False, jump_ms: int = 0, has_lag: bool = False) -> Callable[[World], None]:
+    """For some time after an order was sent the exchange does not find it, nor list it, with `has_lag` nor hold
+    anything back for it; the clock is set meanwhile.
+    """
 
     def arm(world: World) -> None:
         until_ms = [0]
@@ -270,7 +273,19 @@ def hidden(seconds: float, is_listed: bool = False, jump_ms: int = 0) -> Callabl
         def instead_of(status: int, body: bytes) -> Trick:
             return lambda serve, params: serve() if world.true.now_ms() > until_ms[0] else Reply(status, {}, body)
 
+        def free(serve: Callable[[], Reply], params: Params) -> Reply:
+            """Balances lag too: nothing is held back for the order yet."""
+            reply = serve()
+            if world.true.now_ms() > until_ms[0]:
+                return reply
+            body = json.loads(reply.body)
+            for row in body["balance"]:
+                row["reserved"] = "0"
+            return reply._replace(body=json.dumps(body).encode())
+
         world.trick(POST, begin)
+        if has_lag:
+            world.trick(BALANCE, free, 500)
         world.trick(LOOK, instead_of(404, b'{"error": "x", "error_code": "ErrOrderNotFound"}'), 500)
         if not is_listed:
             world.trick(LISTS, instead_of(200, b'{"orders": null}'), 500)
@@ -457,6 +472,8 @@ def order_troubles() -> Iterator[Trouble]:
         for milliseconds in (0, 7_200_000, -7_200_000):
             yield Trouble("F26", f"the same, answer lost, clock jumps {milliseconds} ms, {seconds} s", both(
                 hidden(seconds, False, milliseconds), line("timeout_after", POST, 1, 0.5)), None, seconds)
+            yield Trouble("F26", f"the same, nothing held back, clock jumps {milliseconds} ms, {seconds} s", both(
+                hidden(seconds, False, milliseconds, True), line("timeout_after", POST, 1, 0.5)), None, seconds)
     yield Trouble("F27", "orders vanish", gone, UNKNOWN)
     yield Trouble("F27", "orders vanish for 11 minutes", gone, CauseKind.UNRESOLVED, 660.0)
     yield Trouble("F27", "sent, answer lost, not found for 3 minutes", both(
@@ -691,7 +708,7 @@ CELLS = (
     ("forgetful_of_age", "enter", "F14 stale look-ups", "", "I3"),
     ("any_order", "enter", "F15 answer of another order", "", "I6"),
     ("trading_on", "enter", "F11 order answered 301, empty", "", "I7"),
-    ("wall_clock", "trail", "F26 the same, answer lost, clock jumps 7200000 ms, 40.0 s", "", "I2"),
+    ("wall_clock", "trail", "F26 the same, nothing held back, clock jumps 7200000 ms, 40.0 s", "", "I2"),
     ("two_protections", "enter", "F24 cancel lost", "", "I15"),
     ("exit_at_once", "leave", "F06 no cancel, 1 times", "", "I15"),
     ("booked_in_memory", "enter", "- no fault", "", "I6"),
