@@ -14498,6 +14498,15 @@ def _is_open_to_others(path: Path) -> bool:
         return False
 
 
+def loose_files(files: Iterable[Path]) -> Iterator[str]:
+    """Sentences on files with secrets that others may read or git would publish: with them there is no LIVE."""
+    for path in (file for file in files if file.is_file()):
+        if os.name != "nt" and _is_open_to_others(path):
+            yield f"{path} can be read by others on this computer: chmod 600 it."
+        if path.name == ".env" and is_ignored_by_git(path) is False:
+            yield f"{path} is not ignored by git: add it to .gitignore."
+
+
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
     is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
@@ -19224,6 +19233,8 @@ def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
     if not parse_live_key(session.env):
         yield "LUNOBIZ_LIVE_KEY_ID and LUNOBIZ_LIVE_KEY_SECRET are not set: LIVE needs a key of its own."
     yield from (f"{doubt}." for doubt in folder_doubts(session.home, os.environ))
+    home = session.home
+    yield from loose_files((home / ".env", program_folder() / ".env", session.database, home / KEY_FILE))
     if engine.desk.state in (TradingState.KILLED, TradingState.HALTED):
         yield f"PAPER is {engine.desk.state.name}: {', '.join(c.kind.words for c in engine.desk.causes)}."
 
