@@ -15074,9 +15074,18 @@ class Engine:
         self.parts.log.close()
 
 
+def offer_to_close(engine: Engine, is_running: bool) -> ClosingOffer:
+    """What closing all would do; a session that stands still or has no price yet sells nothing, nor later unasked."""
+    if not is_running:
+        return ClosingOffer(problem="The bot is stopped, so nothing would be sold: start it first.")
+    if engine.report is None:
+        return ClosingOffer(problem="Not now: no price has come yet.")
+    return closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
+
+
 def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...]) -> str:
     """Leave all positions and take all entries off if they are the ones that were shown; returns what is wrong."""
-    offer = closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
+    offer = offer_to_close(engine, is_running=True)
     if offer.problem or offer.marks != marks:
         return offer.problem or "Nothing was closed: positions or orders have changed. Look again."
     engine.act("close_all", now_ms)
@@ -16350,12 +16359,12 @@ OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
 NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
 
-def answer_to(newsroom: Newsroom, engine: Engine, question: AskClose | AskWhy | AskChecks) -> object:
+def answer_to(newsroom: Newsroom, engine: Engine, question: AskClose | AskWhy | AskChecks, is_running: bool) -> object:
     """What the window asked."""
+    if isinstance(question, AskClose):
+        return offer_to_close(engine, is_running)
     if isinstance(question, AskWhy):
         return newsroom.why(question.pair)
-    if isinstance(question, AskClose):
-        return closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
     rows = engine.parts.store.results("live_checks", 1)
     return checks_from(rows[0][2] if rows else "")
 
@@ -16540,12 +16549,12 @@ class Worker:
         elif isinstance(command, SetSpeed):
             self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
         elif isinstance(command, (Rearm, ResolveHalt, CloseAll)):
-            problem = (close_all(engine, now, command.marks) if isinstance(command, CloseAll) else
+            problem = (self._close_all(engine, now, command) if isinstance(command, CloseAll) else
                        engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
         elif isinstance(command, (AskClose, AskWhy, AskChecks)):
-            self._events.put(answer_to(self._newsroom, engine, command))
+            self._events.put(answer_to(self._newsroom, engine, command, self._is_running))
         elif isinstance(command, ChecksTold):
             keep_checks(engine, command, self._wall.now_ms())
         elif isinstance(command, SaveKey):
@@ -16554,6 +16563,9 @@ class Worker:
             self._obey_live(engine, command)
         else:
             self._obey_long(engine, command)
+
+    def _close_all(self, engine: Engine, now_ms: int, command: CloseAll) -> str:
+        return offer_to_close(engine, self._is_running).problem or close_all(engine, now_ms, command.marks)
 
     def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
         """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""

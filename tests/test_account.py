@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from desks import HOUR, NOW, PAIR, cause, desk, market, order, position, protection
+from desks import HOUR, NOW, PAIR, cause, desk, market, order, position, protection, signal
 from lunobiz import (
     DASH,
     CauseKind,
@@ -137,12 +137,13 @@ def test_the_same_desk_gives_the_same_marks_in_any_order() -> None:
 
 def test_the_act_touches_what_was_offered_and_nothing_else() -> None:
     leaving = position(1.0, pair=BBB, phase=ExitPhase.EXITING, exit_why="trend over", refused=2)
-    before = desk(positions=(position(refused=1), leaving), orders=(protection(), ENTRY))
+    before = desk(positions=(position(refused=1), leaving), orders=(protection(), ENTRY), retries=(signal(),))
     after = owner_act(before, "close_all")
     assert after.positions == (
         replace(before.positions[0], phase=ExitPhase.CANCELLING, refused=0, exit_why="closed by the owner"), leaving)
     assert after.orders == (protection(), replace(ENTRY, expires_ms=1))
-    assert replace(after, positions=before.positions, orders=before.orders) == before
+    assert after.retries == ()  # a signal whose order is just going off is not taken up either
+    assert replace(after, positions=before.positions, orders=before.orders, retries=before.retries) == before
     assert equity(after) == equity(before)
     assert owner_act(after, "close_all") == after
 

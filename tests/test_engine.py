@@ -1137,3 +1137,186 @@ def test_paper_days_are_read_from_the_audit(paper: Paper) -> None:
     assert len(facts.fills) == paper.rows("SELECT count(*) FROM fills")[0][0]
     task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache"), paper.clock.now_ms())
     assert isinstance(task.source, lunobiz.GateJob) and task.source.paper == lunobiz.PaperRecord(0, 0.0, False)
+
+
+# ---- closing all -------------------------------------------------------------
+
+
+class Fresh(Lively):
+    """Its books are of this second too, so that what takes is filled at the next look."""
+
+    def send(
+        self, method: str, path: str, params: Sequence[tuple[str, str]] = (), key: Credentials | None = None
+    ) -> Reply:
+        """One request."""
+        reply = super().send(method, path, params, key)
+        if path != "/api/1/orderbook_top" or reply.status != 200:
+            return reply
+        return reply._replace(body=json.dumps({**json.loads(reply.body), "timestamp": self.clock.now_ms()}).encode())
+
+
+class FreshPaper(Paper):
+    """A PAPER session whose books are of this second."""
+
+    def open(self) -> None:
+        """A new session on the same folder."""
+        self.line = Fresh(self.exchange, self.clock)
+        super().open()
+
+
+def busy(home: Path) -> Paper:
+    """A session that holds ETH under a resting stop while two entries rest; entries are taken after their time."""
+    paper = FreshPaper(home, takes_after_timeout=True)
+    for number in range(1, 60):
+        paper.hour(number)
+        kinds = [o.kind for o in paper.engine.desk.orders]
+        if kinds.count(OrderKind.PROTECTION) == 1 and kinds.count(OrderKind.ENTRY) == 2:
+            break
+    while any(o.state is OrderState.INTENT for o in paper.engine.desk.orders):
+        paper.tick()
+    held, orders = paper.engine.desk.positions, paper.engine.desk.orders
+    assert [p.pair for p in held] == ["ETHZAR"] and {o.state for o in orders} == {OrderState.OPEN} and len(orders) == 3
+    return paper
+
+
+def offered(paper: Paper) -> tuple[str, ...]:
+    """The marks of what closing all would do now."""
+    offer = lunobiz.closing_offer(paper.engine.desk, paper.engine.parts.feed.markets, paper.settings)
+    assert not offer.problem
+    return offer.marks
+
+
+def all_closed(paper: Paper) -> list[CycleReport]:
+    """The cycles until nothing is open; fails after two minutes."""
+    reports: list[CycleReport] = []
+    for _ in range(120):
+        reports += paper.tick()
+        if not (paper.engine.desk.positions or paper.engine.desk.orders):
+            return reports
+    pytest.fail(f"still open: {paper.engine.desk.positions} {paper.engine.desk.orders}")
+
+
+def replayed(paper: Paper) -> lunobiz.ParityReport:
+    """Close the session and run its inputs over again."""
+    paper.engine.close()
+    audit = lunobiz.read_audit(paper.home / "lunobiz.db", Mode.PAPER)
+    return lunobiz.check_parity(audit, paper.engine.parts.install.code_hash)
+
+
+def test_closing_all_cancels_first_then_sells_at_the_bid_bound(tmp_path: Path) -> None:
+    """Three cycles: all three orders off, one exit at most 2 % below the bid, its fill. Nothing is bought again."""
+    paper = busy(tmp_path)
+    before, marks = paper.engine.desk, offered(paper)
+    assert marks == ("ETHZAR", *(o.order_id for o in before.orders if o.kind is OrderKind.ENTRY))
+    paper.watcher.placed.clear()
+    assert lunobiz.close_all(paper.engine, paper.clock.now_ms(), marks) == ""
+    assert [e.text for e in paper.told if e.kind == "close_all"] == [f"Closing all, by the owner: {', '.join(marks)}"]
+    reports = [r for r in all_closed(paper) if not r.is_quiet]
+    assert [sorted(o.kind.value for o in r.cancels) for r in reports] == [["entry", "entry", "protection"], [], []]
+    assert [[o.kind for o in r.orders] for r in reports] == [[], [OrderKind.EXIT], []]
+    (exit_order,) = paper.watcher.placed
+    held = reports[1].desk.positions[0]
+    step = paper.engine.parts.feed.markets["ETHZAR"].price_scale
+    assert exit_order.limit <= held.mark * 0.98 < exit_order.limit + 10.0**-step  # rounded down to the tick
+    assert (exit_order.volume, exit_order.side) == (before.positions[0].volume, Side.SELL)
+    (fill,) = reports[2].settlement.fills
+    assert fill.volume == exit_order.volume and exit_order.limit <= fill.price <= held.mark
+    (trip,) = reports[2].round_trips
+    assert (trip.pair, trip.reason) == ("ETHZAR", "closed by the owner")
+    assert paper.engine.desk.retries == ()
+
+
+def test_it_happens_once_and_a_later_signal_may_enter_again(tmp_path: Path) -> None:
+    """What the act called off is not taken afterwards; new candles bring new orders, which stay."""
+    paper = busy(tmp_path)
+    assert lunobiz.close_all(paper.engine, paper.clock.now_ms(), offered(paper)) == ""
+    all_closed(paper)
+    first = 1 + (paper.clock.now_ms() - T0) // HOUR_MS
+    paper.watcher.placed.clear()
+    paper.until(T0 + first * HOUR_MS + 4000)  # up to the next candle
+    assert paper.watcher.placed == []
+    for number in range(first, first + 24):
+        paper.hour(number)
+        paper.tick(11)
+    kinds = [o.kind for o in paper.watcher.placed]
+    assert OrderKind.ENTRY in kinds and OrderKind.PROTECTION in kinds
+    assert all(p.exit_why != "closed by the owner" for p in paper.engine.desk.positions)
+    found = replayed(paper)
+    assert found.is_equal, found.text
+    assert found.counts["order_intents"] == len(paper.rows("SELECT 1 FROM order_intents"))
+
+
+def test_an_entry_that_is_called_off_is_not_taken_while_its_signal_stands(tmp_path: Path) -> None:
+    """Without the act the same entry is taken once its time is over; with it, at the very same decision, it is not."""
+    for is_called_off in (False, True):
+        home = tmp_path / str(is_called_off)
+        home.mkdir()
+        paper = busy(home)
+        desk, now = paper.engine.desk, paper.clock.now_ms()
+        entries = [o for o in desk.orders if o.kind is OrderKind.ENTRY]
+        standing = lunobiz.Signal(entries[0].pair, entries[0].strategy, entries[0].timeframe_s, now - HOUR_MS,
+                                  Regime.TRENDING, 0.9, 1.0, 1.0, 0.1, 0.01, "it still stands")
+        draft = lunobiz.Draft(desk, Moment(now, ()), paper.settings, signals=(standing,))
+        late = replace(entries[0], expires_ms=now)
+        draft.desk = lunobiz.put_order(desk, late)
+        if is_called_off:
+            draft.desk = lunobiz.owner_act(draft.desk, "close_all")
+        lunobiz.cancel_entries(draft)
+        assert late.order_id in [o.order_id for o in draft.cancels]
+        assert draft.desk.retries == (() if is_called_off else (standing,))
+        paper.engine.close()
+
+
+@pytest.mark.parametrize("wrong", [(), ("ETHZAR",), ("ETHZAR", "XBTZAR"), ("LB1-000001",)])
+def test_marks_that_are_not_the_ones_shown_close_nothing(tmp_path: Path, wrong: tuple[str, ...]) -> None:
+    paper = busy(tmp_path)
+    before = paper.engine.desk
+    text = lunobiz.close_all(paper.engine, paper.clock.now_ms(), wrong)
+    assert text == "Nothing was closed: positions or orders have changed. Look again."
+    assert paper.engine.desk == before and "close_all" not in paper.kinds()
+    paper.tick(30)
+    assert paper.engine.desk.positions[0].phase is lunobiz.ExitPhase.NONE and len(paper.engine.desk.orders) == 3
+    assert replayed(paper).is_equal
+
+
+def test_a_state_that_forbids_it_closes_nothing(tmp_path: Path) -> None:
+    """The kill switch came on while the question was on the screen."""
+    paper = busy(tmp_path)
+    marks = offered(paper)
+    (tmp_path / "KILL").touch()
+    paper.tick(2)
+    for given in (marks, ()):
+        assert "KILLED (kill switch)" in lunobiz.close_all(paper.engine, paper.clock.now_ms(), given)
+    assert paper.engine.desk.positions[0].phase is lunobiz.ExitPhase.NONE and "close_all" not in paper.kinds()
+
+
+@pytest.mark.parametrize("cycles", [1, 2])
+def test_closing_all_goes_on_after_a_restart(tmp_path: Path, cycles: int) -> None:
+    """The program is gone after the cancels, or after the exit was placed; either way all is closed, and replays."""
+    paper = busy(tmp_path)
+    assert lunobiz.close_all(paper.engine, paper.clock.now_ms(), offered(paper)) == ""
+    reports: list[CycleReport] = []
+    while len(reports) < cycles:
+        reports += [r for r in paper.tick() if not r.is_quiet]
+    phase = lunobiz.ExitPhase.CANCELLING if cycles == 1 else lunobiz.ExitPhase.EXITING
+    assert [p.phase for p in paper.engine.desk.positions] == [phase]
+    paper.store.close()  # nothing is closed in order
+    paper.open()
+    later = all_closed(paper)
+    assert [f.kind for r in later for f in r.settlement.fills] == [OrderKind.EXIT]
+    assert [o.kind for o in paper.watcher.placed] == ([OrderKind.EXIT] if cycles == 1 else [])
+    found = replayed(paper)
+    assert found.is_equal, found.text
+
+
+def test_an_act_that_no_cycle_has_taken_up_is_gone_after_a_restart(tmp_path: Path) -> None:
+    """It was about the prices of that moment: the position stays under its stop and the owner is asked anew."""
+    paper = busy(tmp_path)
+    assert lunobiz.close_all(paper.engine, paper.clock.now_ms(), offered(paper)) == ""
+    paper.engine.close()
+    paper.open()
+    paper.tick(30)
+    assert [p.phase for p in paper.engine.desk.positions] == [lunobiz.ExitPhase.NONE]
+    assert OrderKind.PROTECTION in [o.kind for o in paper.engine.desk.orders]
+    found = replayed(paper)
+    assert found.is_equal, found.text

@@ -461,6 +461,58 @@ def test_the_button_makes_a_folder_when_no_file_can_be_written(tmp_path: Path, m
     assert is_killed([tmp_path])
 
 
+# ---- staying awake ---------------------------------------------------------------------------------
+
+KEEP, LET_GO = 0x80000001, 0x80000000  # ES_CONTINUOUS, the first with ES_SYSTEM_REQUIRED
+
+
+class Windows:
+    """Notes what it was asked; refuses as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.refuses = False
+
+    def ask(self, state: int) -> int:
+        """The state before, or 0 for a refusal."""
+        self.asked.append(state)
+        return 0 if self.refuses else LET_GO
+
+
+def test_the_system_is_asked_to_stay_awake_only_where_that_changes() -> None:
+    windows = Windows()
+    awake = lunobiz.KeepAwake(windows.ask)
+    for is_wanted in (False, False, True, True, True, False, False, True):
+        awake.hold(is_wanted)
+        assert awake.is_held is is_wanted
+    assert windows.asked == [KEEP, LET_GO, KEEP]
+
+
+def test_a_refusal_is_no_answer_and_it_is_asked_again() -> None:
+    windows = Windows()
+    awake = lunobiz.KeepAwake(windows.ask)
+    windows.refuses = True
+    for _ in range(3):
+        awake.hold(True)
+        assert not awake.is_held
+    awake.hold(False)  # nothing is held, so there is nothing to let go
+    windows.refuses = False
+    awake.hold(True)
+    assert windows.asked == [KEEP] * 4
+    windows.refuses = True
+    awake.hold(False)
+    awake.hold(False)
+    assert windows.asked[4:] == [LET_GO, LET_GO]
+    assert awake.is_held
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has something to ask")
+def test_other_systems_are_left_alone() -> None:
+    awake = lunobiz.KeepAwake()
+    awake.hold(True)
+    assert not awake.is_held
+
+
 # ---- one program per folder ------------------------------------------------------------------------
 
 HOLDER = """

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import lunobiz
+from desks import desk, order, position
 from lunobiz import (
     BacktestDone,
     BacktestJob,
@@ -159,7 +161,7 @@ def test_stop_freezes_the_market_clock_and_start_goes_on(listener: Listener) -> 
     later = listener.news(lambda n: not n.status.is_running)
     assert later.time_ms == stopped.time_ms
     listener.worker.send(Start())
-    assert listener.news(lambda n: n.status.is_running and n.time_ms > stopped.time_ms)
+    listener.news(lambda n: n.status.is_running and n.time_ms > stopped.time_ms)
 
 
 def test_speed_is_market_seconds_per_second(listener: Listener) -> None:
@@ -182,7 +184,7 @@ def test_the_kill_file_stops_and_rearming_needs_it_gone(listener: Listener, sess
     assert kill_file is not None
     kill_file.unlink()
     listener.worker.send(Rearm())
-    assert listener.news(lambda n: not n.status.is_killed)
+    listener.news(lambda n: not n.status.is_killed)
     kinds = {e.kind for e in listener.seen if isinstance(e, LogLine)}
     assert {"kill", "rearm"} <= kinds
 
@@ -516,6 +518,98 @@ def test_a_process_that_crashes_is_noticed(tmp_path: Path) -> None:
         assert list(child.poll()) == []
         time.sleep(0.02)
     assert child.is_done and child.exit_code == 3
+
+
+# ---- closing all ------------------------------------------------------------------
+
+
+def slowly(listener: Listener, fits: Callable[[DeskNews], bool]) -> DeskNews:
+    """Let the demo run until something is so, and then hardly at all."""
+    listener.news(lambda n: fits(n))
+    listener.worker.send(SetSpeed(1.0))  # the next step is 15 minutes away
+    return listener.news(lambda n: n.status.speed == 1.0)
+
+
+def offer_of(listener: Listener) -> lunobiz.ClosingOffer:
+    """What closing all would do."""
+    listener.worker.send(lunobiz.AskClose())
+    offer = listener.wait(lambda e: isinstance(e, lunobiz.ClosingOffer))
+    assert isinstance(offer, lunobiz.ClosingOffer)
+    return offer
+
+
+def test_all_is_closed_when_what_was_shown_is_still_there(listener: Listener) -> None:
+    news = slowly(listener, lambda n: bool(n.positions))
+    while not news.positions:  # it was closed meanwhile
+        listener.worker.send(SetSpeed(0.0))
+        news = slowly(listener, lambda n: bool(n.positions))
+    offer = offer_of(listener)
+    assert not offer.problem and len(offer.lines) >= 2
+    assert {r.key for r in news.positions} <= set(offer.marks)
+    listener.worker.send(lunobiz.CloseAll((*offer.marks, "XXXZAR")))
+    note = listener.wait(is_note)
+    assert isinstance(note, Note) and "positions or orders have changed" in note.text
+    listener.worker.send(lunobiz.CloseAll(offer.marks))
+    listener.wait(lambda e: isinstance(e, LogLine) and e.kind == "close_all")
+    listener.worker.send(SetSpeed(0.0))
+    listener.news(lambda n: not n.positions)
+    assert not any(isinstance(e, Note) and "changed" in e.text for e in listener.seen[listener.seen.index(note) + 1:])
+
+
+def test_a_session_that_stands_still_closes_nothing_then_or_later(listener: Listener) -> None:
+    """Nothing would be sold now, and prices will be others when it goes on."""
+    listener.news(lambda n: bool(n.positions))
+    listener.worker.send(Stop())
+    listener.news(lambda n: not n.status.is_running)
+    assert offer_of(listener).problem == "The bot is stopped, so nothing would be sold: start it first."
+    listener.worker.send(lunobiz.CloseAll(("ETHZAR",)))
+    note = listener.wait(is_note)
+    assert isinstance(note, Note) and note.text.startswith("The bot is stopped")
+    listener.worker.send(Start())
+    listener.news(lambda n: n.status.is_running)
+    assert not any(isinstance(e, LogLine) and e.kind == "close_all" for e in listener.seen)
+
+
+def test_before_the_first_price_there_is_no_offer(session: Session) -> None:
+    engine, _ = open_engine(session, lunobiz.ignore_event)
+    assert lunobiz.offer_to_close(engine, True).problem == "Not now: no price has come yet."
+    assert lunobiz.offer_to_close(engine, False).problem.startswith("The bot is stopped")
+    assert lunobiz.close_all(engine, 0, ()) == "Not now: no price has come yet."
+    engine.close()
+
+
+# ---- staying awake ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_computer_stays_awake_while_something_is_open(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round of the loop for each: nothing open, an order, a position, stopped, running again, all closed."""
+    rounds = ((True, desk()), (True, desk(orders=(order(),))), (True, desk(positions=(position(),))),
+              (False, desk(positions=(position(),))), (True, desk(positions=(position(),))), (True, desk()))
+    worker = Worker(lambda listen: pytest.fail("nothing is opened"))
+    engine = SimpleNamespace(parts=SimpleNamespace(mode=mode), desk=desk())
+    left, held, asked = list(rounds), list[bool](), list[int]()
+
+    def ask(state: int) -> int:
+        asked.append(state)
+        return 1
+
+    def step(engine: SimpleNamespace) -> None:
+        worker._is_running, engine.desk = left.pop(0)
+
+    def post(engine: SimpleNamespace, is_urgent: bool) -> None:
+        held.append(worker._awake.is_held)
+        if not left:
+            worker.send(Shutdown())
+
+    worker._awake = lunobiz.KeepAwake(ask)
+    monkeypatch.setattr(worker, "_step", step)
+    monkeypatch.setattr(worker, "_post", post)
+    monkeypatch.setattr(worker, "_look_after_children", lambda engine: None)
+    worker._loop(engine)  # type: ignore[arg-type]
+    is_real = mode in (Mode.PAPER, Mode.LIVE)
+    assert held == [is_real and wanted for wanted in (False, True, True, False, True, False)]
+    assert len(asked) == (4 if is_real else 0)
 
 
 def test_a_session_that_cannot_open_fails_in_words(session: Session) -> None:
