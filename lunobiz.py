@@ -18104,6 +18104,7 @@ TEXT_SIZES = (9, 10, 11, 12, 13, 14)
 THEMES = types.MappingProxyType({"": "Follow Windows", "dark": "Dark", "light": "Light"})
 COLOURS = types.MappingProxyType({"blue": "Blue and orange", "classic": "Green and red"})
 WIDE_KINDS = frozenset(("pairs", "durations", "text"))  # these take the room of the unit as well
+FOCUS_CLASSES = frozenset(("TEntry", "TCombobox", "TCheckbutton", "TButton"))
 IN_PERCENT = frozenset(("of equity", "of price"))
 LABELS = types.MappingProxyType({
     "COUNTER": "Home currency", "PAIRS": "Markets", "TIMEFRAME_S": "Decision candles", "PAPER_CASH": "PAPER cash",
@@ -18201,6 +18202,12 @@ class FormOptions:
 def field_named(name: str) -> Field:
     """The row of FIELDS with this name."""
     return next(spec for spec in FIELDS if spec.name == name)
+
+
+def crossed(problem: object) -> str:
+    """What is wrong, as the forms show it."""
+    text = str(problem)
+    return f"✖ {text[:1].upper()}{text[1:]}"
 
 
 def label_of(spec: Field) -> str:
@@ -18438,7 +18445,7 @@ class FieldRow:
 
     def complain(self, problem: str) -> None:
         """Show this problem in place of the hint."""
-        self._problem = f"✖ {problem[:1].upper()}{problem[1:]}"
+        self._problem = crossed(problem)
         self.recolour()
 
     def _changed(self, on_change: Callable[[], None]) -> None:
@@ -18453,8 +18460,9 @@ class FieldRow:
     def recolour(self) -> None:
         """Hint or problem, in the colours of the theme."""
         shown = as_shown(self.spec)
-        span = shown.range_text if self.spec.kind in ("float", "int") else ""
-        usual = "; ".join(part for part in (span, self.spec.meaning) if part)
+        span = shown.range_text if self.spec.kind in ("float", "int", "pairs") else ""
+        meaning = self.spec.meaning if self.spec.meaning != label_of(self.spec).lower() else ""
+        usual = "; ".join(part for part in (span, meaning) if part)
         usual = usual[:1].upper() + usual[1:]
         if not self.input.stops[0].instate(["disabled"]):  # type: ignore[attr-defined]
             self._hint.configure(text=self._problem or usual)
@@ -18501,7 +18509,8 @@ class ScrollArea:
         for child in (widget, *widget.winfo_children()):
             for sequence in ("<MouseWheel>", "<Button-4>", "<Button-5>"):
                 child.bind(sequence, self._wheel)
-            child.bind("<FocusIn>", lambda event: self.see(event.widget), add="+")
+            if child.winfo_class() in FOCUS_CLASSES:  # Tab stops at whatever has a binding for the focus
+                child.bind("<FocusIn>", lambda event: self.see(event.widget), add="+")
             if child is not widget:
                 self.follow(child)
 
@@ -18767,7 +18776,7 @@ class SettingsPanel:
                 self.rows[name].judge()
         self._follow()
         if saved.problem:
-            self._words.say(f"✖ {saved.problem}", "error")
+            self._words.say(crossed(saved.problem), "error")
         elif names:
             self._words.say(f"✔ Saved. {when_words(self._mode).replace('Takes', 'It takes', 1)}", "up")
 
@@ -18822,7 +18831,7 @@ class TestLine:
         try:
             call = self._question()
         except (ValueError, SettingsError) as error:
-            self.words.say(f"✖ {error}", "error")
+            self.words.say(crossed(error), "error")
             return
         self.button.configure(state="disabled")
         self.words.say("Asking…", "muted")
@@ -18871,7 +18880,7 @@ class FolderPage:
     def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions) -> None:
         import ttkbootstrap as ttk
         self.frame = ttk.Frame(parent)
-        _say(self.frame, look, "Settings, database and log are kept in this folder, readable by you alone:")
+        _say(self.frame, look, "Settings, database and log are kept in this folder:")
         ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)).pack(anchor="w")
         ttk.Frame(self.frame, height=look.px(8)).pack()
         for doubt in options.doubts:
@@ -19001,7 +19010,10 @@ class NoticesPage:
 
     def _typed(self) -> tuple[str, str]:
         token, chat = self.token.get().strip(), env_text(field_named("TELEGRAM_CHAT_ID"), self.chat.get())
-        telegram_token({f"{PREFIX}TELEGRAM_TOKEN": token})
+        try:
+            telegram_token({f"{PREFIX}TELEGRAM_TOKEN": token})
+        except SettingsError:
+            raise ValueError("This is no bot token: digits, a colon, letters; copy all of it.") from None
         if bool(chat) != bool(token or "TELEGRAM_TOKEN" in self._options.secrets):
             raise ValueError("Telegram needs both the bot token and the chat number; or leave both empty.")
         return token, chat
@@ -19096,7 +19108,7 @@ class Wizard:
                 return
         except (ValueError, SettingsError) as error:
             self._done.pop(self.place, None)
-            self.problem.say(f"✖ {error}", "error")
+            self.problem.say(crossed(error), "error")
             self.pages[self.place].begin()
             return
         self._advance()
@@ -19130,7 +19142,7 @@ class Wizard:
         found = {name: text for values in self._done.values() for name, text in values.items()}
         problem = self._options.save(found) if found else ""
         if problem:
-            self.problem.say(f"✖ {problem}", "error")
+            self.problem.say(crossed(problem), "error")
             return
         for entry in (*self.key.entries, self.notices.token):
             entry.delete(0, "end")
