@@ -18344,7 +18344,7 @@ class FieldInput:
         elif spec.kind == "durations":
             self.widget = self._build_ticks(parent)
         else:
-            width, is_number = 26 if spec.kind in WIDE_KINDS else 11, spec.kind in ("float", "int")
+            width, is_number = {"pairs": 34, "text": 26}.get(spec.kind, 11), spec.kind in ("float", "int")
             self.widget = ttk.Entry(parent, textvariable=self.text, width=width,
                                     justify="right" if is_number else "left")
         self.stops = self.stops or [self.widget]
@@ -18616,7 +18616,7 @@ class SecretsBox:
         self._about = ttk.Label(parent, font=look.caption, wraplength=px(280), justify="left",
                                 text="Secrets are kept in the .env file of the data folder, never shown or logged. The"
                                      " live key is entered there.")
-        self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew")
+        self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew", pady=(0, px(8)))
         look.on_change(self.recolour)
 
     def add(self, names: Iterable[str]) -> None:
@@ -18711,13 +18711,14 @@ class SettingsPanel:
 
     def _follow(self) -> None:
         """After every change: what applying would do, and whether it can be done."""
-        wrong = sum(not row.is_valid for row in self.rows.values())
+        wrong = [label_of(row.spec) for row in self.rows.values() if not row.is_valid]
         changed = any(row.is_changed for row in self.rows.values())
         is_ready = changed and not wrong and not self._is_waiting
         self.apply.configure(state="normal" if is_ready else "disabled")
         self.revert.configure(state="normal" if changed and not self._is_waiting else "disabled")
         if wrong:
-            self._words.say(f"✖ {wrong} field{' needs' if wrong == 1 else 's need'} attention.", "error")
+            many = "1 field needs" if len(wrong) == 1 else f"{len(wrong)} fields need"
+            self._words.say(f"✖ {many} attention: {', '.join(wrong)}.", "error")
         elif not self._is_waiting:
             self._tell_consequences()
 
@@ -18822,7 +18823,7 @@ class TestLine:
         self._question, self._aside, self._timer = question, Aside(), ""
         line = packed(ttk.Frame(parent), fill="x", pady=(look.px(4), 0))
         self.button = packed(ttk.Button(line, text=text, command=self.ask), side="left", anchor="n")
-        self.words = Prose(line, look, look.body)
+        self.words = Prose(line, look, look.body, lines=2)
         line.bind("<Destroy>", lambda event: self._forget())
         self._line = line
 
@@ -19040,6 +19041,7 @@ class Wizard:
         self.look, self._options, self._is_first = look, options, not only
         self.dialog = dialog = Dialog(look, "Key and messages" if only else "Welcome to LunoBiz")
         self._head, self._steps = dialog.say("", is_head=True), dialog.say("")
+        self._steps.configure(wraplength=0)
         box = packed(ttk.Frame(dialog.body), fill="both", expand=True)
         self.key, self.notices = KeyPage(box, look, options.test_key), NoticesPage(box, look, options)
         self.limits = LimitsPage(box, look, options.values)
