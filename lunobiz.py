@@ -51,7 +51,10 @@ Map:
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
+    FORMS      the owner's settings as forms
+    WIZARD     the first run, a step at a time
     DASHBOARD  the window
+    SETUP      how the owner's changes are written, and what his tests find
     ARGUMENTS  what the command line may say
     MAIN       wire the parts, go
 
@@ -15400,11 +15403,18 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SaveKey:
-    """Keep a read-only key in .env and use it from the next start on."""
+class ChangeSettings:
+    """Write these settings, by name, to .env; some may be secrets."""
 
-    key_id: str
-    secret: str
+    values: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSaved:
+    """What became of ChangeSettings: the settings as they are now, a secret by its name alone, or the problem."""
+
+    values: tuple[tuple[str, str], ...]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16048,17 +16058,19 @@ def local_zone() -> Zone:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What the worker needs beside the session: its clock, folder, speed, and how a key is kept."""
+    """What the worker needs beside the session: its clock, folder, speed, and how a setting is changed."""
 
     clock: Clock
     folder: Path
     database: Path
     calls_left: Callable[[], int]
-    save_key: Callable[[str, str], str]
     speed: float
     starts_running: bool
     offer_live: Callable[[Engine], LiveOffer] | None = None  # asks the exchange
     open_live: Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]] | None = None
+    # what is in the way of new settings, or how PAPER is opened with them
+    change: Callable[[Engine, Mapping[str, str]], tuple[
+        str, Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]] | None]] | None = None
 
 
 class DayCheck:
@@ -16356,6 +16368,7 @@ class Errand:
 
 
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
+NOT_NOW = "Nothing was changed: a backtest or an evaluation runs. Cancel it or let it end, then apply again."
 NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
 
@@ -16374,6 +16387,47 @@ def keep_checks(engine: Engine, checks: ChecksTold, now_ms: int) -> None:
     engine.parts.store.record_metrics(now_ms, "live_checks", {"done": sorted(checks.done)})
     text = f"Checks of LIVE with small amounts: {len(checks.done)} of {len(LIVE_CHECKS)} done, by the owner's word"
     engine.tell(Event(now_ms, "checks", "info", text))
+
+
+def _open_as_it_was(opening: OpenEngine, is_running: bool, listen: Callable[[Event], None]
+                    ) -> tuple[Engine, WorkerOptions]:
+    """A session that goes on as the one before it: trading, or stopped."""
+    engine, options = opening(listen)
+    return engine, replace(options, starts_running=is_running)
+
+
+def without_secrets(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The settings with their texts, a secret with none."""
+    return tuple((name, "" if name in SECRET_NAMES else text) for name, text in values.items())
+
+
+class Aside:
+    """One question at a time in a thread of its own, for what waits for the network; the window asks for the answer."""
+
+    def __init__(self) -> None:
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask(self, call: Callable[[], str]) -> None:
+        """Start the call; a fault in it goes to the log by the hook of all threads."""
+        threading.Thread(target=self._run, args=(call,), daemon=True, name="lunobiz-aside").start()
+
+    def _run(self, call: Callable[[], str]) -> None:
+        answer = "✖ The test itself failed; the log says where."
+        try:
+            answer = call()
+        finally:
+            self._answers.put(answer)
+
+    def take(self) -> str | None:
+        """The answer, or None while there is none."""
+        with contextlib.suppress(queue.Empty):
+            return self._answers.get_nowait()
+        return None
+
+
+def is_exposed(engine: Engine) -> bool:
+    """True while a real clock may bring something: positions or orders of PAPER or LIVE."""
+    return bool(engine.desk.positions or engine.desk.orders) and engine.parts.mode in (Mode.PAPER, Mode.LIVE)
 
 
 class Worker:
@@ -16494,8 +16548,7 @@ class Worker:
             if self._next_open is not None:
                 return
             self._step(engine)
-            is_exposed = bool(engine.desk.positions or engine.desk.orders)
-            self._awake.hold(self._is_running and is_exposed and engine.parts.mode in (Mode.PAPER, Mode.LIVE))
+            self._awake.hold(self._is_running and is_exposed(engine))
             self._look_after_children(engine)
             self._post(engine, is_urgent=command is not None)
 
@@ -16515,7 +16568,8 @@ class Worker:
                 self._events.put(Note("info", "The recording has ended"))
                 return
             self._newsroom.add(reports)
-            self._next_s = max(self._next_s, started) + self._pause_s(engine)
+            pause_s = engine.parts.pace.wait_s()
+            self._next_s = max(self._next_s, started) + (pause_s / self._speed if self._speed > 0 else 0.0)
 
     def _load(self, engine: Engine) -> bool:
         """Fetch a page of history; True while there is more to fetch or the exchange does not answer."""
@@ -16527,10 +16581,6 @@ class Worker:
             return True
         self._progress = "" if state is None else f"Loading {state.words} ({state.done} of {state.total} done)"
         return state is not None
-
-    def _pause_s(self, engine: Engine) -> float:
-        pause = engine.parts.pace.wait_s()
-        return pause / self._speed if self._speed > 0 else 0.0
 
     def _post(self, engine: Engine, is_urgent: bool) -> None:
         """Tell the window, at most five times a second."""
@@ -16557,8 +16607,8 @@ class Worker:
             self._events.put(answer_to(self._newsroom, engine, command, self._is_running))
         elif isinstance(command, ChecksTold):
             keep_checks(engine, command, self._wall.now_ms())
-        elif isinstance(command, SaveKey):
-            self._events.put(Note("info", self._options.save_key(command.key_id, command.secret)))
+        elif isinstance(command, ChangeSettings):
+            self._change(engine, dict(command.values))
         elif isinstance(command, (AskLive, RequestLive, LeaveLive)):
             self._obey_live(engine, command)
         else:
@@ -16590,6 +16640,16 @@ class Worker:
         except LunobizError as error:
             self._events.put(Note("error", f"Back in PAPER: {error}"))
             return self._open(listen)
+
+    def _change(self, engine: Engine, values: Mapping[str, str]) -> None:
+        """Change settings; PAPER is opened anew with them and goes on, LIVE takes them up when it has ended."""
+        change, is_running = self._options.change, self._is_running
+        problem, opening = (NOT_NOW, None) if self._errands or change is None else change(engine, values)
+        self._events.put(SettingsSaved(() if problem else without_secrets(values), problem))
+        if opening is not None:
+            self._open = opening
+            if engine.parts.mode is Mode.PAPER:
+                self._next_open = lambda listen: _open_as_it_was(opening, is_running, listen)
 
     def _obey_long(self, engine: Engine, command: object) -> None:
         """Commands that start or end a process."""
@@ -16644,6 +16704,7 @@ if TYPE_CHECKING:
 
     import ttkbootstrap as ttk
 FAMILIES = ("Segoe UI", "Noto Sans", "DejaVu Sans", "Consolas")
+SYSTEM_FONTS = ("TkDefaultFont", "TkTextFont", "TkMenuFont", "TkHeadingFont", "TkTooltipFont")
 BASE_POINTS = 10
 ROW_SPACING = 1.45  # row height in line heights
 CELL_PADDING = 8  # what a Treeview leaves left and right of a cell's text together, in pixels at 96 dpi
@@ -16671,8 +16732,7 @@ class Palette:
         return self.tones["muted"]
 
 
-def palette_of(is_dark: bool) -> Palette:
-    """Blue and orange keep their distance for colour-blind eyes, where green and red do not."""
+def _usual_palette(is_dark: bool) -> Palette:
     if is_dark:
         orange, amber = ("#e07b2c", "#140b03"), ("#f2c14e", "#1c1500")
         return Palette(
@@ -16690,6 +16750,15 @@ def palette_of(is_dark: bool) -> Palette:
         {"error": orange, "warning": ("#f2c14e", "#241a00"), "info": ("#d7e6f6", "#0e2f52")},
         "#c9dcf2",
     )
+
+
+CLASSIC = types.MappingProxyType({True: ("#3fbf7f", "#ff7b72"), False: ("#14713d", "#b3261e")})  # up, down
+
+
+def palette_of(is_dark: bool, is_classic: bool = False) -> Palette:
+    """Blue and orange keep their distance for colour-blind eyes, where the classic green and red do not."""
+    found, (up, down) = _usual_palette(is_dark), CLASSIC[is_dark]
+    return replace(found, tones={**found.tones, "up": up, "down": down}) if is_classic else found
 
 
 PackedWidget = TypeVar("PackedWidget", bound="tkinter.Widget")
@@ -16733,14 +16802,15 @@ def open_root(title: str, is_dark: bool) -> ttk.App:
 class Look:
     """Fonts, colours and sizes, in one place; `on_change` calls back when light and dark are switched."""
 
-    def __init__(self, root: ttk.App) -> None:
+    def __init__(self, root: ttk.App, points: int = BASE_POINTS, is_classic: bool = False) -> None:
         import ttkbootstrap as ttk
-        self.root = root
+        self.root, self.points, self._is_classic = root, points, is_classic
         self._listeners: list[Callable[[], None]] = []
+        self._fonts: list[tuple[tkinter.font.Font, int]] = []
         family = digit_family(root)
         ttk.Fonts.set_global_family(family)
-        for name in ("TkDefaultFont", "TkTextFont", "TkMenuFont", "TkHeadingFont", "TkTooltipFont"):
-            ttk.Fonts.configure(name, size=BASE_POINTS, weight="normal")
+        for name in SYSTEM_FONTS:
+            ttk.Fonts.configure(name, size=points, weight="normal")
         self.body = self._font("body", family, 0)
         self.bold = self._font("bold", family, 0, "bold")
         self.small = self._font("small", family, -1)
@@ -16753,7 +16823,9 @@ class Look:
 
     def _font(self, name: str, family: str, larger: int, weight: str = "normal") -> tkinter.font.Font:
         import ttkbootstrap as ttk
-        return ttk.Fonts.create_alias(f"Luno{name}", family=family, size=BASE_POINTS + larger, weight=weight)
+        made = ttk.Fonts.create_alias(f"Luno{name}", family=family, size=self.points + larger, weight=weight)
+        self._fonts.append((made, larger))
+        return made
 
     @property
     def is_dark(self) -> bool:
@@ -16778,9 +16850,19 @@ class Look:
         """Switch between light and dark."""
         self.root.toggle_theme()
 
+    def dress(self, points: int, is_classic: bool) -> None:
+        """Another text size, or other colours of gains and losses."""
+        import ttkbootstrap as ttk
+        self.points, self._is_classic = points, is_classic
+        for font, larger in self._fonts:
+            font.configure(size=points + larger)
+        for name in SYSTEM_FONTS:
+            ttk.Fonts.configure(name, size=points)
+        self._restyle(self.root.style)
+
     def _restyle(self, style: ttk.Style) -> None:
         """Tag colours and own styles are not part of a theme: set them again after every switch."""
-        self.palette = palette_of(self.is_dark)
+        self.palette = palette_of(self.is_dark, self._is_classic)
         self.plain, self.field = str(style.colors.fg), str(style.colors.inputbg)
         px, muted = self.px, self.palette.muted
         style.configure("Treeview", font=self.body, rowheight=round(self.body.metrics("linespace") * ROW_SPACING))
@@ -16815,7 +16897,7 @@ class Table:
 
     def __init__(self, parent: tkinter.Misc, look: Look, title: str, columns: Sequence[Column], empty: str) -> None:
         import ttkbootstrap as ttk
-        self.look, self.columns, self.keeps_newest = look, tuple(columns), False
+        self.look, self.columns, self.keeps_newest, self._points = look, tuple(columns), False, look.points
         self.frame = ttk.Frame(parent, padding=(look.px(6), look.px(4)))
         self.on_open: Callable[[tuple[str, ...], tuple[str, ...]], None] | None = None
         self._order: list[str] = []
@@ -17004,7 +17086,11 @@ class Table:
             self._empty.place_configure(relx=0.5, rely=0.55, anchor="center")
 
     def recolour(self) -> None:
-        """Tag colours after a switch of the theme."""
+        """Tag colours after a switch of the theme; widths after one of the text size."""
+        if self._points != self.look.points:
+            self._points = self.look.points
+            self._measure(self.columns)
+            self._arrange()
         for tone in ("up", "down", "muted", "warn", "error", "plain"):
             self.tree.tag_configure(tone, foreground=self.look.colour(tone))
         self.tree.tag_configure("band", background=self.look.palette.band)
@@ -17034,12 +17120,25 @@ def add_tip(widget: tkinter.Misc, text: str) -> ttk.ToolTip:
     return ttk.ToolTip(widget, text=text, delay=400)
 
 
-def fit_on_screen(root: ttk.App, look: Look, wanted: tuple[int, int], smallest: tuple[int, int]) -> None:
-    """Size and place the window: logical pixels, but never larger than the screen; then show it."""
+def kept_place(text: str, area: tuple[int, int, int, int]) -> str:
+    """A geometry `WxH+X+Y` if its title bar can be reached in the area (left, top, width, height), else ""."""
+    found = re.fullmatch(r"(\d{3,5})x(\d{3,5})\+(-?\d{1,5})\+(-?\d{1,5})", text)
+    if found is None:
+        return ""
+    (width, _, x, y), (left, top, across, down) = map(int, found.groups()), area
+    is_reached = x + width >= left + 200 and x <= left + across - 200 and top - 20 <= y <= top + down - 100
+    return text if is_reached else ""
+
+
+def fit_on_screen(root: ttk.App, look: Look, wanted: tuple[int, int], smallest: tuple[int, int],
+                  kept: str = "") -> None:
+    """Size and place the window: as it was, else logical pixels, never larger than the screen; then show it."""
     room = (root.winfo_screenwidth(), root.winfo_screenheight())
     width, height = (min(look.px(size), limit) for size, limit in zip(wanted, room, strict=True))
     root.minsize(*(min(look.px(size), limit) for size, limit in zip(smallest, room, strict=True)))
-    root.geometry(f"{width}x{height}+{(room[0] - width) // 2}+{(room[1] - height) // 4}")
+    screens = (root.winfo_vrootx(), root.winfo_vrooty(), root.winfo_vrootwidth(), root.winfo_vrootheight())
+    middle = f"{width}x{height}+{(room[0] - width) // 2}+{(room[1] - height) // 4}"
+    root.geometry(kept_place(kept, screens) or middle)
     root.deiconify()
 
 
@@ -18058,19 +18157,12 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT WHY JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses LEDGER ROWS ACCOUNT WHY JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-KEY_HELP = (
-    "Candles of Luno need a key, even for looking. Make one for reading only:",
-    "1. On luno.com open Settings, then API keys, then Create key.",
-    "2. Tick single permissions, not a preset: read balance, transactions, orders and transfers.",
-    "3. Leave all others empty, above all Send, Withdrawals and everything that writes.",
-    "The key is kept in the .env file of the data folder, never in the log.",
-)
 KEYS_HELP = (
     ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
-    ("Ctrl+1, 2, 3, 4", "Dashboard, Backtest & gates, Log, Account"), ("Ctrl+B", "backtest and gates"),
+    ("Ctrl+1, 2, 3, 4, 5", "Dashboard, Backtest & gates, Log, Account, Settings"), ("Ctrl+B", "backtest and gates"),
     ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
     ("Ctrl+C", "copy the selected rows, ready for a sheet"),
     ("Enter, double click", "show a row in full; in the ranking, why the market was not traded"),
@@ -18327,63 +18419,1067 @@ class LiveDialog:
         return RequestLive(LIVE_WORD, self.offer.promises) if is_go else None
 
 
-class FirstRun:
-    """The choice of a start without a key: the demo, or a read-only key."""
+# ==============================================================================
+# FORMS | the owner's settings as forms
+# shell | uses ERRORS TYPES SETTINGS LEDGER ROWS SYSTEM NOTIFY JOBS WIDGETS DIALOGS | owns tkinter ttkbootstrap
+# ==============================================================================
 
-    def __init__(self, look: Look) -> None:
-        self.dialog = dialog = Dialog(look, "Welcome to LunoBiz")
-        self.look, self.key_id, self.secret = look, "", ""
-        dialog.say("How do you want to start?", is_head=True)
-        dialog.say("The demo runs on prices invented by this program: no key, no network.")
-        dialog.say("With a read-only key it trades on paper at Luno's real prices.")
-        dialog.say("A key can be entered at any later start.").configure(foreground=look.palette.muted)
-        self.demo = dialog.button("Start the demo", partial(dialog.finish, "demo"), "primary")
-        self.key = dialog.button("Enter a read-only key…", self._ask_key)
+WINDOW_FILE = "window.json"
+TEXT_SIZES = (9, 10, 11, 12, 13, 14)
+THEMES = types.MappingProxyType({"": "Follow Windows", "dark": "Dark", "light": "Light"})
+COLOURS = types.MappingProxyType({"blue": "Blue and orange", "classic": "Green and red"})
+WIDE_KINDS = frozenset(("pairs", "durations", "text"))  # these take the room of the unit as well
+FOCUS_CLASSES = frozenset(("TEntry", "TCombobox", "TCheckbutton", "TButton"))
+IN_PERCENT = frozenset(("of equity", "of price"))
+LABELS = types.MappingProxyType({
+    "COUNTER": "Home currency", "PAIRS": "Markets", "TIMEFRAME_S": "Decision candles", "PAPER_CASH": "PAPER cash",
+    "DAILY_CAP_ACTION": "At the daily cap", "MAX_ASSET_EXPOSURE": "Max in one asset",
+    "MAX_GROUP_EXPOSURE": "Max in one group", "MIN_VOLUME_24H": "Min 24 h volume",
+    "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
+    "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
+    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
+})
+GROUPS = types.MappingProxyType({
+    "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
+                    "MAX_POSITIONS", "MAX_EXPOSURE", "MAX_ASSET_EXPOSURE", "MAX_GROUP_EXPOSURE"),
+    "Gates for LIVE": ("MAX_DRAWDOWN_GATE", "WORST_DAY_GATE", "MIN_TRADES_GATE"),
+    "Entries and costs": ("MAX_SPREAD", "MIN_VOLUME_24H", "MIN_CONFIDENCE", "MIN_EDGE", "ENTRY_TIMEOUT_CANDLES",
+                          "ENTRY_TAKER_AFTER_TIMEOUT", "SLIPPAGE", "STOP_GAP"),
+    "Trading": ("COUNTER", "PAIRS", "TIMEFRAME_S", "PAPER_CASH", "TARGET_DAILY_RETURN"),
+    "Keys and notifications": ("TELEGRAM_CHAT_ID", "DESKTOP_NOTICES"),
+})
+SECRETS_SHOWN = (("Read-only key", "READ_KEY_SECRET"), ("Live key", "LIVE_KEY_SECRET"),
+                 ("Telegram bot", "TELEGRAM_TOKEN"))
+SAME_AS_BEFORE = "Nothing is changed."
 
-    def choose(self) -> str:
-        """The choice: `demo`, `key` with `key_id` and `secret` filled, or nothing when closed."""
-        return self.dialog.show(self.demo)
 
-    def _ask_key(self) -> None:
-        """The second page: what to tick at Luno, and two masked fields."""
+@dataclass(frozen=True, slots=True)
+class WindowPrefs:
+    """How the window looks: text size in points, theme ("" follows Windows), colours, and where it was."""
+
+    points: int = BASE_POINTS
+    theme: str = ""
+    colours: str = "blue"
+    geometry: str = ""
+    is_zoomed: bool = False
+
+
+def read_prefs(folder: Path) -> WindowPrefs:
+    """The window's own file; what is missing or damaged is as usual."""
+    try:
+        found = json.loads((folder / WINDOW_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return WindowPrefs()
+    values, usual = found if isinstance(found, dict) else {}, WindowPrefs()
+    points, theme, colours = values.get("points"), values.get("theme"), values.get("colours")
+    return WindowPrefs(
+        points if isinstance(points, int) and points in TEXT_SIZES else usual.points,
+        theme if isinstance(theme, str) and theme in THEMES else usual.theme,
+        colours if isinstance(colours, str) and colours in COLOURS else usual.colours,
+        str(values.get("geometry", "")), values.get("is_zoomed") is True,
+    )
+
+
+def write_prefs(folder: Path, prefs: WindowPrefs) -> None:
+    """Keep the window's looks; they are not worth an error."""
+    with contextlib.suppress(OSError):
+        write_safely(folder / WINDOW_FILE, json.dumps(asdict(prefs), indent=1).encode())
+
+
+def prefers_light() -> bool:
+    """What the system asks of programs; dark where it does not say."""
+    if sys.platform == "win32":
+        import winreg
+
+        path = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
+        try:
+            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, path) as key:
+                return bool(winreg.QueryValueEx(key, "AppsUseLightTheme")[0])
+        except OSError:
+            return False
+    return False
+
+
+def no_way(*words: object) -> str:
+    """What cannot be done here."""
+    return "✖ This cannot be done here."
+
+
+@dataclass(frozen=True, slots=True)
+class FormOptions:
+    """What MAIN hands to the forms: the settings as texts, which are fixed by the environment, and what can be done.
+
+    `secrets` are the names of those that are set; no secret is in here. The tests wait for the network and answer in
+    words; `save` writes to .env while no session runs and answers with what is wrong.
+    """
+
+    folder: Path = field(default_factory=Path)
+    values: Mapping[str, str] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+    secrets: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
+    save: Callable[[Mapping[str, str]], str] = no_way
+    test_key: Callable[[str, str], str] = no_way
+    test_telegram: Callable[[str, str], str] = no_way
+    test_desktop: Callable[[], str] = no_way
+
+
+def field_named(name: str) -> Field:
+    """The row of FIELDS with this name."""
+    return next(spec for spec in FIELDS if spec.name == name)
+
+
+def crossed(problem: object) -> str:
+    """What is wrong, as the forms show it."""
+    text = str(problem)
+    return f"✖ {text[:1].upper()}{text[1:]}"
+
+
+def label_of(spec: Field) -> str:
+    """A setting's name in words."""
+    return LABELS.get(spec.name) or spec.name.replace("_", " ").capitalize()
+
+
+def in_percent(spec: Field) -> bool:
+    """True for fractions that the window shows in percent."""
+    return spec.kind == "float" and spec.unit in IN_PERCENT
+
+
+def as_shown(spec: Field, counter: str = "ZAR") -> Field:
+    """The setting in the units of the window: fractions in percent, amounts in the currency."""
+    if in_percent(spec):
+        return spec._replace(low=round(spec.low * 100, 9), high=round(spec.high * 100, 9), unit=f"% {spec.unit}")
+    return spec._replace(unit=counter) if spec.unit == "counter" else spec
+
+
+def shown_text(spec: Field, text: str) -> str:
+    """A text of .env as the window writes it; what cannot be read stays as it is."""
+    text = text.strip() or spec.default
+    if spec.kind not in ("float", "int"):
+        return text
+    try:
+        exact = Decimal(str(plain_number(text))) * (100 if in_percent(spec) else 1)
+    except ValueError:
+        return text
+    short = f"{exact.normalize():,f}"
+    return f"{exact:,.2f}" if in_percent(spec) and Decimal(f"{exact:.2f}") == exact else short
+
+
+def env_text(spec: Field, typed: str) -> str:
+    """What was typed as .env has it; ValueError says what is wrong in the window's units."""
+    value = read_field(as_shown(spec), typed)
+    if spec.name == "TELEGRAM_CHAT_ID" and value and not _CHAT.fullmatch(str(value)):
+        raise ValueError("write the chat's number such as 123456789, or @channel")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, int | float):
+        return f"{(Decimal(str(value)) / (100 if in_percent(spec) else 1)).normalize():f}"
+    return str(value)
+
+
+def settings_of(values: Mapping[str, str]) -> Settings:
+    """Settings from texts by the names of FIELDS; SettingsError as from .env."""
+    return parse_settings({PREFIX + name: text for name, text in values.items()})
+
+
+def looser_limits(before: Settings, after: Settings) -> tuple[str, ...]:
+    """The names of the limits and thresholds that allow more after than before."""
+    then, now = limit_values(before), limit_values(after)
+    names = {spec.target: spec.name for spec in FIELDS}
+    return tuple(names.get(t, t) for t in then if not is_tightened(t, then[t], now[t]))
+
+
+def locks_again(before: Settings, after: Settings) -> bool:
+    """True if a pass of the gates for the one would not hold for the other."""
+    is_other = sorted(before.schedule.pairs) != sorted(after.schedule.pairs) or rest_hash(before) != rest_hash(after)
+    return is_other or bool(looser_limits(before, after))
+
+
+def limit_words(settings: Settings) -> dict[str, str]:
+    """What the risk limits mean in money for the balance that PAPER starts with, by the names of FIELDS."""
+    limits, cash, counter = settings.limits, settings.schedule.paper_cash, settings.schedule.counter
+
+    def amount(share: float) -> str:
+        return whole_money(share * cash, counter)
+
+    after = "closes all positions and pauses" if limits.daily_cap_action == "close" else "pauses"
+    return {
+        "RISK_PER_TRADE": f"Risk {percent_text(limits.risk_per_trade)} of {amount(1)} is"
+                          f" {amount(limits.risk_per_trade)} a trade.",
+        "DAILY_LOSS_CAP": f"A day that loses {amount(limits.daily_loss_cap)} {after} for"
+                          f" {limits.cooldown_hours:g} hours at least.",
+        "WEEKLY_LOSS_CAP": f"A week that loses {amount(limits.weekly_loss_cap)} halts trading until you confirm.",
+        "MAX_POSITIONS": f"At most {limits.max_positions} open at once: {limits.max_positions} stops hit together cost"
+                         f" about {amount(limits.risk_per_trade * limits.max_positions)}.",
+        "MAX_EXPOSURE": f"All positions together hold at most {amount(limits.max_exposure)}.",
+    }
+
+
+def when_words(mode: str) -> str:
+    """When applied settings take effect."""
+    if mode == "PAPER":
+        return "Takes effect at once: PAPER is opened anew, positions stay."
+    return f"Takes effect when {mode or 'this session'} has ended and PAPER is opened."
+
+
+def consequences(before: Settings, after: Settings, mode: str) -> tuple[str, ...]:
+    """What applying would do, a sentence each; nothing if nothing is changed."""
+    if before == after:
+        return ()
+    was, said = limit_words(before), limit_words(after)
+    money = [said[name] for name in said if said[name] != was[name]]
+    if before.schedule.paper_cash != after.schedule.paper_cash:
+        money = [said["RISK_PER_TRADE"], "A PAPER account that has begun keeps its balance."]
+    looser = [label_of(field_named(name)).lower() for name in looser_limits(before, after)]
+    parts = [*money[:3], f"Looser: {', '.join(looser)}." if looser else ""]
+    if locks_again(before, after):
+        parts.append("Applying locks LIVE until the gates are evaluated again.")
+    if config_hash(before) != config_hash(after):
+        parts.append("PAPER chooses its set anew; its days for gate G8 begin again.")
+    return (*filter(None, parts), when_words(mode))
+
+
+def ask_loosen(look: Look, before: Settings, after: Settings) -> bool:
+    """May these limits become looser? Says what, from where to where."""
+    then, now = limit_values(before), limit_values(after)
+    specs = [field_named(name) for name in looser_limits(before, after)]
+    lines = [f"•  {label_of(s)}: {shown_text(s, str(then[s.target]))} becomes {shown_text(s, str(now[s.target]))}"
+             f" {as_shown(s, after.schedule.counter).unit}".rstrip() for s in specs]
+    money = [limit_words(after)[s.name] for s in specs if s.name in limit_words(after)]
+    head = "Loosen this limit?" if len(specs) == 1 else f"Loosen these {len(specs)} limits?"
+    tail = "LIVE stays locked until the gates are evaluated again."
+    return _is_confirmed(look, "Loosen a limit", head, (*lines, *money, tail), ("Loosen", "Keep as it is"))
+
+
+class FieldInput:
+    """The widget of one setting, by its kind, over one text variable that holds what the window shows."""
+
+    def __init__(self, parent: tkinter.Misc, spec: Field) -> None:
         import ttkbootstrap as ttk
-        dialog, px = self.dialog, self.look.px
-        for child in (*dialog.body.winfo_children(), *dialog.feet.winfo_children()):
-            child.destroy()
-        dialog.say("Your read-only key", is_head=True)
-        for line in KEY_HELP:
-            dialog.say(line)
-        grid = packed(ttk.Frame(dialog.body), fill="x", pady=px(8))
+        self.text, self.ticks = ttk.StringVar(parent), dict[str, ttk.BooleanVar]()
+        self.widget: tkinter.Widget
+        self.stops: list[tkinter.Widget] = []  # what Tab stops at
+        if spec.kind == "yesno":
+            self.widget = ttk.Checkbutton(parent, variable=self.text, onvalue="yes", offvalue="no")
+        elif spec.kind == "action":
+            self.widget = ttk.Combobox(parent, textvariable=self.text, values=("close", "hold"), state="readonly",
+                                       width=9)
+        elif spec.kind == "durations":
+            self.widget = self._build_ticks(parent)
+        else:
+            width, is_number = {"pairs": 34, "text": 26}.get(spec.kind, 11), spec.kind in ("float", "int")
+            self.widget = ttk.Entry(parent, textvariable=self.text, width=width,
+                                    justify="right" if is_number else "left")
+        self.stops = self.stops or [self.widget]
+
+    def _build_ticks(self, parent: tkinter.Misc) -> ttk.Frame:
+        import ttkbootstrap as ttk
+        frame = ttk.Frame(parent)
+        for index, seconds in enumerate(DURATIONS_S):
+            variable = self.ticks[str(seconds)] = ttk.BooleanVar(parent)
+            box = ttk.Checkbutton(frame, text=duration_word(seconds), variable=variable, command=self._join)
+            box.grid(row=index // 4, column=index % 4, sticky="w", padx=(0, 8))
+            self.stops.append(box)
+        self.text.trace_add("write", lambda *_: self._split())
+        return frame
+
+    def _join(self) -> None:
+        self.text.set(",".join(name for name, variable in self.ticks.items() if variable.get()))
+
+    def _split(self) -> None:
+        for name, variable in self.ticks.items():
+            variable.set(name in self.text.get().split(","))
+
+    def disable(self) -> None:
+        """Let it be read only."""
+        for stop in self.stops:
+            stop.configure(state="disabled")  # type: ignore[call-arg]
+
+
+class FieldRow:
+    """A setting in a grid of three columns: label, input, unit; below them its range, or what is wrong."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, spec: Field, text: str, on_change: Callable[[], None]) -> None:
+        import ttkbootstrap as ttk
+        self.spec, self._look, self._start, px = spec, look, text, look.px
+        self._problem, row = "", parent.grid_size()[1]
+        self.input = FieldInput(parent, spec)
+        self._label = ttk.Label(parent, text=label_of(spec))
+        self._unit = ttk.Label(parent)
+        self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
+        is_wide = spec.kind in WIDE_KINDS
+        self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
+        self.input.widget.grid(row=row, column=1, sticky="w", columnspan=2 if is_wide else 1)
+        if not is_wide:
+            self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
+        self._hint.grid(row=row + 1, column=0, columnspan=3, sticky="ew", pady=(0, px(5)))
+        self._hint.bind("<Configure>", lambda event: self._hint.configure(wraplength=max(px(180), event.width)))
+        self.show(text)
+        self.input.text.trace_add("write", lambda *_: self._changed(on_change))
+        for stop in self.input.stops:
+            stop.bind("<FocusOut>", lambda event: self.judge(), add="+")
+        look.on_change(self.recolour)
+
+    def show(self, text: str) -> None:
+        """Another text of .env, from which changes count."""
+        self._start, self._problem = text, ""
+        self.input.text.set(shown_text(self.spec, text))
+
+    def set_counter(self, counter: str) -> None:
+        """The currency of amounts."""
+        self._unit.configure(text=as_shown(self.spec, counter).unit)
+
+    def fix(self) -> None:
+        """The environment decides this one: it can only be read here."""
+        self.input.disable()
+        self._hint.configure(text=f"Set as {PREFIX}{self.spec.name} in the environment, which comes first")
+
+    @property
+    def env_text(self) -> str:
+        """The text for .env; ValueError says what is wrong."""
+        return env_text(self.spec, self.input.text.get())
+
+    @property
+    def is_changed(self) -> bool:
+        """True if what stands there means something else than at the start."""
+        start = self._start if self._start.strip() else self.spec.default
+        try:
+            return read_field(self.spec, self.env_text) != read_field(self.spec, start)
+        except ValueError:
+            return True
+
+    @property
+    def is_valid(self) -> bool:
+        """True if what stands there can be read."""
+        try:
+            return bool(self.env_text) or True
+        except ValueError:
+            return False
+
+    def judge(self) -> bool:
+        """Say what is wrong, or the range again; True if all is well."""
+        self._problem = ""
+        try:
+            self.env_text  # noqa: B018 - read for what it raises
+        except ValueError as error:
+            self.complain(str(error))
+        self.recolour()
+        return not self._problem
+
+    def complain(self, problem: str) -> None:
+        """Show this problem in place of the hint."""
+        self._problem = crossed(problem)
+        self.recolour()
+
+    def _changed(self, on_change: Callable[[], None]) -> None:
+        if self._problem:
+            self.judge()  # a problem goes as soon as it is mended; a new one waits until the field is left
+        on_change()
+
+    def focus(self) -> None:
+        """Put the cursor here."""
+        self.input.stops[0].focus_set()
+
+    def recolour(self) -> None:
+        """Hint or problem, in the colours of the theme."""
+        shown = as_shown(self.spec)
+        span = shown.range_text if self.spec.kind in ("float", "int", "pairs") else ""
+        meaning = self.spec.meaning if self.spec.meaning != label_of(self.spec).lower() else ""
+        usual = "; ".join(part for part in (span, meaning) if part)
+        usual = usual[:1].upper() + usual[1:]
+        if not self.input.stops[0].instate(["disabled"]):  # type: ignore[attr-defined]
+            self._hint.configure(text=self._problem or usual)
+        self._hint.configure(foreground=self._look.colour("error" if self._problem else "muted"))
+        self._unit.configure(foreground=self._look.palette.muted)
+
+
+class ScrollArea:
+    """A column of widgets that scrolls when it is higher than the window, and follows the focus."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look) -> None:
+        import tkinter
+
+        import ttkbootstrap as ttk
+        self.frame = ttk.Frame(parent)
+        self._canvas = tkinter.Canvas(self.frame, highlightthickness=0, borderwidth=0, takefocus=False)
+        self._bar = ttk.Scrollbar(self.frame, orient="vertical", command=self._canvas.yview)
+        self._canvas.configure(yscrollcommand=self._scrolled)
+        self._bar.pack(side="right", fill="y")
+        self._canvas.pack(side="left", fill="both", expand=True)
+        self.inner = ttk.Frame(self._canvas)
+        item = self._canvas.create_window(0, 0, window=self.inner, anchor="nw")
+        self._canvas.bind("<Configure>", lambda event: self._canvas.itemconfigure(item, width=event.width))
+        self.inner.bind("<Configure>", lambda event: self._measure())
+        self._look = look
+        look.on_change(self.recolour)
+
+    def recolour(self) -> None:
+        """The colour behind all, after a switch of the theme."""
+        self._canvas.configure(background=str(self._look.root.style.colors.bg))
+
+    def _measure(self) -> None:
+        self._canvas.configure(scrollregion=(0, 0, 1, self.inner.winfo_reqheight()))
+
+    def _scrolled(self, first: float, last: float) -> None:
+        self._bar.set(first, last)
+        if float(first) <= 0 and float(last) >= 1:
+            self._bar.pack_forget()
+        elif not self._bar.winfo_manager():
+            self._bar.pack(side="right", fill="y", before=self._canvas)
+
+    def follow(self, widget: tkinter.Misc) -> None:
+        """Take wheel and focus of all that is below this widget; a wheel over a list never changes its choice."""
+        for child in (widget, *widget.winfo_children()):
+            for sequence in ("<MouseWheel>", "<Button-4>", "<Button-5>"):
+                child.bind(sequence, self._wheel)
+            if child.winfo_class() in FOCUS_CLASSES:  # Tab stops at whatever has a binding for the focus
+                child.bind("<FocusIn>", lambda event: self.see(event.widget), add="+")
+            if child is not widget:
+                self.follow(child)
+
+    def _wheel(self, event: tkinter.Event[tkinter.Misc]) -> str:
+        if self._canvas.yview() != (0.0, 1.0):
+            up = event.num == 4 or event.delta > 0
+            self._canvas.yview_scroll(-2 if up else 2, "units")
+        return "break"
+
+    def see(self, widget: tkinter.Misc) -> None:
+        """Scroll until the widget is in sight, with room for what stands below it."""
+        whole, height = max(1, self.inner.winfo_reqheight()), self._canvas.winfo_height()
+        top = widget.winfo_rooty() - self.inner.winfo_rooty()
+        seen, room = self._canvas.canvasy(0), 2 * widget.winfo_reqheight()
+        if top < seen or top + room > seen + height:
+            self._canvas.yview_moveto(max(0, top - height // 3) / whole)
+
+
+class LooksBox:
+    """Text size, theme and colours of the window: they take effect at once and decide no order."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, prefs: WindowPrefs,
+                 on_change: Callable[[WindowPrefs], None]) -> None:
+        import ttkbootstrap as ttk
+        self._prefs, self._on_change, px = prefs, on_change, look.px
+        self.frame = ttk.Labelframe(parent, text="Appearance", padding=px(10))
+        rows = (("Text size", tuple(f"{n} pt" for n in TEXT_SIZES)), ("Theme", tuple(THEMES.values())),
+                ("Gains and losses", tuple(COLOURS.values())))
+        self.boxes: list[ttk.Combobox] = []
+        for row, (name, values) in enumerate(rows):
+            ttk.Label(self.frame, text=name).grid(row=row, column=0, sticky="w", padx=(0, px(10)), pady=px(3))
+            box = ttk.Combobox(self.frame, values=values, state="readonly", width=16)
+            box.grid(row=row, column=1, sticky="w", pady=px(3))
+            box.bind("<<ComboboxSelected>>", lambda event: self._chosen())
+            self.boxes.append(box)
+        self.show(prefs)
+
+    def show(self, prefs: WindowPrefs) -> None:
+        """What is chosen."""
+        self._prefs = prefs
+        places = (TEXT_SIZES.index(prefs.points), list(THEMES).index(prefs.theme), list(COLOURS).index(prefs.colours))
+        for box, place in zip(self.boxes, places, strict=True):
+            box.current(place)
+
+    def _chosen(self) -> None:
+        size, theme, colours = (box.current() for box in self.boxes)
+        self._prefs = replace(self._prefs, points=TEXT_SIZES[size], theme=list(THEMES)[theme],
+                              colours=list(COLOURS)[colours])
+        self._on_change(self._prefs)
+
+
+class Wardrobe:
+    """What the window wears: it is put on at the start, changed by the owner, and kept for the next start."""
+
+    def __init__(self, folder: Path, theme: str = "") -> None:
+        found = read_prefs(folder)
+        self._folder, self.prefs = folder, replace(found, theme=theme or found.theme)
+        self.is_dark = self._is_dark(self.prefs.theme)
+
+    def _is_dark(self, theme: str) -> bool:
+        return theme == "dark" or (not theme and not prefers_light())
+
+    def hang(self, look: Look, parent: tkinter.Misc) -> LooksBox:
+        """The box that changes it."""
+        self._look = look
+        self.box = LooksBox(parent, look, self.prefs, self.wear)
+        return self.box
+
+    def toggle(self) -> None:
+        """Light or dark by the button: from then on that one, whatever Windows has."""
+        self.wear(replace(self.prefs, theme="light" if self._look.is_dark else "dark"))
+        self.box.show(self.prefs)
+
+    def wear(self, prefs: WindowPrefs) -> None:
+        """Take on other looks, and keep them for the next start."""
+        before, self.prefs = self.prefs, prefs
+        if self._is_dark(prefs.theme) != self._look.is_dark:
+            self._look.toggle()
+        if (before.points, before.colours) != (prefs.points, prefs.colours):
+            self._look.dress(prefs.points, prefs.colours == "classic")
+        write_prefs(self._folder, prefs)
+
+    def keep_place(self, root: ttk.App) -> None:
+        """Where the window is, for the next start; a maximised one keeps the place it had before."""
+        is_zoomed = root.state() == "zoomed"
+        geometry = self.prefs.geometry if is_zoomed else root.geometry()
+        write_prefs(self._folder, replace(self.prefs, geometry=geometry, is_zoomed=is_zoomed))
+
+
+class SecretsBox:
+    """Which secrets are set, never what they are, and the way to the forms that take them."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, secrets: frozenset[str], on_setup: Callable[[], None]) -> None:
+        import ttkbootstrap as ttk
+        self._look, self.names, px, row = look, secrets, look.px, parent.grid_size()[1]
+        self._states: dict[str, ttk.Label] = {}
+        for place, (words, name) in enumerate(SECRETS_SHOWN, row):
+            ttk.Label(parent, text=words).grid(row=place, column=0, sticky="w", padx=(0, px(10)), pady=px(3))
+            self._states[name] = ttk.Label(parent)
+            self._states[name].grid(row=place, column=1, columnspan=2, sticky="w")
+        self.setup = ttk.Button(parent, text="Enter key or Telegram bot…", command=on_setup)
+        self.setup.grid(row=row + 3, column=0, columnspan=3, sticky="w", pady=px(6))
+        self._about = ttk.Label(parent, font=look.caption, wraplength=px(280), justify="left",
+                                text="Secrets are kept in the .env file of the data folder, never shown or logged. The"
+                                     " live key is entered there.")
+        self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew", pady=(0, px(8)))
+        look.on_change(self.recolour)
+
+    def add(self, names: Iterable[str]) -> None:
+        """These secrets are set now."""
+        self.names |= frozenset(names)
+        self.recolour()
+
+    def recolour(self) -> None:
+        """The states, in the colours of the theme."""
+        for name, label in self._states.items():
+            is_set = name in self.names
+            label.configure(text="✔ set" if is_set else "not set",
+                            foreground=self._look.colour("up" if is_set else "muted"))
+        self._about.configure(foreground=self._look.palette.muted)
+
+
+class SettingsPanel:
+    """Every setting with its range and its consequence; Apply writes what was changed to .env."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions, post: Callable[[object], None]) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._options, self._post = look, options, post
+        self.on_setup: Callable[[FormOptions], object] | None = None
+        self._values, self._mode, self._is_exposed, self._is_waiting = dict(options.values), "PAPER", False, False
+        self.frame, self.rows = ttk.Frame(parent), dict[str, FieldRow]()
+        self._build_foot()
+        self.area = ScrollArea(self.frame, look)
+        self.area.frame.pack(fill="both", expand=True)
+        self._groups = [self._build_group(title, names) for title, names in GROUPS.items()]
+        self._columns = [ttk.Frame(self.area.inner) for _ in range(3)]
+        self._shape = 0
+        self.area.frame.bind("<Configure>", lambda event: self._arrange(event.width))
+        self._follow()
+
+    def _build_foot(self) -> None:
+        import ttkbootstrap as ttk
+        px = self._look.px
+        foot = packed(ttk.Frame(self.frame, padding=(0, px(4), px(8), px(6))), side="bottom", fill="x")
+        self.apply = ttk.Button(foot, text="Apply", bootstyle="primary", command=self.ask_apply)
+        self.revert = ttk.Button(foot, text="Revert", command=self.revert_all)
+        self.apply.pack(side="right")
+        self.revert.pack(side="right", padx=px(6))
+        self.revert.lower()
+        self._words = Prose(foot, self._look, self._look.body, lines=3)
+
+    def _build_group(self, title: str, names: Sequence[str]) -> ttk.Labelframe:
+        import ttkbootstrap as ttk
+        group = ttk.Labelframe(self.area.inner, text=title, padding=self._look.px(10))
+        group.columnconfigure(2, weight=1)
+        if "TELEGRAM_CHAT_ID" in names:
+            self.secrets = SecretsBox(group, self._look, self._options.secrets, self.set_up)
+        for name in names:
+            row = FieldRow(group, self._look, field_named(name), self._values.get(name, ""), self._follow)
+            self.rows[name] = row
+            row.set_counter(self._values.get("COUNTER", "") or field_named("COUNTER").default)
+            if name in self._options.fixed:
+                row.fix()
+        self.area.follow(group)
+        return group
+
+    def add_looks(self, looks: LooksBox) -> None:
+        """The appearance box, made on `area.inner`, comes after the groups on entries."""
+        self._groups.insert(3, looks.frame)
+        self.area.follow(looks.frame)
+
+    def _arrange(self, width: int) -> None:
+        """As many columns of groups as there is room for."""
+        shape = max(1, min(3, width // (self._look.body.measure("n") * 46)))
+        if shape == self._shape:
+            return
+        self._shape, px = shape, self._look.px
+        cuts = {1: (0, 9), 2: (0, 3, 9), 3: (0, 2, 4, 9)}[shape]
+        for column in self._columns:
+            column.pack_forget()
+        for column, first, last in zip(self._columns, cuts, cuts[1:], strict=False):
+            column.pack(side="left", fill="both", expand=True, anchor="n")
+            for group in self._groups[first:last]:
+                group.pack(in_=column, fill="x", padx=px(6), pady=px(4))
+                group.lift()
+
+    @property
+    def before(self) -> Settings:
+        """The settings in force."""
+        return settings_of(self._values)
+
+    def changes(self) -> dict[str, str]:
+        """What was changed, as .env has it; ValueError if something cannot be read."""
+        return {name: row.env_text for name, row in self.rows.items() if row.is_changed}
+
+    def _after(self) -> Settings:
+        return settings_of({**self._values, **self.changes()})
+
+    def _follow(self) -> None:
+        """After every change: what applying would do, and whether it can be done."""
+        wrong = [label_of(row.spec) for row in self.rows.values() if not row.is_valid]
+        changed = any(row.is_changed for row in self.rows.values())
+        is_ready = changed and not wrong and not self._is_waiting
+        self.apply.configure(state="normal" if is_ready else "disabled")
+        self.revert.configure(state="normal" if changed and not self._is_waiting else "disabled")
+        if wrong:
+            many = "1 field needs" if len(wrong) == 1 else f"{len(wrong)} fields need"
+            self._words.say(f"✖ {many} attention: {', '.join(wrong)}.", "error")
+        elif not self._is_waiting:
+            self._tell_consequences()
+
+    def _tell_consequences(self) -> None:
+        try:
+            said = consequences(self.before, self._after(), self._mode)
+        except SettingsError as error:  # what no single field can tell
+            self.apply.configure(state="disabled")
+            self._words.say(f"✖ {self._across(error)}", "error")
+            return
+        self._words.say(" ".join(said) if said else SAME_AS_BEFORE, "" if said else "muted")
+
+    def _across(self, error: SettingsError) -> str:
+        if "WEEKLY_LOSS_CAP" in str(error):
+            return "The weekly loss cap is below the daily one: set it to the daily cap or more."
+        return f"{error.problems[0].replace(PREFIX + 'PAIRS names', 'Markets names')}."
+
+    def see(self, mode: str, is_exposed: bool) -> None:
+        """The mode, and whether a position is open in it."""
+        if (mode, is_exposed) != (self._mode, self._is_exposed):
+            self._mode, self._is_exposed = mode, is_exposed
+            self._follow()
+
+    def ask_apply(self) -> None:
+        """Check everything, ask if a limit becomes looser, and have it written."""
+        wrong = [row for row in self.rows.values() if not row.judge()]
+        if wrong:
+            wrong[0].focus()
+            return
+        before, after = self.before, self._after()
+        if looser_limits(before, after):
+            if self._mode == LIVE_WORD and self._is_exposed:
+                self._words.say("✖ No limit is loosened while a LIVE position is open. Close it first.", "error")
+                return
+            if not ask_loosen(self._look, before, after):
+                return
+        self.send(self.changes())
+
+    def send(self, values: Mapping[str, str]) -> str:
+        """Ask the worker to write these; `take` hears what became of it."""
+        self._is_waiting = True
+        self._words.say("Saving…", "muted")
+        self._follow()
+        self._post(ChangeSettings(tuple((PREFIX + name, text) for name, text in values.items())))
+        return ""
+
+    def take(self, saved: SettingsSaved) -> None:
+        """What became of it."""
+        self._is_waiting = False
+        names = [name.removeprefix(PREFIX) for name, _ in saved.values]
+        self.secrets.add(names)
+        for name, (_, text) in zip(names, saved.values, strict=True):
+            if name in self.rows:
+                self._values[name] = text
+                self.rows[name].show(text)
+                self.rows[name].judge()
+        self._follow()
+        if saved.problem:
+            self._words.say(crossed(saved.problem), "error")
+        elif names:
+            self._words.say(f"✔ Saved. {when_words(self._mode).replace('Takes', 'It takes', 1)}", "up")
+
+    def revert_all(self) -> None:
+        """Back to what is in force."""
+        for name, row in self.rows.items():
+            row.show(self._values.get(name, ""))
+            row.judge()
+        self._follow()
+
+    def set_up(self) -> None:
+        """The pages for key and messages, in a dialog; what is finished there is written."""
+        if self.on_setup is not None:
+            self.on_setup(replace(self._options, values=self._values, secrets=self.secrets.names, save=self.send))
+
+
+# ==============================================================================
+# WIZARD | the first run, a step at a time
+# shell | uses ERRORS SETTINGS WORKER WIDGETS DIALOGS FORMS | owns tkinter ttkbootstrap
+# ==============================================================================
+
+FIRST_LIMITS = ("PAPER_CASH", "RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "MAX_POSITIONS", "MAX_EXPOSURE")
+KEY_STEPS = (
+    "1. On luno.com open Settings, then API keys, then Create key.",
+    "2. Tick these four boxes one by one, not a preset: view balance, view transactions, view orders, view transfers.",
+    "3. Leave all others empty, above all Send, Withdrawals, Addresses, Beneficiaries and everything that writes.",
+    "4. Confirm the key on your phone: it does not work before. Then paste both parts here.",
+)
+TELEGRAM_STEPS = (
+    "1. In Telegram write /newbot to @BotFather; it answers with a token.",
+    "2. Write anything to your new bot, or it may not write to you.",
+    "3. Ask @userinfobot for the number of your chat.",
+)
+HOW_ELSEWHERE = ("Another folder: close the program and start it with --home FOLDER, or set LUNOBIZ_HOME; "
+                 "a file named portable.txt beside the exe keeps the data there.")
+
+
+class TestLine:
+    """A button that asks something slow aside, and its answer in words."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, text: str, question: Callable[[], Callable[[], str]]) -> None:
+        import ttkbootstrap as ttk
+        self._question, self._aside, self._timer = question, Aside(), ""
+        line = packed(ttk.Frame(parent), fill="x", pady=(look.px(4), 0))
+        self.button = packed(ttk.Button(line, text=text, command=self.ask), side="left", anchor="n")
+        self.words = Prose(line, look, look.body, lines=2)
+        line.bind("<Destroy>", lambda event: self._forget())
+        self._line = line
+
+    def ask(self) -> None:
+        """Ask, unless what is typed cannot be asked about."""
+        try:
+            call = self._question()
+        except (ValueError, SettingsError) as error:
+            self.words.say(crossed(error), "error")
+            return
+        self.button.configure(state="disabled")
+        self.words.say("Asking…", "muted")
+        self._aside.ask(call)
+        self._poll()
+
+    def _poll(self) -> None:
+        answer = self._aside.take()
+        if answer is None:
+            self._timer = self._line.after(100, self._poll)
+            return
+        self.button.configure(state="normal")
+        self.words.say(answer, "error" if answer.startswith("✖") else "up")
+
+    def _forget(self) -> None:
+        if self._timer:
+            self._line.after_cancel(self._timer)
+            self._timer = ""
+
+
+class WizardPage(Protocol):
+    """One step: its title, its frame, where the cursor begins, and what it found."""
+
+    title: str
+    frame: ttk.Frame
+
+    def begin(self) -> None:
+        """Put the cursor where it belongs."""
+
+    def values(self) -> dict[str, str]:
+        """What is to be written, by the names of FIELDS; ValueError or SettingsError say what is missing."""
+
+
+def _say(parent: tkinter.Misc, look: Look, text: str, tone: str = "") -> None:
+    """A line of a page, as wide as the dialog."""
+    import ttkbootstrap as ttk
+    label = ttk.Label(parent, text=text, wraplength=look.px(600), justify="left", foreground=look.colour(tone))
+    label.pack(anchor="w", pady=(0, look.px(4)))
+
+
+class FolderPage:
+    """Where everything is kept, and what speaks against it."""
+
+    title = "Data folder"
+
+    def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions) -> None:
+        import ttkbootstrap as ttk
+        self.frame = ttk.Frame(parent)
+        _say(self.frame, look, "Settings, database and log are kept in this folder:")
+        ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)).pack(anchor="w")
+        ttk.Frame(self.frame, height=look.px(8)).pack()
+        for doubt in options.doubts:
+            _say(self.frame, look, f"▲ {doubt}. PAPER works there; LIVE refuses it.", "warn")
+        if not options.doubts:
+            _say(self.frame, look, "✔ It can be written and is neither synchronised, removable nor on a network.", "up")
+        _say(self.frame, look, HOW_ELSEWHERE, "muted")
+
+    def begin(self) -> None:
+        """Nothing to type here."""
+
+    def values(self) -> dict[str, str]:
+        """Nothing to write."""
+        return {}
+
+
+class KeyPage:
+    """What to tick at Luno, two masked fields, and a test."""
+
+    title = "Read-only key"
+
+    def __init__(self, parent: tkinter.Misc, look: Look, test: Callable[[str, str], str]) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._test = ttk.Frame(parent), test
+        _say(self.frame, look, "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
+                               " can read and nothing else:")
+        for step in KEY_STEPS:
+            _say(self.frame, look, step)
+        grid = packed(ttk.Frame(self.frame), fill="x", pady=look.px(6))
         self.entries = [ttk.Entry(grid, width=46, show="•") for _ in range(2)]
         for row, (name, entry) in enumerate(zip(("Key ID", "Secret"), self.entries, strict=True)):
-            ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, px(12)))
-            entry.grid(row=row, column=1, sticky="ew", pady=px(3))
-        self.problem = packed(ttk.Label(dialog.body, foreground=self.look.colour("error")), anchor="w")
-        self.save = dialog.button("Save key", self._save, "primary")
-        dialog.button("Use the demo", partial(dialog.finish, "demo"))
-        dialog.window.bind("<Return>", lambda event: self._save())
+            ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, look.px(12)))
+            entry.grid(row=row, column=1, sticky="ew", pady=look.px(3))
+        self.test = TestLine(self.frame, look, "Test key", self._question)
+        _say(self.frame, look, "Without a key there is the demo; it can be entered at any later start.", "muted")
+
+    def begin(self) -> None:
+        """The cursor goes to the key ID."""
         self.entries[0].focus_set()
 
-    def _save(self) -> None:
-        """Check the form of the key before it is taken, and empty the fields once it is."""
+    def _typed(self) -> Credentials:
         key_id, secret = (entry.get().strip() for entry in self.entries)
-        try:
+        with contextlib.suppress(SettingsError):
             key = parse_read_key({f"{PREFIX}READ_KEY_ID": key_id, f"{PREFIX}READ_KEY_SECRET": secret})
+            if key:
+                return key
+        raise ValueError("Paste both the key ID and its secret, just as Luno shows them; or skip this step.")
+
+    def _question(self) -> Callable[[], str]:
+        key = self._typed()
+        return partial(self._test, key.key_id, key.secret)
+
+    def values(self) -> dict[str, str]:
+        """Both parts of the key."""
+        key = self._typed()
+        return {"READ_KEY_ID": key.key_id, "READ_KEY_SECRET": key.secret}
+
+
+class LimitsPage:
+    """The risk limits with their safe defaults, and what they mean in money."""
+
+    title = "Risk limits"
+
+    def __init__(self, parent: tkinter.Misc, look: Look, values: Mapping[str, str]) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._look, self._values = ttk.Frame(parent), look, dict(values)
+        _say(self.frame, look, "These are safe to start with. Settings has them all, at any time.")
+        line = packed(ttk.Frame(self.frame), fill="x")
+        halves = [packed(ttk.Frame(line), side="left", fill="both", expand=True, anchor="n") for _ in range(2)]
+        self.rows = {name: FieldRow(halves[n // 3], look, field_named(name), values.get(name, ""), self._follow)
+                     for n, name in enumerate(FIRST_LIMITS)}
+        for row in self.rows.values():
+            row.set_counter(values.get("COUNTER", "") or field_named("COUNTER").default)
+        self.words = Prose(self.frame, look, look.body, lines=5, pad=0)
+        self._follow()
+
+    def begin(self) -> None:
+        """The cursor goes to the first field, or to the first that is wrong."""
+        next((row for row in self.rows.values() if not row.is_valid), self.rows[FIRST_LIMITS[0]]).focus()
+
+    def _after(self) -> Settings:
+        return settings_of({**self._values, **self.values()})
+
+    def _follow(self) -> None:
+        with contextlib.suppress(ValueError, SettingsError):
+            self.words.say("\n".join(limit_words(self._after()).values()), "")
+
+    def values(self) -> dict[str, str]:
+        """What differs from before; a looser limit is asked about when the page is left."""
+        if not all([row.judge() for row in self.rows.values()]):
+            raise ValueError("Correct what is marked, or skip this step to keep the defaults.")
+        return {name: row.env_text for name, row in self.rows.items() if row.is_changed}
+
+    def is_confirmed(self) -> bool:
+        """True unless a limit became looser and the owner would rather not."""
+        before, after = settings_of(self._values), self._after()
+        return not looser_limits(before, after) or ask_loosen(self._look, before, after)
+
+
+class NoticesPage:
+    """Where messages go: Telegram and the desktop, each with a test message."""
+
+    title = "Notifications"
+
+    def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions) -> None:
+        import ttkbootstrap as ttk
+        self.frame, self._options, px = ttk.Frame(parent), options, look.px
+        _say(self.frame, look, "Entries, exits, halts and trouble can be told by Telegram; else the desktop is used.")
+        for step in TELEGRAM_STEPS:
+            _say(self.frame, look, step)
+        grid = packed(ttk.Frame(self.frame), fill="x", pady=px(6))
+        self.token, self.chat = ttk.Entry(grid, width=46, show="•"), ttk.Entry(grid, width=46)
+        self.chat.insert(0, options.values.get("TELEGRAM_CHAT_ID", ""))
+        for row, (name, entry) in enumerate((("Bot token", self.token), ("Chat number", self.chat))):
+            ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, px(12)))
+            entry.grid(row=row, column=1, sticky="ew", pady=px(3))
+        self.telegram = TestLine(self.frame, look, "Send a test message", self._question)
+        wanted = options.values.get("DESKTOP_NOTICES", "") or field_named("DESKTOP_NOTICES").default
+        self.desktop = ttk.StringVar(self.frame, value=wanted)
+        ttk.Checkbutton(self.frame, text="Desktop notices when Telegram is not set or fails", variable=self.desktop,
+                        onvalue="yes", offvalue="no").pack(anchor="w", pady=(px(10), 0))
+        self.notice = TestLine(self.frame, look, "Show a test notice", lambda: options.test_desktop)
+
+    def begin(self) -> None:
+        """The cursor goes to the token."""
+        self.token.focus_set()
+
+    def _typed(self) -> tuple[str, str]:
+        token, chat = self.token.get().strip(), env_text(field_named("TELEGRAM_CHAT_ID"), self.chat.get())
+        try:
+            telegram_token({f"{PREFIX}TELEGRAM_TOKEN": token})
         except SettingsError:
-            key = Credentials()
-        if not key:
-            self.problem.configure(text="✖ Paste both the key ID and its secret, just as Luno shows them.")
-            self.entries[0].focus_set()
+            raise ValueError("This is no bot token: digits, a colon, letters; copy all of it.") from None
+        if bool(chat) != bool(token or "TELEGRAM_TOKEN" in self._options.secrets):
+            raise ValueError("Telegram needs both the bot token and the chat number; or leave both empty.")
+        return token, chat
+
+    def _question(self) -> Callable[[], str]:
+        token, chat = self._typed()
+        if not token or not chat:
+            raise ValueError("Paste the bot token and the chat number first.")
+        return partial(self._options.test_telegram, token, chat)
+
+    def values(self) -> dict[str, str]:
+        """What differs from before."""
+        token, chat = self._typed()
+        found = {"TELEGRAM_TOKEN": token, "TELEGRAM_CHAT_ID": chat, "DESKTOP_NOTICES": self.desktop.get()}
+        known = {"DESKTOP_NOTICES": field_named("DESKTOP_NOTICES").default, **self._options.values}
+        return {name: text for name, text in found.items() if text and text != known.get(name, "")}
+
+
+class Wizard:
+    """The first run in four steps, or some of its pages later; nothing is written before the end."""
+
+    def __init__(self, look: Look, options: FormOptions, only: Sequence[str] = ()) -> None:
+        import ttkbootstrap as ttk
+        self.look, self._options, self._is_first = look, options, not only
+        self.dialog = dialog = Dialog(look, "Key and messages" if only else "Welcome to LunoBiz")
+        self._head, self._steps = dialog.say("", is_head=True), dialog.say("")
+        self._steps.configure(wraplength=0)
+        box = packed(ttk.Frame(dialog.body), fill="both", expand=True)
+        self.key, self.notices = KeyPage(box, look, options.test_key), NoticesPage(box, look, options)
+        self.limits = LimitsPage(box, look, options.values)
+        pages: dict[str, WizardPage] = {"folder": FolderPage(box, look, options), "key": self.key,
+                                        "limits": self.limits, "notices": self.notices}
+        self.pages = [page for name, page in pages.items() if name in only or not only]
+        self._done: dict[int, dict[str, str]] = {}
+        self.place = 0
+        self.problem = Prose(dialog.body, look, look.body, lines=1, pad=0)
+        self._build_feet()
+        dialog.window.bind("<Return>", self._on_return)
+        self._hold_room(box)
+        self._open(0)
+
+    def _build_feet(self) -> None:
+        import ttkbootstrap as ttk
+        dialog = self.dialog
+        self.next = dialog.button("Next", self.go_on, "primary")
+        self.back = dialog.button("Back", self.go_back)
+        self.skip = dialog.button("Skip this step", self.go_past)
+        if self._is_first:
+            self.demo = packed(ttk.Button(dialog.feet, text="Watch the demo", command=self.watch), side="left")
+            self.demo.lower()
+
+    def _hold_room(self, box: ttk.Frame) -> None:
+        """As high and wide as the largest page, so that the buttons stay where they are."""
+        for page in self.pages:
+            page.frame.pack(fill="both")
+        box.update_idletasks()
+        sizes = [(page.frame.winfo_reqwidth(), page.frame.winfo_reqheight()) for page in self.pages]
+        for page in self.pages:
+            page.frame.pack_forget()
+        box.configure(width=max(w for w, _ in sizes), height=max(h for _, h in sizes))
+        box.pack_propagate(False)
+
+    def _open(self, place: int) -> None:
+        self.pages[self.place].frame.pack_forget()
+        self.place, page = place, self.pages[place]
+        page.frame.pack(fill="both")
+        self._head.configure(text=f"Step {place + 1} of {len(self.pages)} · {page.title}")
+        marks = ["●" if n == place else "✔" if self._done.get(n) is not None else "○" for n in range(len(self.pages))]
+        self._steps.configure(text="     ".join(f"{m} {p.title}" for m, p in zip(marks, self.pages, strict=True)))
+        self.problem.say("")
+        self.back.configure(state="normal" if place else "disabled")
+        is_last = place + 1 == len(self.pages)
+        self.next.configure(text="Finish" if is_last else "Next")
+        self.next.focus_set()
+        page.begin()
+
+    def run(self) -> str:
+        """The choice: `demo`, `paper`, or nothing when it was closed."""
+        return self.dialog.show(self.next)
+
+    def _on_return(self, event: tkinter.Event[tkinter.Misc]) -> None:
+        if event.widget.winfo_class() == "TButton":
+            event.widget.event_generate("<space>")
+        else:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Take what the page has, and open the next one or end."""
+        try:
+            self._done[self.place] = self.pages[self.place].values()
+            if self.pages[self.place] is self.limits and not self._is_limit_confirmed():
+                del self._done[self.place]
+                return
+        except (ValueError, SettingsError) as error:
+            self._done.pop(self.place, None)
+            self.problem.say(crossed(error), "error")
+            self.pages[self.place].begin()
             return
-        self.key_id, self.secret = key.key_id, key.secret
-        for entry in self.entries:
+        self._advance()
+
+    def _is_limit_confirmed(self) -> bool:
+        is_confirmed = self.limits.is_confirmed()
+        self.dialog.window.grab_set()  # the question took it
+        return is_confirmed
+
+    def go_past(self) -> None:
+        """Leave the page as it is, without taking anything from it."""
+        self._done.pop(self.place, None)
+        self._advance()
+
+    def go_back(self) -> None:
+        """The page before; what was typed stays on both."""
+        self._open(max(0, self.place - 1))
+
+    def _advance(self) -> None:
+        if self.place + 1 < len(self.pages):
+            self._open(self.place + 1)
+        else:
+            self._end("paper")
+
+    def watch(self) -> None:
+        """The demo now; the steps that were finished are kept."""
+        self._end("demo")
+
+    def _end(self, choice: str) -> None:
+        """Write what the finished steps have found, empty the secret fields, and close."""
+        found = {name: text for values in self._done.values() for name, text in values.items()}
+        problem = self._options.save(found) if found else ""
+        if problem:
+            self.problem.say(crossed(problem), "error")
+            return
+        for entry in (*self.key.entries, self.notices.token):
             entry.delete(0, "end")
-        self.dialog.finish("key")
+        self._done.clear()
+        self.dialog.finish(choice)
 
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS FORMS WIZARD | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -18435,7 +19531,7 @@ class ActionBar:
         theme = ttk.Button(self.frame, text="Light", bootstyle="ghost", command=doings.toggle_theme)
         self.theme = packed(theme, side="right")
         self._build_speed(doings.set_speed)
-        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…4 tabs   F1 help", font=look.small)
+        self._hints = ttk.Label(self.frame, text="F5 start/stop   F9 kill   Ctrl+1…5 tabs   F1 help", font=look.small)
         self.frame.bind("<Configure>", lambda event: self._show_hints())
         look.on_change(self.recolour)
 
@@ -18525,27 +19621,13 @@ class WindowOptions:
     folder: Path
     version: str
     write_kill: Callable[[], None]
-    save_key: Callable[[str, str], str]
+    forms: FormOptions = field(default_factory=FormOptions)
     title: str = "LunoBiz"
     is_test_exchange: bool = False
     asks_first_run: bool = False
     theme: str = ""  # "dark" or "light"; empty follows the system
     write_log: Callable[[str], None] | None = None  # a fault of the window, for the log file
     timeframes: tuple[int, ...] = DEFAULT_TIMEFRAMES  # decision candles of the session, in seconds
-
-
-def prefers_light() -> bool:
-    """What the system asks of programs; dark where it does not say."""
-    if sys.platform == "win32":
-        import winreg
-
-        path = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
-        try:
-            with winreg.OpenKey(winreg.HKEY_CURRENT_USER, path) as key:
-                return bool(winreg.QueryValueEx(key, "AppsUseLightTheme")[0])
-        except OSError:
-            return False
-    return False
 
 
 def show_folder(folder: Path) -> None:
@@ -18587,7 +19669,7 @@ def silence_words(news_age_s: float, cycle_age_s: float, is_running: bool, is_al
     return (f"▲ {text}", "warn") if silent_s >= SILENT_WARN_S else (text, "muted")
 
 
-TABS = ("Dashboard", "Backtest & gates", "Log", "Account")
+TABS = ("Dashboard", "Backtest & gates", "Log", "Account", "Settings")
 
 
 class Screen:
@@ -18617,7 +19699,8 @@ class Screen:
         self.backtest.form.tick(options.timeframes)
         self.log = LogPanel(self.tabs, look, self.zone)
         self.account = AccountPanel(self.tabs, look)
-        panels = (self.desk.frame, self.backtest.frame, self.log.frame, self.account.frame)
+        self.settings = SettingsPanel(self.tabs, look, options.forms, post)
+        panels = (self.desk.frame, self.backtest.frame, self.log.frame, self.account.frame, self.settings.frame)
         for frame, name in zip(panels, TABS, strict=True):
             self.tabs.add(frame, text=name)
         self.tabs.bind("<<NotebookTabChanged>>", lambda event: self._show_tab())
@@ -18627,7 +19710,7 @@ class Screen:
 
     @property
     def tab(self) -> int:
-        """The tab in front: 0 dashboard, 1 backtest, 2 log, 3 account."""
+        """The tab in front: 0 dashboard, 1 backtest, 2 log, 3 account, 4 settings."""
         return int(self.tabs.index("current"))
 
     def open_log(self) -> None:
@@ -18642,6 +19725,8 @@ class Screen:
             self.log.add(event, self.now_ms())
         elif isinstance(event, Note):
             self.note(event.level, event.text)
+        elif isinstance(event, SettingsSaved):
+            self.settings.take(event)
         elif isinstance(event, Failed):
             self.backtest.end("✖ Ended with an error", "error")
             self.note("error", event.text)
@@ -18666,6 +19751,7 @@ class Screen:
         self.strip.show(news.status)
         self.actions.show(news.status)
         self.footer.show(news.footer)
+        self.settings.see(news.status.mode, bool(news.positions))
         if news.status.is_killed:  # what was pressed has come to pass, and has a banner of its own
             self._notes = [n for n in self._notes if n.key != "kill"]
         if before is None or before.status.mode != news.status.mode:
@@ -18744,32 +19830,37 @@ class Dashboard:
         self._closing_s: float | None = None
         self._timers: dict[str, str] = {}
         mode = "TEST EXCHANGE" if options.is_test_exchange else options.mode.value.upper()
-        is_dark = options.theme == "dark" or (not options.theme and not prefers_light())
-        self.root = open_root(f"{mode} — {options.title}", is_dark)
+        self.wardrobe = Wardrobe(options.folder, options.theme)
+        prefs = self.wardrobe.prefs
+        self.root = open_root(f"{mode} — {options.title}", self.wardrobe.is_dark)
         self.root.report_callback_exception = self._on_fault
         self.root.protocol("WM_DELETE_WINDOW", self.close)
-        self.look = Look(self.root)
+        self.look = Look(self.root, prefs.points, prefs.colours == "classic")
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
             start_stop=self.start_or_stop, go_live=self.go_live, close_all=lambda: worker.send(AskClose()),
             backtest=self.open_backtest, export=self.export, open_folder=self._open_folder,
             set_speed=lambda speed: worker.send(SetSpeed(speed)),
-            toggle_theme=self.look.toggle, act_on_banner=self._act_on_banner,
+            toggle_theme=self.wardrobe.toggle, act_on_banner=self._act_on_banner,
         )
         self.screen.build(doings, self.kill_or_rearm, worker.send)
         self.screen.account.checks.configure(command=lambda: worker.send(AskChecks()))
         self.screen.desk.ranking.on_open = lambda headings, cells: self._ask_why(cells[1])
+        self.screen.settings.add_looks(self.wardrobe.hang(self.look, self.screen.settings.area.inner))
+        self.screen.settings.on_setup = lambda forms: Wizard(self.look, forms, ("key", "notices")).run()
         self._bind_keys()
-        fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE)
+        fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE, prefs.geometry)
+        if prefs.is_zoomed and sys.platform == "win32":
+            self.root.state("zoomed")
         self._tick()
         self._drain()
 
     def _bind_keys(self) -> None:
-        tabs = self.screen.tabs
+        tabs, count = self.screen.tabs, len(TABS)
         keys: tuple[tuple[str, Callable[[], None]], ...] = (
             ("<F5>", self.start_or_stop), ("<Alt-s>", self.start_or_stop), ("<F9>", self.kill), ("<F1>", self._help),
             ("<Control-b>", self.open_backtest), ("<Control-e>", self.export), ("<Control-f>", self._find),
-            ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(4)),
+            ("<Escape>", self._escape), *((f"<Control-Key-{n + 1}>", partial(tabs.select, n)) for n in range(count)),
         )
         for sequence, action in keys:
             # the kill switch must work while a dialog is open, the others must not
@@ -18781,7 +19872,7 @@ class Dashboard:
         return "break"
 
     def run(self) -> str:
-        """Show the window until it is closed; `demo` or `key` if that was chosen in place of starting."""
+        """Show the window until it is closed; `demo` or `paper` if that was chosen in place of starting."""
         if self._options.asks_first_run:
             self.root.after(FIRST_RUN_MS, self.ask_first_run)
         elif not self._worker.is_alive():
@@ -18880,12 +19971,8 @@ class Dashboard:
             self.screen.dismiss()
 
     def ask_first_run(self) -> None:
-        """A start without a key: the demo, or the key to paper trading; the worker has not been started."""
-        first = FirstRun(self.look)
-        self._choice = first.choose()
-        if self._choice == "key":
-            answer = self._options.save_key(first.key_id, first.secret)
-            ask_question(self.look, Question("Your read-only key", answer, (), ("Close",)))
+        """A start without a key: the steps to PAPER, or the demo; the worker has not been started."""
+        self._choice = Wizard(self.look, self._options.forms).run()
         self.end()
 
     def _drain(self) -> None:
@@ -18957,6 +20044,7 @@ class Dashboard:
         for timer in timers.values():
             self.root.after_cancel(timer)
         if timers:
+            self.wardrobe.keep_place(self.root)
             self.root.destroy()
             gc.collect()
             gc.enable()
@@ -18977,6 +20065,99 @@ class Dashboard:
         if self._options.write_log is not None:
             self._options.write_log(text)
         self.screen.note("error", text)
+
+
+# ==============================================================================
+# SETUP | how the owner's changes are written, and what his tests find
+# shell | uses ERRORS TYPES SETTINGS SYSTEM STORE LUNO NOTIFY FORMS
+# ==============================================================================
+
+TEST_WORDS = ("info", "Test message", "Notices of LunoBiz arrive here.")
+
+
+def _checked(env: Mapping[str, str], values: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings with these values; SettingsError if they cannot be."""
+    fixed = [name for name in values if environ.get(name, "").strip()]
+    if fixed:
+        raise SettingsError(f"{fixed[0]} is set in the environment, which comes first: change it there")
+    changed = {**env, **values}
+    parse_settings(changed)
+    parse_live_key(changed)
+    telegram_token(changed)
+    return changed
+
+
+def _check_accounts(before: Settings, after: Settings, store: Store) -> None:
+    """SettingsError if what the folder's accounts hold is in the way."""
+    held = store.last_desk(Mode.LIVE)
+    if held is not None and held[1].positions and looser_limits(before, after):
+        raise SettingsError("no limit is loosened while a LIVE position is open; close it first")
+    counter = before.schedule.counter
+    if counter != after.schedule.counter and store.last_desk(Mode.PAPER) is not None:
+        raise SettingsError(f"this data folder keeps an account in {counter}; for another currency start with a"
+                            " folder of its own, --home FOLDER")
+
+
+def change_words(name: str, before: str, after: str) -> str:
+    """One change for the audit; a secret is named, never shown."""
+    if name in SECRET_NAMES:
+        return f"{name} was {'set' if after else 'removed'} by the owner"
+    default = next((spec.default for spec in FIELDS if PREFIX + spec.name == name), "")
+    return f"{name} was changed by the owner from {before or default or 'nothing'} to {after or default or 'nothing'}"
+
+
+def change_settings(home: Path, env: Mapping[str, str], values: Mapping[str, str], store: Store,
+                    tell: Callable[[Event], None]) -> dict[str, str]:
+    """Write settings to the data folder's .env and each change to the audit; returns them all as they are then.
+
+    SettingsError says what is in the way; then nothing was changed.
+    """
+    changed = _checked(env, values, os.environ)
+    _check_accounts(parse_settings(env), parse_settings(changed), store)
+    write_env(home / ".env", values)
+    for name, text in values.items():
+        tell(Event(SystemClock().now_ms(), "settings", "info", change_words(name, env.get(name, ""), text)))
+    return changed
+
+
+def now_hour_ms() -> int:
+    """Two hours ago, on the hour."""
+    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
+
+
+def key_words(client: LunoClient, pair: str) -> str:
+    """Whether the key reads what PAPER needs, asked of the exchange; it is never asked what else it may do."""
+    try:
+        client.candles(pair, now_hour_ms(), 3600)
+        LunoOrders(client).balances()
+    except ExchangeRefused as error:
+        if error.code in ("ErrInsufficientPerms", "HTTP-403"):
+            return "✖ Luno knows the key, but a box is missing: tick view balance, transactions, orders and transfers."
+        return f"✖ Luno refuses the key ({error.code}): compare both parts, and confirm the key on your phone."
+    except ExchangeDown as error:
+        return f"✖ No usable answer from Luno: {error}. Try again; the key may still be right."
+    return "✔ The key works: candles and balances can be read. What else it may do, only Luno's page of keys shows."
+
+
+def telegram_words(channel: Telegram) -> str:
+    """What became of a test message."""
+    delivery = channel.send(Notice(*TEST_WORDS))
+    channel.close()
+    cures = {"token refused": "compare the token with the one from @BotFather",
+             "chat refused": "write to your bot first, and compare the chat number"}
+    if delivery.is_sent:
+        return "✔ Telegram has taken the message: look at the chat."
+    return f"✖ {delivery.why[:1].upper()}{delivery.why[1:]}: {cures.get(delivery.why, 'try again later')}."
+
+
+def desktop_words() -> str:
+    """A notice of the system for a few seconds: where it ties windows to threads, it goes with this one."""
+    desktop = Desktop()
+    delivery = desktop.send(Notice(*TEST_WORDS))
+    if delivery.is_sent and sys.platform == "win32":
+        SystemClock().sleep(4)
+    desktop.close()
+    return "✔ The notice was shown." if delivery.is_sent else f"✖ {delivery.why}: this system shows none."
 
 
 # ==============================================================================
@@ -19118,7 +20299,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER FORMS DASHBOARD SETUP ARGUMENTS
 # ==============================================================================
 
 import traceback
@@ -19226,15 +20407,68 @@ def _fresh_store(session: Session) -> Store:
     return store
 
 
-def save_key(home: Path, key_id: str, secret: str) -> str:
-    """Keep a read-only key in the data folder's .env; returns what to tell the owner."""
-    names = {PREFIX + "READ_KEY_ID": key_id.strip(), PREFIX + "READ_KEY_SECRET": secret.strip()}
+def mode_settings(mode: Mode, env: Mapping[str, str]) -> Settings:
+    """The owner's settings; the demo keeps its lively set, and hourly candles unless the owner chose others."""
+    settings = parse_settings(env)
+    if mode is not Mode.DEMO:
+        return replace(settings, params=parameter_sets()[0])
+    if env.get(TIMEFRAME_NAME, "").strip():
+        return settings
+    return replace(settings, schedule=replace(settings.schedule, timeframes=(DEMO_TIMEFRAME_S,)))
+
+
+OpenSession = Callable[[Session, Callable[[Event], None]], tuple[Engine, WorkerOptions]]
+
+
+def change_stopped(session: Session, values: Mapping[str, str]) -> tuple[str, Session]:
+    """The same while no session of PAPER is open: its audit is opened for it. Says what is wrong."""
+    store = Store(replace(session, mode=Mode.PAPER).database, session.redactor, session.synchronous)
     try:
-        parse_read_key(names)
-        write_env(home / ".env", names)
+        env = change_settings(session.home, session.env, values, store, lambda event: store.record_events((event,)))
     except SettingsError as error:
-        return f"The key was not saved: {error}"
-    return "The key was saved."
+        return f"Nothing was changed: {error}.", session
+    finally:
+        store.close()
+    return "", replace(session, env=env, settings=mode_settings(session.mode, env))
+
+
+def change_running(session: Session, opening: OpenSession, engine: Engine, values: Mapping[str, str],
+                   ) -> tuple[str, OpenEngine | None]:
+    """Change settings beside a running session, and tell how PAPER is opened with the new ones."""
+    if session.mode not in (Mode.PAPER, Mode.LIVE):
+        return change_stopped(session, values)[0], None
+    try:
+        env = change_settings(session.home, session.env, values, engine.parts.store, engine.tell)
+    except SettingsError as error:
+        return f"Nothing was changed: {error}.", None
+    paper = replace(session, mode=Mode.PAPER, env=env, settings=mode_settings(Mode.PAPER, env))
+    return "", partial(opening, paper)
+
+
+def _ask_key(session: Session, key_id: str, secret: str) -> str:
+    """The test of the wizard, in a thread of its own."""
+    clock = SystemClock()
+    transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
+    client = LunoClient(transport, Credentials(key_id, secret), RateLimit(clock), clock, random.Random())
+    try:
+        return key_words(client, session.settings.schedule.pairs[0])
+    finally:
+        transport.close()
+
+
+def _ask_telegram(token: str, chat: str) -> str:
+    return telegram_words(Telegram(HttpTransport(TELEGRAM_URL), Credentials("telegram", token), chat))
+
+
+def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> FormOptions:
+    """What the forms of the window show and may do."""
+    shown = [spec.name for spec in FIELDS if spec.is_in_window and spec.kind != "secret"]
+    return FormOptions(
+        session.home, {name: session.env.get(PREFIX + name, "") for name in shown},
+        frozenset(name for name in shown if os.environ.get(PREFIX + name, "").strip()),
+        frozenset(name.removeprefix(PREFIX) for name in SECRET_NAMES if session.env.get(name, "").strip()),
+        folder_doubts(session.home, os.environ), save, partial(_ask_key, session), _ask_telegram, desktop_words,
+    )
 
 
 def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
@@ -19318,8 +20552,8 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
             store.close()
             raise
     options = WorkerOptions(
-        ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
-        session.speed, session.mode is not Mode.PAPER,
+        ways.clock, session.home, session.database, limit.left, session.speed, session.mode is not Mode.PAPER,
+        change=partial(change_running, session, open_engine),
     )
     if session.mode is Mode.PAPER:
         live = replace(session, mode=Mode.LIVE)
@@ -19564,11 +20798,6 @@ def _probe(session: Session) -> LunoClient:
     return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
 
 
-def now_hour_ms() -> int:
-    """Two hours ago, on the hour."""
-    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
-
-
 def _skew_of(client: LunoClient) -> float:
     """The clock's difference, NaN until the exchange has answered."""
     return client.skew_ms if client.last_ok_ms else math.nan
@@ -19658,26 +20887,22 @@ def _hook_faults(log: JsonLog) -> None:
     hook_threads(on_fault)
 
 
-def mode_settings(mode: Mode, env: Mapping[str, str]) -> Settings:
-    """The owner's settings; the demo keeps its lively set, and hourly candles unless the owner chose others."""
-    settings = parse_settings(env)
-    if mode is not Mode.DEMO:
-        return replace(settings, params=parameter_sets()[0])
-    if env.get(TIMEFRAME_NAME, "").strip():
-        return settings
-    return replace(settings, schedule=replace(settings.schedule, timeframes=(DEMO_TIMEFRAME_S,)))
-
-
-def run_window(session: Session) -> int:
-    """The dashboard; the worker opens the session in its own thread."""
-    has_key = session.mode is not Mode.PAPER or bool(parse_read_key(session.env))
+def run_window(session: Session, asks: bool = True) -> int:
+    """The dashboard; the worker opens the session in its own thread. Without a key the first run is asked, once."""
+    has_key, held = session.mode is not Mode.PAPER or bool(parse_read_key(session.env)), deque((session,), maxlen=1)
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
+
+    def save(values: Mapping[str, str]) -> str:
+        problem, changed = change_stopped(held[0], {PREFIX + name: text for name, text in values.items()})
+        held.append(changed)
+        return problem
+
     window = Dashboard(worker, WindowOptions(
-        session.mode, session.home, __version__, lambda: write_kill_file(session.home),
-        lambda i, s: save_key(session.home, i, s), is_test_exchange=session.settings.is_test_exchange,
-        asks_first_run=not has_key, write_log=lambda text: log.write("error", "window", text),
+        session.mode, session.home, __version__, lambda: write_kill_file(session.home), form_options(session, save),
+        is_test_exchange=session.settings.is_test_exchange,
+        asks_first_run=asks and not has_key, write_log=lambda text: log.write("error", "window", text),
         timeframes=session.settings.schedule.timeframes,
     ))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -19685,12 +20910,9 @@ def run_window(session: Session) -> int:
     choice = window.run()
     log.close()
     if choice == "demo":
-        settings = mode_settings(Mode.DEMO, session.env)
-        return run_window(replace(session, mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
-    env = read_env((session.home, program_folder()), os.environ)
-    if choice == "key" and parse_read_key(env):
-        return run_window(replace(session, env=env))
-    return EXIT_OK
+        settings = mode_settings(Mode.DEMO, held[0].env)
+        return run_window(replace(held[0], mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
+    return run_window(held[0], asks=False) if choice == "paper" else EXIT_OK
 
 
 def _show_rehearsal(done: int, total: int) -> bool:

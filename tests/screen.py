@@ -99,7 +99,7 @@ class FakeWorker:
 def open_dashboard(worker: FakeWorker, folder: Path, **options: object) -> lb.Dashboard:
     """A window over a fake worker."""
     given = {"mode": lb.Mode.PAPER, "version": "0.1.0", "folder": folder, "theme": "dark"}
-    given |= {"write_kill": lambda: None, "save_key": lambda key_id, secret: "Saved.", **options}
+    given |= {"write_kill": lambda: None, **options}
     return lb.Dashboard(cast("lb.Worker", worker), lb.WindowOptions(**given))  # type: ignore[arg-type]
 
 

@@ -370,7 +370,8 @@ def test_export_asks_for_a_folder(
 
 
 def test_keys_go_to_their_tabs(bench: Bench) -> None:
-    for key, tab in (("<Control-Key-2>", 1), ("<Control-Key-3>", 2), ("<Control-Key-1>", 0), ("<Control-b>", 1)):
+    keys = (("<Control-Key-2>", 1), ("<Control-Key-3>", 2), ("<Control-Key-5>", 4), ("<Control-Key-1>", 0))
+    for key, tab in (*keys, ("<Control-b>", 1)):
         bench.press(key)
         assert bench.screen.tab == tab
     bench.press("<Control-f>")
@@ -388,35 +389,15 @@ def test_the_data_folder_is_opened(bench: Bench, monkeypatch: pytest.MonkeyPatch
 # ---- first run and end ------------------------------------------------------
 
 
-class Choice:
-    """A first dialog that has been answered."""
-
-    def __init__(self, answer: str) -> None:
-        self.answer, self.key_id, self.secret = answer, "abc", "s3cret"
-
-    def choose(self) -> str:
-        return self.answer
-
-
-@pytest.mark.parametrize("answer", ["demo", "key", ""])
+@pytest.mark.parametrize("answer", ["demo", "paper", ""])
 def test_a_start_without_a_key_asks_before_anything_runs(
     screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    saved: list[tuple[str, str]] = []
-    told: list[str] = []
-    monkeypatch.setattr(lb, "FirstRun", lambda look: Choice(answer))
-    monkeypatch.setattr(lb, "ask_question", lambda look, question: told.append(question.head))
-
-    def save(key_id: str, secret: str) -> str:
-        saved.append((key_id, secret))
-        return "The key was saved."
-
-    bench = Bench(tmp_path, asks_first_run=True, save_key=save)
+    monkeypatch.setattr(lb.Wizard, "run", lambda wizard: answer)
+    bench = Bench(tmp_path, asks_first_run=True)
     bench.worker.is_up = False
     assert bench.window.run() == answer
     assert not bench.worker.is_up
-    assert saved == ([("abc", "s3cret")] if answer == "key" else [])
-    assert told == (["The key was saved."] if answer == "key" else [])
 
 
 def test_the_backtest_form_starts_with_the_candles_of_the_session(screen: None, tmp_path: Path) -> None:

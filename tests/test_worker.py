@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 import lunobiz
+import screen
 from desks import desk, order, position
 from lunobiz import (
     BacktestDone,
@@ -24,6 +28,7 @@ from lunobiz import (
     BacktestRequest,
     CancelBacktest,
     CancelGates,
+    ChangeSettings,
     Child,
     Closed,
     DeskNews,
@@ -40,9 +45,9 @@ from lunobiz import (
     ResolveHalt,
     RunBacktest,
     RunsListed,
-    SaveKey,
     Session,
     SetSpeed,
+    SettingsSaved,
     Shutdown,
     Start,
     Stop,
@@ -195,19 +200,93 @@ def test_resolving_without_a_halt_says_so(listener: Listener) -> None:
     assert isinstance(note, Note) and note.text == "Nothing is halted"
 
 
+def saved(listener: Listener, **values: str) -> SettingsSaved:
+    """What the worker says to these settings."""
+    listener.worker.send(ChangeSettings(tuple((f"LUNOBIZ_{name}", text) for name, text in values.items())))
+    found = listener.wait(lambda e: isinstance(e, SettingsSaved))
+    assert isinstance(found, SettingsSaved)
+    return found
+
+
+SECRET = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
+
+
 def test_a_key_is_kept_in_env_and_shown_nowhere(listener: Listener, session: Session) -> None:
-    secret = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
-    assert secret not in repr(SaveKey("abcdefghijklm", secret))
-    listener.worker.send(SaveKey("abcdefghijklm", secret))
-    note = listener.wait(lambda e: isinstance(e, Note))
-    assert isinstance(note, Note) and "saved" in note.text and secret not in note.text
-    assert f"LUNOBIZ_READ_KEY_SECRET={secret}" in (session.home / ".env").read_text().replace("'", "").replace('"', "")
+    assert SECRET not in repr(ChangeSettings((("LUNOBIZ_READ_KEY_SECRET", SECRET),)))
+    told = saved(listener, READ_KEY_ID="abcdefghijklm", READ_KEY_SECRET=SECRET)
+    assert told == SettingsSaved((("LUNOBIZ_READ_KEY_ID", ""), ("LUNOBIZ_READ_KEY_SECRET", "")))
+    assert f"LUNOBIZ_READ_KEY_SECRET={SECRET}" in (session.home / ".env").read_text().replace("'", "")
+    assert all(SECRET.encode() not in path.read_bytes() for path in session.home.glob("*.db*"))
 
 
-def test_half_a_key_is_refused_with_the_cure(session: Session) -> None:
-    text = lunobiz.save_key(session.home, "abcdefghijklm", "")
-    assert "LUNOBIZ_READ_KEY_SECRET is missing" in text
+def test_half_a_key_is_refused_with_the_cure(listener: Listener, session: Session) -> None:
+    assert "LUNOBIZ_READ_KEY_SECRET is missing" in saved(listener, READ_KEY_ID="abcdefghijklm").problem
     assert not (session.home / ".env").exists()
+
+
+@pytest.fixture
+def paper(session: Session) -> Iterator[Listener]:
+    """PAPER without a key, stopped: nothing is asked of the network."""
+    worker = Worker(lambda listen: open_engine(replace(session, mode=Mode.PAPER), listen))
+    worker.start()
+    yield Listener(worker)
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S)
+
+
+def events_of(session: Session) -> list[str]:
+    """The texts of the owner's changes in the audit of PAPER."""
+    with contextlib.closing(sqlite3.connect(session.home / "lunobiz.db")) as base:
+        return [text for (text,) in base.execute("SELECT text FROM events WHERE kind = 'settings'")]
+
+
+def test_paper_is_opened_anew_with_what_was_changed(paper: Listener, session: Session) -> None:
+    assert "-3.00 %" in paper.news(lambda n: True).status.cap.caption
+    assert saved(paper, DAILY_LOSS_CAP="0.02") == SettingsSaved((("LUNOBIZ_DAILY_LOSS_CAP", "0.02"),))
+    assert not paper.news(lambda n: "-2.00 %" in n.status.cap.caption).status.is_running
+    assert (session.home / ".env").read_text() == "LUNOBIZ_DAILY_LOSS_CAP=0.02\n"
+    assert events_of(session) == ["LUNOBIZ_DAILY_LOSS_CAP was changed by the owner from 0.03 to 0.02"]
+    assert saved(paper, DAILY_LOSS_CAP="0.5").problem.startswith('Nothing was changed: LUNOBIZ_DAILY_LOSS_CAP is "0.5"')
+
+
+def test_a_bot_that_trades_goes_on_with_the_new_settings(paper: Listener) -> None:
+    assert not paper.news(lambda n: True).status.is_running
+    paper.worker._next_s = math.inf  # it would ask the network
+    paper.worker._is_running = True
+    assert not saved(paper, DAILY_LOSS_CAP="0.02").problem
+    assert paper.news(lambda n: "-2.00 %" in n.status.cap.caption).status.is_running
+    paper.worker.send(Stop())
+
+
+def test_nothing_is_changed_while_a_job_runs(paper: Listener, session: Session) -> None:
+    paper.worker._errands.append(lunobiz.Errand(RunBacktest(BacktestRequest("folder", "x"))))
+    paper.worker._errands[0]._next_s = math.inf
+    assert saved(paper, DAILY_LOSS_CAP="0.02").problem == lunobiz.NOT_NOW
+    assert not (session.home / ".env").exists()
+
+
+def test_a_limit_is_not_loosened_over_a_live_position(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = lunobiz.Desk(1e5, (screen.position("ETH", 46_120.0, 0.31, 45_198.0, 38),))
+    monkeypatch.setattr(lunobiz.Store, "last_desk", lambda store, mode: (1, held) if mode is Mode.LIVE else None)
+    looser, _ = lunobiz.change_stopped(session, {"LUNOBIZ_RISK_PER_TRADE": "0.006"})
+    assert looser == "Nothing was changed: no limit is loosened while a LIVE position is open; close it first."
+    assert not (session.home / ".env").exists() and events_of(session) == []
+    tighter, after = lunobiz.change_stopped(session, {"LUNOBIZ_RISK_PER_TRADE": "0.004"})
+    assert tighter == "" and after.settings.limits.risk_per_trade == 0.004
+
+
+def test_an_account_keeps_its_currency(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lunobiz.Store, "last_desk", lambda store, mode: (1, lunobiz.Desk(1e5)) if mode is Mode.PAPER else None)
+    text, _ = lunobiz.change_stopped(session, {"LUNOBIZ_COUNTER": "USDT", "LUNOBIZ_PAIRS": "XBTUSDT"})
+    assert "keeps an account in ZAR" in text
+    monkeypatch.undo()
+    assert lunobiz.change_stopped(session, {"LUNOBIZ_COUNTER": "USDT", "LUNOBIZ_PAIRS": "XBTUSDT"})[0] == ""
+
+
+def test_what_the_environment_sets_is_changed_there(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNOBIZ_SLIPPAGE", "0.002")
+    assert "set in the environment" in lunobiz.change_stopped(session, {"LUNOBIZ_SLIPPAGE": "0.003"})[0]
 
 
 def finished(listener: Listener) -> BacktestDone:
