@@ -30,6 +30,7 @@ Map:
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
+    TAX        what each disposal gained, by two methods, per tax year
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -9382,6 +9383,457 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
 
 
 # ==============================================================================
+# TAX | what each disposal gained, by two methods, per tax year
+# pure | uses ERRORS TYPES PORTFOLIO ORDERS ROWS
+# ==============================================================================
+
+# Coins in and money out make a lot; coins out and money in are a disposal. The fee of a buy is part of its cost and
+# the fee of a sale lessens its proceeds: a broker's remuneration is an incidental cost of acquisition or disposal
+# (SARS, "Base cost", paragraph 20 of the Eighth Schedule to the Income Tax Act). A fee in base is coins that were paid
+# for and never held, or that left with those sold. Lots are kept per market, since a counter is a currency.
+SAST_S = 7200  # UTC+2 all year
+TAX_YEAR_MONTH = 3  # South Africa: 1 March to the end of February
+MONEY_PLACES = 12  # sums of such amounts are exact
+SAME_COINS = Decimal("0.000000005")  # half of the smallest unit: a desk counts in floats
+LOTS_TOLD = 20
+COUNTERS = ("EUR", "GBP", "IDR", "KES", "MYR", "NGN", "UGX", "USD", "USDC", "USDT", "XBT", "ZAR", "ZMW")
+TAX_FILES = ("tax_fills", "tax_disposals", "tax_years", "tax_balance", "tax_owner")
+NOT_ADVICE = "Not tax advice"
+TAX_NOTES = """LunoBiz: tax tables. Not tax advice: have them looked at by somebody who knows your affairs.
+
+{status}
+
+tax_fills.csv      every fill; beside it the lots that were then left and their average cost
+tax_disposals.csv  every sale: what it brought, what its coins had cost by two methods, the gain
+tax_years.csv      the same per South African tax year, 1 March to the end of February, by the clock of SAST
+tax_balance.csv    coins bought - sold - fees in coins, against what the desk holds; a difference is named
+tax_owner.csv      LIVE only: coins and money that came or went and were not the bot's doing. These are your deposits,
+                   withdrawals and own orders; they are in none of the sums. The bot itself never deposits or withdraws.
+
+How it is counted
+- The fee of a buy is part of the cost, the fee of a sale lessens the proceeds. A fee in coins is worth its volume at
+  the price of the fill; its coins count as gone, so it is not taken off a second time.
+- First in, first out: the oldest coins are sold first. Average: all coins of the market cost the same.
+- Paragraph 32(3) of the Eighth Schedule to the Income Tax Act 58 of 1962 names specific identification and first in,
+  first out for identical assets; 32(3A) lets certain classes of assets use the weighted average. Whether coins are
+  among them, ask. The average is here for comparison. Whichever method you use, stay with it.
+- Whether gains are capital or income is not decided here: coins that are trading stock have no base cost of their own.
+
+What these tables do not know
+- Only what the bot bought and sold is here. If you hold the same coin elsewhere, or beside the bot, first in, first
+  out runs over all of it, and the gains are others.
+- Lots are kept per market. A market whose counter is not ZAR is counted in its counter: no ZAR value is known, its
+  ZAR cells are empty, and paying with the counter may itself be a disposal that is not here.
+- Coins sold that were never bought here have no known cost; "unmatched_volume" tells how many, and they count as 0.
+- A real fill has the time at which the bot learnt of it, seconds to minutes late, or later after a break.
+"""
+TaxRow = dict[str, object]
+
+
+def counter_of(pair: str) -> str:
+    """The currency in which a pair is priced, from its name; DataError if it is not known."""
+    fits = [c for c in COUNTERS if pair.endswith(c) and len(pair) - len(c) >= 2]
+    if not fits:
+        raise DataError(f"{pair}: its counter is not known; a pair ends in one of {', '.join(COUNTERS)}")
+    return max(fits, key=len)
+
+
+def sast_of(time_ms: int) -> datetime:
+    """The wall time of a moment in South Africa; it carries UTC but means local time."""
+    return moment_of(time_ms, Zone(SAST_S, "SAST"))
+
+
+def tax_year_of(time_ms: int) -> int:
+    """The South African tax year of a moment; it has the name of the calendar year in which it ends."""
+    day = sast_of(time_ms)
+    return day.year + (day.month >= TAX_YEAR_MONTH)
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """An amount to MONEY_PLACES; one too large for that stays as it is."""
+    return round(amount, MONEY_PLACES) if abs(amount) < 10**15 else amount
+
+
+@dataclass(frozen=True, slots=True)
+class TaxFill:
+    """One execution, exact: fee_base in base, value and fee_counter in counter; `is_exact` if the journal has it so."""
+
+    time_ms: int
+    fill_id: str
+    order_id: str
+    pair: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+    value: Decimal
+    fee_base: Decimal
+    fee_counter: Decimal
+    is_exact: bool = False
+
+    @property
+    def fee(self) -> Decimal:
+        """All fees in counter; those in base at the price of the fill."""
+        return self.fee_counter + _rounded(self.fee_base * self.price)
+
+    @property
+    def coins(self) -> Decimal:
+        """By how much the fill changed the coins."""
+        return (self.volume if self.side is Side.BUY else -self.volume) - self.fee_base
+
+    @property
+    def money(self) -> Decimal:
+        """By how much the fill changed the counter."""
+        return (-self.value if self.side is Side.BUY else self.value) - self.fee_counter
+
+
+class Lot(NamedTuple):
+    """Coins of one buy that are still there, or were sold: when bought, how many, their cost with fees."""
+
+    time_ms: int
+    volume: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Coins:
+    """What is held of one market: as lots, the oldest first, and as one volume at one cost."""
+
+    lots: tuple[Lot, ...] = ()
+    volume: Decimal = ZERO
+    cost: Decimal = ZERO
+
+    @property
+    def fifo_cost(self) -> Decimal:
+        """What the lots have cost."""
+        return sum((lot.cost for lot in self.lots), ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class Disposal:
+    """Coins that went: what they brought after fees, what they had cost, and how many were never bought here."""
+
+    fill: TaxFill
+    gone: Decimal
+    proceeds: Decimal
+    used: tuple[Lot, ...]
+    average_cost: Decimal
+    unmatched: Decimal
+
+    @property
+    def fifo_cost(self) -> Decimal:
+        """What the oldest coins had cost."""
+        return sum((lot.cost for lot in self.used), ZERO)
+
+
+class TaxStep(NamedTuple):
+    """A fill, what is held after it, and the disposal if it was one."""
+
+    fill: TaxFill
+    pool: Coins
+    disposal: Disposal | None
+
+
+def _cost_share(cost: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """The cost of a part; the last part takes what is left, so that nothing is lost by rounding."""
+    return cost if part == whole else _rounded(cost * part / whole)
+
+
+def _taken(lots: tuple[Lot, ...], volume: Decimal) -> tuple[tuple[Lot, ...], tuple[Lot, ...]]:
+    """The oldest coins, and the lots that are left."""
+    used: list[Lot] = []
+    for number, lot in enumerate(lots):
+        if volume <= 0:
+            return tuple(used), lots[number:]
+        part = min(lot.volume, volume)
+        share = _cost_share(lot.cost, part, lot.volume)
+        used.append(Lot(lot.time_ms, part, share))
+        volume -= part
+        if part < lot.volume:
+            return tuple(used), (Lot(lot.time_ms, lot.volume - part, lot.cost - share), *lots[number + 1 :])
+    return tuple(used), ()
+
+
+def _disposed(pool: Coins, fill: TaxFill) -> tuple[Coins, Disposal]:
+    gone = -fill.coins
+    matched = min(gone, pool.volume)
+    used, left = _taken(pool.lots, matched)
+    average = _cost_share(pool.cost, matched, pool.volume) if pool.volume else ZERO
+    after = Coins(left, pool.volume - matched, pool.cost - average)
+    return after, Disposal(fill, gone, fill.money, used, average, gone - matched)
+
+
+def after_fill(pool: Coins, fill: TaxFill) -> tuple[Coins, Disposal | None]:
+    """What is held after a fill; a fee of a buy that came late still goes onto the newest coins, if they are there."""
+    if fill.coins > 0:
+        lot = Lot(fill.time_ms, fill.coins, -fill.money)
+        return Coins((*pool.lots, lot), pool.volume + lot.volume, pool.cost + lot.cost), None
+    if fill.side is Side.BUY and pool.lots and pool.lots[-1].volume > -fill.coins:
+        *others, newest = pool.lots
+        dearer = Lot(newest.time_ms, newest.volume + fill.coins, newest.cost - fill.money)
+        return Coins((*others, dearer), pool.volume + fill.coins, pool.cost - fill.money), None
+    return _disposed(pool, fill)
+
+
+def tax_steps(fills: Iterable[TaxFill]) -> Iterator[TaxStep]:
+    """All fills of one mode by time, those of one moment in the order of the audit."""
+    pools: dict[str, Coins] = {}
+    for fill in sorted(fills, key=lambda f: f.time_ms):
+        pool, disposal = after_fill(pools.get(fill.pair, Coins()), fill)
+        pools[fill.pair] = pool
+        yield TaxStep(fill, pool, disposal)
+
+
+def _exact_cell(row: Mapping[str, object], key: str) -> Decimal:
+    """A number of the audit, exact; DataError if it is none."""
+    text = str(row.get(key) or 0)
+    if not re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?", text, re.ASCII):
+        raise DataError(f"table fills, {ascii(row.get('fill_id'))[:40]}: {key} is no number")
+    return Decimal(text)
+
+
+def _journal_steps(ledger: Iterable[Mapping[str, object]]) -> dict[str, list[tuple[Decimal, ...]]]:
+    """What each order traded from row to row of the journal: base, counter and both fees."""
+    steps: dict[str, list[tuple[Decimal, ...]]] = {}
+    before: dict[str, tuple[Decimal, ...]] = {}
+    for row in ledger:
+        order_id = str(row["order_id"])
+        now = tuple(_exact_cell(row, key) for key in ("base", "counter", "fee_base", "fee_counter"))
+        was = before.get(order_id, (ZERO,) * 4)
+        steps.setdefault(order_id, []).append(tuple(a - b for a, b in zip(now, was, strict=True)))
+        before[order_id] = now
+    return steps
+
+
+def _told_fill(row: Mapping[str, object]) -> TaxFill:
+    """A fill as its own row tells it."""
+    price, volume, fee_base, fee = (_exact_cell(row, k) for k in ("price", "volume", "fee_base", "fee_counter"))
+    return TaxFill(
+        int(_exact_cell(row, "time_ms")), str(row.get("fill_id")), str(row.get("order_id")), str(row.get("pair")),
+        Side(str(row.get("side")).lower()), price, volume, _rounded(price * volume), fee_base, fee,
+    )  # fmt: skip
+
+
+def tax_fills(rows: Iterable[Mapping[str, object]], ledger: Iterable[Mapping[str, object]] = ()) -> list[TaxFill]:
+    """The fills of one mode; where the journal of real orders has the exact amounts, these."""
+    steps, fills = _journal_steps(ledger), []
+    for row in rows:
+        fill = _told_fill(row)
+        left = steps.get(fill.order_id)
+        if left:  # a fill and its row in the journal are written together, so they come in the same order
+            volume, value, fee_base, fee = left.pop(0)
+            fill = replace(fill, volume=volume, value=value, fee_base=fee_base, fee_counter=fee, is_exact=True)
+        fills.append(fill)
+    return fills
+
+
+class TaxSource(NamedTuple):
+    """What the tables are made of: rows of the audit of one mode, its last desk, and what was the owner's and when."""
+
+    mode: Mode
+    fills: Sequence[Mapping[str, object]]
+    ledger: Sequence[Mapping[str, object]] = ()
+    desk: Desk | None = None
+    owners: Sequence[tuple[int, Mapping[str, Decimal]]] = ()
+    is_luno: bool = True
+
+    @property
+    def status(self) -> str:
+        """Whether this happened, in words that stand in every row and file."""
+        if self.mode is Mode.LIVE and self.is_luno:
+            return "REAL (LIVE)"
+        return f"SIMULATED ({self.mode.value.upper()}): this never happened, do not file it"
+
+
+def _figure(value: Decimal | None) -> str:
+    """A number in full, without an exponent; empty if it is not known."""
+    if value is None:
+        return ""
+    text = format(value, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("", "-0") else text
+
+
+def _assets(pair: str) -> tuple[str, str]:
+    """Base and counter; a counter that is not known has three letters."""
+    counter = next((c for c in sorted(COUNTERS, key=len, reverse=True) if pair.endswith(c)), pair[-3:])
+    return pair.removesuffix(counter), counter
+
+
+def _in_zar(pair: str, amount: Decimal) -> str:
+    return _figure(amount) if _assets(pair)[1] == "ZAR" else ""
+
+
+def _when(time_ms: int) -> TaxRow:
+    """A moment in UTC, in South African time, and its tax year."""
+    utc, local = moment_of(time_ms, Zone()), sast_of(time_ms)
+    return {
+        "time_utc": utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z",
+        "time_sast": local.replace(tzinfo=None).isoformat(timespec="milliseconds") + "+02:00",
+        "tax_year": tax_year_of(time_ms),
+    }
+
+
+def _lots_text(lots: Sequence[Lot]) -> str:
+    """Lots as volume, day in South Africa and cost, the oldest first."""
+    told = [f"{_figure(lot.volume)} of {sast_of(lot.time_ms):%Y-%m-%d} for {_figure(lot.cost)}"
+            for lot in lots[:LOTS_TOLD]]
+    more = [f"and {len(lots) - LOTS_TOLD} more"] if len(lots) > LOTS_TOLD else []
+    return "; ".join((*told, *more))
+
+
+def _note(pair: str, unmatched: Decimal = ZERO) -> str:
+    """What to know of a row, and always that it is no advice."""
+    base, counter = _assets(pair)
+    notes = [] if counter == "ZAR" else [f"counted in {counter}: no ZAR value is known"]
+    if unmatched > 0:
+        notes.append(f"{_figure(unmatched)} {base} never bought by the bot: their cost is not known and counts as 0")
+    return "; ".join((*notes, NOT_ADVICE))
+
+
+def _tax_fill_row(step: TaxStep) -> TaxRow:
+    fill, pool = step.fill, step.pool
+    unmatched = step.disposal.unmatched if step.disposal else ZERO
+    average = _rounded(pool.cost / pool.volume) if pool.volume else None
+    return {
+        **_when(fill.time_ms), "market": fill.pair, "side": fill.side.value, "volume": _figure(fill.volume),
+        "price": _figure(fill.price), "counter": _assets(fill.pair)[1], "value": _figure(fill.value),
+        "value_zar": _in_zar(fill.pair, fill.value), "fee_base": _figure(fill.fee_base),
+        "fee_counter": _figure(fill.fee_counter), "fee_value": _figure(fill.fee),
+        "fee_zar": _in_zar(fill.pair, fill.fee), "held_volume": _figure(pool.volume),
+        "fifo_lots": _lots_text(pool.lots), "fifo_cost_held": _figure(pool.fifo_cost),
+        "average_cost_held": _figure(pool.cost), "average_cost_per_coin": _figure(average),
+        "amounts": "exact, from the journal" if fill.is_exact else "as filled", "fill_id": fill.fill_id,
+        "order_id": fill.order_id, "note": _note(fill.pair, unmatched),
+    }  # fmt: skip
+
+
+def _disposal_row(disposal: Disposal) -> TaxRow:
+    fill, pair = disposal.fill, disposal.fill.pair
+    fifo, average = disposal.proceeds - disposal.fifo_cost, disposal.proceeds - disposal.average_cost
+    return {
+        **_when(fill.time_ms), "market": pair, "coins_gone": _figure(disposal.gone), "price": _figure(fill.price),
+        "counter": _assets(pair)[1], "value": _figure(fill.value if fill.side is Side.SELL else ZERO),
+        "fee_value": _figure(fill.fee), "proceeds": _figure(disposal.proceeds),
+        "fifo_cost": _figure(disposal.fifo_cost), "fifo_gain": _figure(fifo), "fifo_gain_zar": _in_zar(pair, fifo),
+        "average_cost": _figure(disposal.average_cost), "average_gain": _figure(average),
+        "average_gain_zar": _in_zar(pair, average), "fifo_lots_sold": _lots_text(disposal.used),
+        "unmatched_volume": _figure(disposal.unmatched), "fill_id": fill.fill_id, "order_id": fill.order_id,
+        "note": _note(pair, disposal.unmatched),
+    }  # fmt: skip
+
+
+class YearSum(NamedTuple):
+    """What one market, or all of one counter, came to in a tax year; in counter but for the count and coins."""
+
+    disposals: int = 0
+    proceeds: Decimal = ZERO
+    fifo_cost: Decimal = ZERO
+    average_cost: Decimal = ZERO
+    fees: Decimal = ZERO
+    unmatched: Decimal = ZERO
+
+    def plus(self, step: TaxStep) -> YearSum:
+        """The sum with one fill more."""
+        fees, sold = self.fees + step.fill.fee, step.disposal
+        if sold is None:
+            return self._replace(fees=fees)
+        return YearSum(
+            self.disposals + 1, self.proceeds + sold.proceeds, self.fifo_cost + sold.fifo_cost,
+            self.average_cost + sold.average_cost, fees, self.unmatched + sold.unmatched,
+        )  # fmt: skip
+
+
+ALL_MARKETS = "~ all"  # stands after every market
+
+
+def year_sums(steps: Iterable[TaxStep]) -> dict[tuple[int, str, str], YearSum]:
+    """Sums by tax year, counter and market, and by year and counter alone under ALL_MARKETS."""
+    sums: dict[tuple[int, str, str], YearSum] = {}
+    for step in steps:
+        year, counter = tax_year_of(step.fill.time_ms), _assets(step.fill.pair)[1]
+        for market in (step.fill.pair, ALL_MARKETS):
+            sums[year, counter, market] = sums.get((year, counter, market), YearSum()).plus(step)
+    return dict(sorted(sums.items()))
+
+
+def _year_row(key: tuple[int, str, str], total: YearSum) -> TaxRow:
+    year, counter, market = key
+    is_all = market == ALL_MARKETS
+    last = datetime(year, TAX_YEAR_MONTH, 1, tzinfo=UTC) - timedelta(days=1)
+    fifo, average = total.proceeds - total.fifo_cost, total.proceeds - total.average_cost
+    is_zar = counter == "ZAR"
+    return {
+        "tax_year": year, "from_sast": f"{year - 1}-03-01", "to_sast": f"{last:%Y-%m-%d}", "counter": counter,
+        "market": f"all in {counter}" if is_all else market, "disposals": total.disposals,
+        "proceeds": _figure(total.proceeds), "fifo_cost": _figure(total.fifo_cost), "fifo_gain": _figure(fifo),
+        "fifo_gain_zar": _figure(fifo) if is_zar else "", "average_cost": _figure(total.average_cost),
+        "average_gain": _figure(average), "average_gain_zar": _figure(average) if is_zar else "",
+        "fees_of_all_fills": _figure(total.fees),
+        "unmatched_volume": "" if is_all else _figure(total.unmatched),
+        "note": _note(counter if is_all else market, ZERO if is_all else total.unmatched),
+    }  # fmt: skip
+
+
+def _difference_words(difference: Decimal, unmatched: Decimal) -> str:
+    """What a difference between the desk and the fills is."""
+    if abs(difference) <= SAME_COINS:
+        return "agrees"
+    if unmatched > 0 and abs(difference - unmatched) <= SAME_COINS:
+        return "sold, or taken as a fee, from coins that the bot never bought"
+    more = "more" if difference > 0 else "less"
+    return f"NOT EXPLAINED: the desk holds {more} than its fills leave; have the audit checked (--replay-check)"
+
+
+def balance_rows(steps: Sequence[TaxStep], desk: Desk | None) -> list[TaxRow]:
+    """Per market: coins bought - sold - fees in base, against position and dust of the desk."""
+    held = {p.pair: p.volume for p in desk.positions} if desk else {}
+    dust = dict(desk.dust) if desk else {}
+    rows: list[TaxRow] = []
+    for pair in sorted({s.fill.pair for s in steps} | held.keys() | dust.keys()):
+        mine = [s for s in steps if s.fill.pair == pair]
+        bought, sold = (sum((s.fill.volume for s in mine if s.fill.side is side), ZERO) for side in Side)
+        fees = sum((s.fill.fee_base for s in mine), ZERO)
+        unmatched = sum((s.disposal.unmatched for s in mine if s.disposal), ZERO)
+        has = exact(held.get(pair, 0.0), MONEY_PLACES), exact(dust.get(pair, 0.0), MONEY_PLACES)
+        difference = sum(has) - (bought - sold - fees)
+        words = _difference_words(difference, unmatched) if desk else "no desk is recorded"
+        rows.append({
+            "market": pair, "coin": _assets(pair)[0], "bought": _figure(bought), "sold": _figure(sold),
+            "fees_in_coins": _figure(fees), "should_hold": _figure(bought - sold - fees),
+            "desk_holds": _figure(has[0]), "desk_dust": _figure(has[1]),
+            "difference": _figure(difference if desk else None),
+            "unmatched_volume": _figure(unmatched), "result": words, "note": NOT_ADVICE,
+        })  # fmt: skip
+    return rows
+
+
+def owner_rows(owners: Sequence[tuple[int, Mapping[str, Decimal]]]) -> Iterator[TaxRow]:
+    """What was the owner's when LIVE began, and each change since that was not the bot's doing."""
+    before: Mapping[str, Decimal] = {}
+    for number, (time_ms, now) in enumerate(owners):
+        what = "there before the bot" if number == 0 else "deposit, withdrawal or own order: not the bot's"
+        for asset in sorted(now.keys() | before.keys()):
+            change = now.get(asset, ZERO) - before.get(asset, ZERO)
+            if change:
+                yield {**_when(time_ms), "asset": asset, "change": _figure(change),
+                       "total": _figure(now.get(asset, ZERO)), "what": what, "note": NOT_ADVICE}
+        before = now
+
+
+def tax_tables(source: TaxSource) -> dict[str, list[TaxRow]]:
+    """The tables of TAX_FILES; each row begins with the status, and a table without any has one that says so."""
+    steps = list(tax_steps(tax_fills(source.fills, source.ledger)))
+    tables: dict[str, Iterable[TaxRow]] = dict(zip(TAX_FILES, (
+        map(_tax_fill_row, steps), (_disposal_row(s.disposal) for s in steps if s.disposal),
+        itertools.starmap(_year_row, year_sums(steps).items()), balance_rows(steps, source.desk),
+        owner_rows(source.owners),
+    ), strict=True))  # fmt: skip
+    empty = {"rows": "none", "note": NOT_ADVICE}
+    return {name: [{"status": source.status, **row} for row in rows] or [{"status": source.status, **empty}]
+            for name, rows in tables.items()}
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -13634,14 +14086,13 @@ def read_install(home: Path) -> Install:
 
 # ==============================================================================
 # FILES | recorded candles in, reports and exports out
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER SYSTEM
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER TAX SYSTEM LIVE
 # ==============================================================================
 
 import csv
 import gzip
 from zlib import error as ZlibError
 
-COUNTERS = ("EUR", "GBP", "IDR", "KES", "MYR", "NGN", "UGX", "USD", "USDC", "USDT", "XBT", "ZAR", "ZMW")
 COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 MARKETS_FILE = "markets.json"
 TEXT_LIMIT = 256 * 2**20  # a year of five-minute candles is 8 MB
@@ -13656,11 +14107,10 @@ MARKET_RANGES = types.MappingProxyType({
     "price_scale": (0.0, 12.0), "volume_scale": (0.0, 12.0), "min_volume": (0.0, 1e9), "max_volume": (1e-9, 1e12),
     "min_price": (0.0, 1e12), "max_price": (1e-9, 1e15), "spread": (0.0, 0.1), "min_volume_24h": (0.0, 1e12),
 })  # fmt: skip
+TEST_DATABASE = "test.db"  # the audit of a test exchange
 AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events", "gate_rows", "attempts")
 CELL_LIMIT = 32_000  # a spreadsheet takes 32,767
 PAGE_ROWS = 1000
-TAX_SUMS = ("value", "fee", "proceeds", "fifo_gain", "average_gain")
-TAX_YEAR_MONTH = 3  # South Africa: 1 March to the end of February, at UTC+2
 _CANDLE_NAME = re.compile(r"([A-Z0-9]{5,12})_([0-9]{1,6})\.csv(\.gz)?")
 _NUMBER_CELL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _PLAIN_CELL = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
@@ -13691,14 +14141,6 @@ def _io_words(error: OSError) -> str:
 
 def _moment(time_ms: int, hours: int = 0) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms, hours=hours)
-
-
-def counter_of(pair: str) -> str:
-    """The currency in which a pair is priced, from its name."""
-    fits = [c for c in COUNTERS if pair.endswith(c) and len(pair) - len(c) >= 2]
-    if not fits:
-        raise DataError(f"{pair}: its counter is not known; a pair ends in one of {', '.join(COUNTERS)}")
-    return max(fits, key=len)
 
 
 def _candle_files(folder: Path) -> list[_CandleFile]:
@@ -14008,80 +14450,59 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
             stream.write(canonical(cut) + "\n")
 
 
-class _Holding:
-    """What is held of one market, as lots in order and as one average; exact."""
-
-    def __init__(self) -> None:
-        self.lots: deque[tuple[Decimal, Decimal]] = deque()  # volume and cost
-        self.volume = self.cost = Decimal(0)
-
-    def buy(self, volume: Decimal, cost: Decimal) -> None:
-        """Add a lot."""
-        self.lots.append((volume, cost))
-        self.volume, self.cost = self.volume + volume, self.cost + cost
-
-    def sell(self, volume: Decimal) -> tuple[Decimal, Decimal, Decimal]:
-        """Cost of what is sold, first in first out and on average, and the volume never bought here."""
-        left = matched = min(volume, self.volume)
-        average = self.cost * matched / self.volume if self.volume else Decimal(0)
-        self.volume, self.cost, fifo = self.volume - matched, self.cost - average, Decimal(0)
-        while left > 0 and self.lots:
-            held, cost = self.lots.popleft()
-            part = min(held, left)
-            fifo, left = fifo + cost * part / held, left - part
-            if held > part:
-                self.lots.appendleft((held - part, cost - cost * part / held))
-        return fifo, average, volume - matched
+def _last_desks(snapshots: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    """The newest desk of each mode as it was written."""
+    return {str(row.get("mode")): str(row.get("desk")) for row in snapshots}
 
 
-def _exact_cell(row: Mapping[str, object], key: str) -> Decimal:
-    """A number of the audit, exact."""
-    try:
-        value = Decimal(str(row.get(key) or 0))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite():
-        raise DataError(f"table fills, {ascii(row.get('fill_id'))[:40]}: {key} is no number")
-    return value
+def _owners_coins(metrics: Iterable[Mapping[str, object]]) -> list[tuple[int, Mapping[str, Decimal]]]:
+    """What LIVE took for the owner's, each time it was settled anew; DataError if it cannot be read."""
+    found: list[tuple[int, Mapping[str, Decimal]]] = []
+    for row in metrics:
+        if row.get("name") == BASELINE:
+            try:
+                owner = json.loads(str(row["payload"]))["owner"]
+                found.append((int(str(row["time_ms"])), {str(a): Decimal(str(n)) for a, n in owner.items()}))
+            except (ValueError, TypeError, KeyError, AttributeError, InvalidOperation):
+                raise DataError(f"table metrics, row {row.get('rowid')}: what is the owner's cannot be read") from None
+    return found
 
 
-def tax_lots(fills: Iterable[Mapping[str, object]]) -> Iterator[dict[str, object]]:
-    """One row per fill: its value and fees in the counter, the gain by first in first out and by average."""
-    holdings: dict[tuple[object, object], _Holding] = {}
-    for row in fills:
-        holding = holdings.setdefault((row.get("mode"), row.get("pair")), _Holding())
-        price, volume = _exact_cell(row, "price"), _exact_cell(row, "volume")
-        fee_base, fee = _exact_cell(row, "fee_base"), _exact_cell(row, "fee_counter")
-        value, time_ms = price * volume, int(_exact_cell(row, "time_ms"))
-        fifo = average = unmatched = proceeds = Decimal(0)
-        if str(row.get("side")).lower() == Side.SELL.value:
-            fifo, average, unmatched = holding.sell(volume + fee_base)
-            proceeds = value - fee
-        else:
-            holding.buy(volume - fee_base, value + fee)
-        day = _moment(time_ms, hours=2)  # the tax year has the name of the year in which it ends
-        known = {key: row.get(key) for key in ("mode", "pair", "side", "fill_id", "order_id")}
-        money = {"value": value, "fee": fee + fee_base * price, "proceeds": proceeds, "fifo_cost": fifo,
-                 "fifo_gain": proceeds - fifo, "average_cost": average, "average_gain": proceeds - average}
-        sizes = {"price": price, "volume": volume, "fee_base": fee_base, "fee_counter": fee,
-                 "unmatched_volume": unmatched, "held": holding.volume}
-        gains = {key: round(amount, 8) for key, amount in money.items()}
-        yield {"time_ms": time_ms, "tax_year": day.year + (day.month >= TAX_YEAR_MONTH), **known, **sizes, **gains}
+def tax_sources(store: AuditTables, is_luno: bool = True) -> list[TaxSource]:
+    """What the tax tables need, for each mode that has fills; LIVE first, and PAPER if there are none."""
+    fills: dict[str, list[Mapping[str, object]]] = {}
+    for row in _rows_of(store, "fills"):
+        fills.setdefault(str(row["mode"]), []).append(row)
+    desks = _last_desks(_rows_of(store, "snapshots"))
+    owners = _owners_coins(_rows_of(store, "metrics"))
+    modes = [m for m in (Mode.LIVE, Mode.PAPER, Mode.DEMO, Mode.REPLAY) if m.value in fills] or [Mode.PAPER]
+    return [
+        TaxSource(
+            mode, fills.get(mode.value, []), [r for r in _rows_of(store, "ledger") if r["mode"] == mode.value],
+            desk_from_json(desks[mode.value]) if mode.value in desks else None,
+            owners if mode is Mode.LIVE else (), is_luno,
+        )
+        for mode in modes
+    ]  # fmt: skip
 
 
-def tax_years(lots: Iterable[Mapping[str, object]]) -> tuple[dict[str, object], ...]:
-    """The lots summed by mode, counter and tax year."""
-    sums: dict[tuple[str, str, int], dict[str, Decimal]] = {}
-    for row in lots:
-        key = (str(row["mode"]), counter_of(str(row["pair"])), int(_exact_cell(row, "tax_year")))
-        total = sums.setdefault(key, dict.fromkeys(TAX_SUMS, Decimal(0)))
-        for name in TAX_SUMS:
-            total[name] += _exact_cell(row, name)
-    return tuple({"mode": m, "counter": c, "tax_year": y, **total} for (m, c, y), total in sorted(sums.items()))
+def _write_tax(home: Path, store: AuditTables, is_luno: bool) -> Iterator[str]:
+    """The tax tables of each mode; those of LIVE, or of the only mode, have the plain names."""
+    for number, source in enumerate(tax_sources(store, is_luno)):
+        end = f"_{source.mode.value}_simulated" if number else ""
+        for name, rows in tax_tables(source).items():
+            _write_csv(home / f"{name}{end}.csv", rows)
+            yield f"{name}{end}.csv"
+        text = TAX_NOTES.format(status=source.status)
+        (home / f"tax_notes{end}.txt").write_text(text, encoding="utf-8", newline="\n")
+        yield f"tax_notes{end}.txt"
 
 
-def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ...]:
-    """The audit as CSV and JSON lines in a new folder inside `folder`; the names of the files."""
+def export_audit(store: AuditTables, folder: Path, now_ms: int, is_luno: bool = True) -> tuple[str, ...]:
+    """The audit and its tax tables in a new folder inside `folder`; the names of the files.
+
+    `is_luno` is False for the audit of a test exchange, whose LIVE is not real either.
+    """
     home = folder / f"lunobiz-export-{_moment(now_ms):%Y%m%d-%H%M%S}"
     names = [f"{name}.{kind}" for name in AUDIT_TABLES for kind in ("csv", "jsonl")]
     try:
@@ -14090,13 +14511,12 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ..
         for name in AUDIT_TABLES:
             _write_csv(home / f"{name}.csv", _rows_of(store, name))
             _write_lines(home / f"{name}.jsonl", _rows_of(store, name))
-        _write_csv(home / "tax-lots.csv", tax_lots(_rows_of(store, "fills")))
-        _write_csv(home / "tax-years.csv", tax_years(tax_lots(_rows_of(store, "fills"))))
+        names += _write_tax(home, store, is_luno)
     except FileExistsError:
         raise DataError(f"{home} is there already; nothing was overwritten") from None
     except OSError as error:
         raise DataError(f"the export to {home} failed: {_io_words(error)}") from None
-    return tuple(f"{home.name}/{name}" for name in (*names, "tax-lots.csv", "tax-years.csv"))
+    return tuple(f"{home.name}/{name}" for name in names)
 
 
 # ==============================================================================
@@ -15336,8 +15756,8 @@ def _backtest_child(source: BacktestJob | BacktestRequest, settings: Settings, p
 def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> None:
     """Runs in a process of its own: write the audit of a database to a folder."""
     try:
-        store = Store(Path(database), Redactor())
-        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms))} files to {folder}"))
+        store, is_luno = Store(Path(database), Redactor()), Path(database).name != TEST_DATABASE
+        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms, is_luno))} files to {folder}"))
         store.close()
     except LunobizError as error:
         pipe.send(Note("error", f"Export failed: {error}"))
@@ -18809,7 +19229,7 @@ class Session:
     def database(self) -> Path:
         """PAPER on Luno has the audit that counts; demo, replay and a test exchange have files of their own."""
         names = {Mode.DEMO: "demo.db", Mode.REPLAY: "replay.db"}
-        return self.home / names.get(self.mode, "test.db" if self.settings.is_test_exchange else "lunobiz.db")
+        return self.home / names.get(self.mode, TEST_DATABASE if self.settings.is_test_exchange else "lunobiz.db")
 
     @property
     def kill_folders(self) -> tuple[Path, ...]:
@@ -19271,7 +19691,7 @@ def run_export(session: Session, folder: str) -> int:
     if not session.database.exists():
         raise DataError(f"there is no {session.database.name} in {session.home} yet: start the bot first")
     store = Store(session.database, session.redactor)
-    names = export_audit(store, Path(folder), SystemClock().now_ms())
+    names = export_audit(store, Path(folder), SystemClock().now_ms(), not session.settings.is_test_exchange)
     store.close()
     sys.stdout.write("".join(f"{name}\n" for name in names))
     return EXIT_OK
