@@ -44,6 +44,7 @@ Map:
     KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
+    SUPPORT    what may leave this computer when somebody is to help
     ENGINE     one trading session
     REHEARSAL  the whole way of LIVE on the built-in exchange, with its line going wrong
     JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
@@ -11046,6 +11047,15 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
 
 
+def newest_rows(path: Path, tables: Sequence[str], limit: int) -> tuple[list[str], dict[str, list[Columns]]]:
+    """The statements of the schema, and the newest rows of growing tables, the newest first; only reads."""
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        schema = sorted(str(row[3]) for row in _schema_rows(db) if row[3])
+        found = {t: db.execute(_page_query(t, newest=True), (0, limit)).fetchall() for t in tables}
+    names = {t: ("rowid", "time_ms", *GROWING[t].split()) for t in tables}
+    return schema, {t: [dict(zip(names[t], row[:-1], strict=True)) for row in rows] for t, rows in found.items()}
+
+
 NOT_PROCESSED = ("no_candles", "stale_candles", "no_quote", "stale_quote")  # decided without the candle or a quote
 PAPER_DECIDED = """SELECT pair, timeframe_s, opened_ms / 86400000, COUNT(DISTINCT opened_ms) FROM decisions
 WHERE mode = ? AND code NOT IN (?, ?, ?, ?) GROUP BY 1, 2, 3"""
@@ -14799,6 +14809,255 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 
 # ==============================================================================
+# SUPPORT | what may leave this computer when somebody is to help
+# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE FILES DOCTOR
+# ==============================================================================
+
+import zipfile
+
+LOG_LINES_TOLD = 2000
+ROWS_TOLD = 300
+PREVIEW_LINES = 40
+LOG_KEYS = ("t", "level", "kind", "text", "pair", "market_ms", "cut")  # all others are left out
+HIDDEN_SETTINGS = ("TELEGRAM_CHAT_ID", "EXCHANGE_URL", "EXCHANGE_CA", "HOME")  # whose, and where
+SUPPORT_COLUMNS: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
+    "decisions": ("mode", "pair", "timeframe_s", "action", "strategy", "regime", "code", "why"),
+    "events": ("mode", "kind", "level", "pair", "text"),
+    "sessions": ("kind",),
+})  # fmt: skip
+HIDDEN_NUMBER = "#"
+_AMOUNT = re.compile(r"(?<![\w:.\-])(?<!\d,)[-+\u2212]?R?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w:]|[-.]\d)(?!\s?%)")
+ABOUT_SUPPORT = """LunoBiz {version}, {system}
+Written {time}, mode {mode}, code {code}
+
+In this bundle: the report of --doctor, the settings (of secrets and addresses only whether they are set), the last
+{lines:,} lines of the log, the last decisions and events, sizes and schema of the databases.
+Not in it: keys, tokens, the databases, balances, orders and fills. In texts all numbers of two digits and more are #,
+percentages excepted. Folders of yours are written as ~ and [data folder].
+"""
+
+
+class SupportFile(NamedTuple):
+    """One file of a bundle."""
+
+    name: str
+    text: str
+
+    @property
+    def preview(self) -> str:
+        """Its first lines."""
+        lines = self.text.split("\n")
+        return "\n".join(lines[:PREVIEW_LINES]) + ("\n…" if len(lines) > PREVIEW_LINES else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AskSupport:
+    """Gather a support bundle for a look at it; answered by a SupportDraft."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupportDraft:
+    """What a bundle would hold, clean already."""
+
+    files: tuple[SupportFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSupport:
+    """Write this bundle to a file."""
+
+    path: str
+    draft: SupportDraft
+
+
+@dataclass(frozen=True, slots=True)
+class SupportFacts:
+    """What a bundle is made of; `secrets` are all that were loaded, `code` tells which program ran."""
+
+    home: Path
+    env: Mapping[str, str]
+    secrets: tuple[str, ...]
+    checks: tuple[Check, ...]
+    database: Path
+    mode: str
+    code: str
+    now_ms: int
+
+
+def hide_amounts(text: str) -> str:
+    """The text without amounts: only single digits and percentages stay as they are."""
+    return _AMOUNT.sub(lambda m: m[0] if len(m[0]) == 1 else HIDDEN_NUMBER, text)
+
+
+def is_valid_setting(name: str, value: str) -> bool:
+    """True if the value is one that this setting may have; what is not could be a key in the wrong place."""
+    try:
+        parse_settings({name: value})
+    except SettingsError:
+        return False
+    return True
+
+
+def is_shown(field: Field) -> bool:
+    """True if a helper may see the value of this setting."""
+    return field.name not in HIDDEN_SETTINGS and field.kind != "secret"
+
+
+def settings_text(env: Mapping[str, str]) -> str:
+    """The settings by name; of secrets, and of values that are no settings, only whether they are set."""
+    lines = []
+    for item in FIELDS:
+        name = PREFIX + item.name
+        value = env.get(name, "").strip()
+        told = "not set" if not value else "set"
+        if value and is_shown(item):
+            told = value if is_valid_setting(name, value) else "set, not valid"
+        lines.append(f"{name:<36} {told}")
+    known = {PREFIX + item.name for item in FIELDS}
+    lines += [f"{name:<36} set, but it is no setting" for name in sorted(env.keys() - known)]
+    return "\n".join(lines) + "\n"
+
+
+def private_values(env: Mapping[str, str]) -> Iterator[str]:
+    """All values that a helper may not see: secrets, what has no setting's name, and what is not valid."""
+    shown = {PREFIX + item.name for item in FIELDS if is_shown(item)}
+    for name, value in env.items():
+        if len(value.strip()) >= SHORTEST_SECRET and not (name in shown and is_valid_setting(name, value)):
+            yield value.strip()
+
+
+def _log_row(line: str) -> str:
+    """A line of the log with nothing but known keys, amounts hidden; "" if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(row, dict):
+        return ""
+    kept = {key: row[key] for key in LOG_KEYS if isinstance(row.get(key), (str, int))}
+    return canonical({k: hide_amounts(v) if isinstance(v, str) else v for k, v in kept.items()})
+
+
+def _log_text(folder: Path) -> str:
+    """The newest lines of the log, the oldest first."""
+    found: deque[str] = deque(maxlen=LOG_LINES_TOLD)
+    try:
+        paths = sorted((p for p in folder.glob("*.jsonl")), key=lambda p: p.stat().st_mtime)
+        for path in paths[-3:]:
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                found.extend(stream)
+    except OSError as error:
+        return f"the log cannot be read: {type(error).__name__}\n"
+    rows = [row for row in map(_log_row, found) if row]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _told_row(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    """Some columns of a row as a JSON line, amounts in its texts hidden."""
+    told = {name: hide_amounts(v) if isinstance(v := row.get(name), str) else v for name in columns}
+    return canonical({"time": utc_text(row.get("time_ms")), **told})
+
+
+def _audit_files(database: Path) -> Iterator[SupportFile]:
+    """The newest rows of some tables, and the schema."""
+    try:
+        schema, rows = newest_rows(database, tuple(SUPPORT_COLUMNS), ROWS_TOLD)
+    except AuditBroken as error:
+        yield SupportFile("database-trouble.txt", f"{error}\n")
+        return
+    for table, columns in SUPPORT_COLUMNS.items():
+        lines = [_told_row(row, columns) for row in reversed(rows[table])]
+        yield SupportFile(f"{table}.jsonl", "".join(f"{line}\n" for line in lines))
+    yield SupportFile("schema.sql", "".join(f"{statement};\n" for statement in schema))
+
+
+def _folder_text(home: Path) -> str:
+    """Names and sizes of the files in the data folder; databases and what belongs to them are among these."""
+    lines = []
+    try:
+        for path in sorted(home.iterdir()):
+            size = f"{path.stat().st_size:>14,} bytes" if path.is_file() else f"{'folder':>20}"
+            lines.append(f"{size}  {path.name}\n")
+    except OSError as error:
+        lines.append(f"the folder cannot be read: {type(error).__name__}\n")
+    return "".join(lines)
+
+
+def draft_support(facts: SupportFacts) -> SupportDraft:
+    """The files of a bundle; secrets, folders of the owner and amounts are out of them."""
+    redactor = Redactor(facts.secrets)
+    about = ABOUT_SUPPORT.format(
+        version=__version__, system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        time=utc_text(facts.now_ms), mode=facts.mode, code=facts.code, lines=LOG_LINES_TOLD,
+    )  # fmt: skip
+    files = [
+        SupportFile("about.txt", about), SupportFile("doctor.txt", format_checks(facts.checks) + "\n"),
+        SupportFile("settings.txt", settings_text(facts.env)), SupportFile("log.jsonl", _log_text(facts.home / "logs")),
+        SupportFile("folder.txt", _folder_text(facts.home)),
+        *(_audit_files(facts.database) if facts.database.exists() else ()),
+    ]  # fmt: skip
+    return SupportDraft(tuple(SupportFile(name, _without_folders(redactor.clean(text), facts.home))
+                              for name, text in files))
+
+
+def _without_folders(text: str, home: Path) -> str:
+    """The text without the owner's folders, whose names may be his."""
+    own = str(Path.home())
+    for folder, word in ((str(home), "[data folder]"), (own, "~")):
+        if len(folder) > 3:  # "/" and "C:\\" name nobody
+            for form in {folder, json.dumps(folder)[1:-1]}:
+                text = text.replace(form, word)
+    return text
+
+
+def _given_away(secrets: Iterable[str]) -> Iterator[bytes]:
+    """Every form in which a secret might stand somewhere, in small letters; found without the redactor's help."""
+    for secret in secrets:
+        halves = [half for half in (secret[: len(secret) // 2], secret[len(secret) // 2 :]) if len(half) >= 8]
+        for raw in (secret, *halves) if len(secret) >= SHORTEST_SECRET else ():
+            data = raw.encode("utf-8", "surrogatepass")
+            for form in (raw, json.dumps(raw)[1:-1], quote(data, safe=""), quote_plus(data), data.hex()):
+                yield form.casefold().encode("utf-8", "surrogatepass")
+            yield from (raw.casefold().encode(code, "surrogatepass") for code in ("utf-16-le", "utf-16-be"))
+            for shift in range(3) if len(data) >= 8 else ():  # where it stands in a longer text decides how it looks
+                inner = base64.b64encode(b"\0" * shift + data)[(0, 2, 3)[shift]:]
+                cut = inner.rstrip(b"=")[: -1 if (shift + len(data)) % 3 else None]
+                yield from (cut.lower(), cut.lower().replace(b"+", b"-").replace(b"/", b"_"))
+
+
+def has_secret(path: Path, secrets: Iterable[str]) -> bool:
+    """True if a zip file, or any file in it, holds a secret in any encoding, or if that cannot be told."""
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]
+            contents += [name.encode() for name in bundle.namelist()]
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, ZlibError):
+        return True
+    small = [content.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
+             for content in contents]
+    return any(form in content for form in _given_away(secrets) for content in small)
+
+
+def write_support(path: Path, draft: SupportDraft, secrets: Sequence[str]) -> None:
+    """Write a bundle; it gets its name only after it was read back and no secret was found. DataError otherwise."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        memory = io.BytesIO()
+        with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, text in draft.files:
+                bundle.writestr(name, text.encode("utf-8", "replace"))
+        write_safely(fresh, memory.getvalue())
+        if has_secret(fresh, secrets):
+            raise DataError("the support bundle was deleted: a secret was found in it; please report this")
+        replace_file(fresh, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({type(error).__name__}); choose another place") from None
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+
+
+# ==============================================================================
 # ENGINE | one trading session
 # shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE METRICS BACKTEST WALK LEDGER REPLAY ROWS ACCOUNT SYSTEM STORE LUNO FEED LIVE NOTIFY KEYS
 # ==============================================================================
@@ -16213,7 +16472,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT SYSTEM STORE PARITY FEED NOTIFY SUPPORT ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -16244,6 +16503,7 @@ class WorkerOptions:
     starts_running: bool
     offer_live: Callable[[Engine], LiveOffer] | None = None  # asks the exchange
     open_live: Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]] | None = None
+    support: Callable[..., None] | None = None  # answers AskSupport and SaveSupport in a process of its own
 
 
 class DayCheck:
@@ -16746,6 +17006,8 @@ class Worker:
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
+        elif isinstance(command, (AskSupport, SaveSupport)) and self._options.support and self._export is None:
+            self._export = Child(self._options.support, command)
 
     def _tell(self, engine: Engine, message: object) -> None:
         """Pass on what an errand says; an evaluation with what now locks LIVE, a finished run with the list of all."""
@@ -18200,7 +18462,7 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses ERRORS SETTINGS LEDGER ROWS ACCOUNT SUPPORT JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEY_HELP = (
@@ -18213,7 +18475,7 @@ KEY_HELP = (
 KEYS_HELP = (
     ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
     ("Ctrl+1, 2, 3, 4", "Dashboard, Backtest & gates, Log, Account"), ("Ctrl+B", "backtest and gates"),
-    ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
+    ("Ctrl+E", "export, or a support bundle"), ("Ctrl+F", "find in the log"),
     ("Ctrl+C", "copy the selected rows, ready for a sheet"),
     ("Enter, double click", "show a row in full"), ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
     ("F1", "this list"),
@@ -18423,6 +18685,53 @@ class LiveDialog:
         return RequestLive(LIVE_WORD, self.offer.promises) if is_go else None
 
 
+def ask_export(look: Look) -> str:
+    """What to write: "audit", "support" or nothing."""
+    answers = ("Audit and tax tables…", "Support bundle…", "Cancel")
+    lines = ("Audit and tax tables: everything as CSV and JSON lines, into a folder. Keep it to yourself.",
+             "Support bundle: what somebody needs to help you, without keys and amounts. You see it first.")
+    chosen = ask_question(look, Question("Export", "What do you want to export?", lines, answers))
+    return {answers[0]: "audit", answers[1]: "support"}.get(chosen, "")
+
+
+class SupportDialog:
+    """What a support bundle would hold, file by file, before it is written."""
+
+    def __init__(self, look: Look, draft: SupportDraft) -> None:
+        import ttkbootstrap as ttk
+        self.draft, px = draft, look.px
+        self.dialog = dialog = Dialog(look, "Support bundle")
+        dialog.say("This would be in the bundle.", is_head=True)
+        dialog.say("Nothing has been written or sent yet. Look at each file; you send the bundle yourself.")
+        frame = packed(ttk.Frame(dialog.body), fill="both", expand=True, pady=(0, px(8)))
+        self.names = ttk.Treeview(frame, columns=("size",), height=12, selectmode="browse")
+        for column, heading, width in (("#0", "File", 150), ("size", "Size", 90)):
+            self.names.heading(column, text=heading, anchor="w")
+            self.names.column(column, width=px(width), anchor="w")
+        self.names.pack(side="left", fill="y")
+        self.text = ttk.Text(frame, width=72, height=18, wrap="none", font=look.small, state="disabled")
+        self.text.pack(side="left", fill="both", expand=True, padx=(px(8), 0))
+        for number, file in enumerate(draft.files):
+            size = f"{len(file.text.encode('utf-8', 'replace')):,} bytes"
+            self.names.insert("", "end", iid=str(number), text=file.name, values=(size,))
+        self.names.bind("<<TreeviewSelect>>", lambda event: self._show())
+        self.close = dialog.button("Cancel", dialog.close, "primary")
+        self.save = dialog.button("Save bundle…", partial(dialog.finish, "save"))
+        self.names.selection_set("0")
+
+    def _show(self) -> None:
+        """The first lines of the chosen file."""
+        chosen = self.names.selection()
+        self.text.configure(state="normal")
+        self.text.delete("1.0", "end")
+        self.text.insert("1.0", self.draft.files[int(chosen[0])].preview if chosen else "")
+        self.text.configure(state="disabled")
+
+    def ask(self) -> bool:
+        """True if the bundle may be written."""
+        return self.dialog.show(self.close) == "save"
+
+
 class FirstRun:
     """The choice of a start without a key: the demo, or a read-only key."""
 
@@ -18479,7 +18788,7 @@ class FirstRun:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -18939,11 +19248,25 @@ class Dashboard:
         self.screen.tabs.select(1)
 
     def export(self) -> None:
-        """Ctrl+E: everything as files, into a folder of the owner's choice."""
+        """Ctrl+E: everything as files into a folder of the owner's choice, or a bundle for who is to help."""
         from tkinter import filedialog
+        what = ask_export(self.look)
+        if what == "support":
+            self._worker.send(AskSupport())
+        if what != "audit":
+            return
         chosen = filedialog.askdirectory(parent=self.root, title="Export to folder", mustexist=True)
         if chosen:
             self._worker.send(Export(str(chosen)))
+
+    def _show_support(self, draft: SupportDraft) -> None:
+        """Show a bundle, and have it written if that is wished."""
+        from tkinter import filedialog
+        if SupportDialog(self.look, draft).ask():
+            chosen = filedialog.asksaveasfilename(
+                parent=self.root, title="Save support bundle", initialfile="support.zip", defaultextension=".zip")
+            if chosen:
+                self._worker.send(SaveSupport(str(chosen), draft))
 
     def _open_folder(self) -> None:
         try:
@@ -18994,6 +19317,8 @@ class Dashboard:
                 newest = event
             elif isinstance(event, (LiveOffer, ClosingOffer)):
                 self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
+            elif isinstance(event, SupportDraft):
+                self.root.after_idle(partial(self._show_support, event))
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
@@ -19145,6 +19470,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--rehearse-live", action="store_true", help=words)
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
     what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
     what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
     source = p.add_mutually_exclusive_group()
@@ -19199,7 +19525,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS
 # ==============================================================================
 
 import traceback
@@ -19399,6 +19725,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
         session.speed, session.mode is not Mode.PAPER,
+        support=partial(support_child, session.home, session.database.name, session.mode),
     )
     if session.mode is Mode.PAPER:
         live = replace(session, mode=Mode.LIVE)
@@ -19666,8 +19993,8 @@ def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     return locks
 
 
-def run_doctor(home: Path, env: Mapping[str, str]) -> int:
-    """The self-check, a row per check; 1 if any failed."""
+def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
+    """The self-check; asks the exchange."""
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
         home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
@@ -19681,9 +20008,68 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
             facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
             read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
         )
-    checks = run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+
+
+def run_doctor(home: Path, env: Mapping[str, str]) -> int:
+    """The self-check, a row per check; 1 if any failed."""
+    checks = doctor_checks(home, env)
     sys.stdout.write(format_checks(checks) + "\n")
     return EXIT_NO if has_failed(checks) else EXIT_OK
+
+
+class Pipe(Protocol):
+    """The way back from a process."""
+
+    def send(self, obj: object) -> None:
+        """Tell the parent something."""
+
+    def close(self) -> None:
+        """There is nothing more to tell."""
+
+
+def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """All that may be in no bundle: private values of the settings, and the signing key."""
+    found = list(private_values(env))
+    with contextlib.suppress(OSError):
+        found.append((home / KEY_FILE).read_bytes().hex())
+    return tuple(found)
+
+
+def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
+    """A bundle of this installation and the secrets that must not be in it."""
+    env = read_env((home, program_folder()), os.environ)
+    secrets = _loaded_secrets(home, env)
+    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
+                         code_hash(program_source())[:12], SystemClock().now_ms())
+    return draft_support(facts), secrets
+
+
+def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
+    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
+    try:
+        if isinstance(command, SaveSupport):
+            secrets = _loaded_secrets(home, read_env((home, program_folder()), os.environ))
+            write_support(Path(command.path), command.draft, secrets)
+            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+        else:
+            pipe.send(support_draft(home, database, mode)[0])
+    except LunobizError as error:
+        pipe.send(Note("error", f"No support bundle: {error}"))
+    finally:
+        pipe.close()
+
+
+def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """Write a support bundle, wrong settings or not, and list what is in it."""
+    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
+    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
+    real = TEST_DATABASE if is_test else "lunobiz.db"
+    database = real if mode is Mode.PAPER else f"{mode.value}.db"
+    draft, secrets = support_draft(home, database, mode)
+    write_support(Path(a.support), draft, secrets)
+    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    return EXIT_OK
 
 
 def run_export(session: Session, folder: str) -> int:
@@ -19813,6 +20199,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor:
         return run_doctor(home, env)
+    if a.support:
+        return run_support(home, env, a)
     session = _session(a, home, env)
     if a.rehearse_live:
         return run_rehearsal(session)
