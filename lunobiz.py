@@ -31,6 +31,7 @@ Map:
     ROWS       what the window and the messages say
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     WHY        what kept a market from trading
+    TAX        what each disposal gained, by two methods, per tax year
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -44,6 +45,7 @@ Map:
     KEYS       what only this installation knows
     FILES      recorded candles in, reports and exports out
     DOCTOR     is everything in place, and what would mend it
+    SUPPORT    what may leave this computer when somebody is to help
     ENGINE     one trading session
     REHEARSAL  the whole way of LIVE on the built-in exchange, with its line going wrong
     JOBS       the processes that backtest, export and evaluate, and what the window says to the worker
@@ -9500,6 +9502,457 @@ def why_told(pair: str, name: str, reasons: Sequence[ReasonRow], now_ms: int, zo
 
 
 # ==============================================================================
+# TAX | what each disposal gained, by two methods, per tax year
+# pure | uses ERRORS TYPES PORTFOLIO ORDERS ROWS
+# ==============================================================================
+
+# Coins in and money out make a lot; coins out and money in are a disposal. The fee of a buy is part of its cost and
+# the fee of a sale lessens its proceeds: a broker's remuneration is an incidental cost of acquisition or disposal
+# (SARS, "Base cost", paragraph 20 of the Eighth Schedule to the Income Tax Act). A fee in base is coins that were paid
+# for and never held, or that left with those sold. Lots are kept per market, since a counter is a currency.
+SAST_S = 7200  # UTC+2 all year
+TAX_YEAR_MONTH = 3  # South Africa: 1 March to the end of February
+MONEY_PLACES = 12  # sums of such amounts are exact
+SAME_COINS = Decimal("0.000000005")  # half of the smallest unit: a desk counts in floats
+LOTS_TOLD = 20
+COUNTERS = ("EUR", "GBP", "IDR", "KES", "MYR", "NGN", "UGX", "USD", "USDC", "USDT", "XBT", "ZAR", "ZMW")
+TAX_FILES = ("tax_fills", "tax_disposals", "tax_years", "tax_balance", "tax_owner")
+NOT_ADVICE = "Not tax advice"
+TAX_NOTES = """LunoBiz: tax tables. Not tax advice: have them looked at by somebody who knows your affairs.
+
+{status}
+
+tax_fills.csv      every fill; beside it the lots that were then left and their average cost
+tax_disposals.csv  every sale: what it brought, what its coins had cost by two methods, the gain
+tax_years.csv      the same per South African tax year, 1 March to the end of February, by the clock of SAST
+tax_balance.csv    coins bought - sold - fees in coins, against what the desk holds; a difference is named
+tax_owner.csv      LIVE only: coins and money that came or went and were not the bot's doing. These are your deposits,
+                   withdrawals and own orders; they are in none of the sums. The bot itself never deposits or withdraws.
+
+How it is counted
+- The fee of a buy is part of the cost, the fee of a sale lessens the proceeds. A fee in coins is worth its volume at
+  the price of the fill; its coins count as gone, so it is not taken off a second time.
+- First in, first out: the oldest coins are sold first. Average: all coins of the market cost the same.
+- Paragraph 32(3) of the Eighth Schedule to the Income Tax Act 58 of 1962 names specific identification and first in,
+  first out for identical assets; 32(3A) lets certain classes of assets use the weighted average. Whether coins are
+  among them, ask. The average is here for comparison. Whichever method you use, stay with it.
+- Whether gains are capital or income is not decided here: coins that are trading stock have no base cost of their own.
+
+What these tables do not know
+- Only what the bot bought and sold is here. If you hold the same coin elsewhere, or beside the bot, first in, first
+  out runs over all of it, and the gains are others.
+- Lots are kept per market. A market whose counter is not ZAR is counted in its counter: no ZAR value is known, its
+  ZAR cells are empty, and paying with the counter may itself be a disposal that is not here.
+- Coins sold that were never bought here have no known cost; "unmatched_volume" tells how many, and they count as 0.
+- A real fill has the time at which the bot learnt of it, seconds to minutes late, or later after a break.
+"""
+TaxRow = dict[str, object]
+
+
+def counter_of(pair: str) -> str:
+    """The currency in which a pair is priced, from its name; DataError if it is not known."""
+    fits = [c for c in COUNTERS if pair.endswith(c) and len(pair) - len(c) >= 2]
+    if not fits:
+        raise DataError(f"{pair}: its counter is not known; a pair ends in one of {', '.join(COUNTERS)}")
+    return max(fits, key=len)
+
+
+def sast_of(time_ms: int) -> datetime:
+    """The wall time of a moment in South Africa; it carries UTC but means local time."""
+    return moment_of(time_ms, Zone(SAST_S, "SAST"))
+
+
+def tax_year_of(time_ms: int) -> int:
+    """The South African tax year of a moment; it has the name of the calendar year in which it ends."""
+    day = sast_of(time_ms)
+    return day.year + (day.month >= TAX_YEAR_MONTH)
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """An amount to MONEY_PLACES; one too large for that stays as it is."""
+    return round(amount, MONEY_PLACES) if abs(amount) < 10**15 else amount
+
+
+@dataclass(frozen=True, slots=True)
+class TaxFill:
+    """One execution, exact: fee_base in base, value and fee_counter in counter; `is_exact` if the journal has it so."""
+
+    time_ms: int
+    fill_id: str
+    order_id: str
+    pair: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+    value: Decimal
+    fee_base: Decimal
+    fee_counter: Decimal
+    is_exact: bool = False
+
+    @property
+    def fee(self) -> Decimal:
+        """All fees in counter; those in base at the price of the fill."""
+        return self.fee_counter + _rounded(self.fee_base * self.price)
+
+    @property
+    def coins(self) -> Decimal:
+        """By how much the fill changed the coins."""
+        return (self.volume if self.side is Side.BUY else -self.volume) - self.fee_base
+
+    @property
+    def money(self) -> Decimal:
+        """By how much the fill changed the counter."""
+        return (-self.value if self.side is Side.BUY else self.value) - self.fee_counter
+
+
+class Lot(NamedTuple):
+    """Coins of one buy that are still there, or were sold: when bought, how many, their cost with fees."""
+
+    time_ms: int
+    volume: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Coins:
+    """What is held of one market: as lots, the oldest first, and as one volume at one cost."""
+
+    lots: tuple[Lot, ...] = ()
+    volume: Decimal = ZERO
+    cost: Decimal = ZERO
+
+    @property
+    def fifo_cost(self) -> Decimal:
+        """What the lots have cost."""
+        return sum((lot.cost for lot in self.lots), ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class Disposal:
+    """Coins that went: what they brought after fees, what they had cost, and how many were never bought here."""
+
+    fill: TaxFill
+    gone: Decimal
+    proceeds: Decimal
+    used: tuple[Lot, ...]
+    average_cost: Decimal
+    unmatched: Decimal
+
+    @property
+    def fifo_cost(self) -> Decimal:
+        """What the oldest coins had cost."""
+        return sum((lot.cost for lot in self.used), ZERO)
+
+
+class TaxStep(NamedTuple):
+    """A fill, what is held after it, and the disposal if it was one."""
+
+    fill: TaxFill
+    pool: Coins
+    disposal: Disposal | None
+
+
+def _cost_share(cost: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """The cost of a part; the last part takes what is left, so that nothing is lost by rounding."""
+    return cost if part == whole else _rounded(cost * part / whole)
+
+
+def _taken(lots: tuple[Lot, ...], volume: Decimal) -> tuple[tuple[Lot, ...], tuple[Lot, ...]]:
+    """The oldest coins, and the lots that are left."""
+    used: list[Lot] = []
+    for number, lot in enumerate(lots):
+        if volume <= 0:
+            return tuple(used), lots[number:]
+        part = min(lot.volume, volume)
+        share = _cost_share(lot.cost, part, lot.volume)
+        used.append(Lot(lot.time_ms, part, share))
+        volume -= part
+        if part < lot.volume:
+            return tuple(used), (Lot(lot.time_ms, lot.volume - part, lot.cost - share), *lots[number + 1 :])
+    return tuple(used), ()
+
+
+def _disposed(pool: Coins, fill: TaxFill) -> tuple[Coins, Disposal]:
+    gone = -fill.coins
+    matched = min(gone, pool.volume)
+    used, left = _taken(pool.lots, matched)
+    average = _cost_share(pool.cost, matched, pool.volume) if pool.volume else ZERO
+    after = Coins(left, pool.volume - matched, pool.cost - average)
+    return after, Disposal(fill, gone, fill.money, used, average, gone - matched)
+
+
+def after_fill(pool: Coins, fill: TaxFill) -> tuple[Coins, Disposal | None]:
+    """What is held after a fill; a fee of a buy that came late still goes onto the newest coins, if they are there."""
+    if fill.coins > 0:
+        lot = Lot(fill.time_ms, fill.coins, -fill.money)
+        return Coins((*pool.lots, lot), pool.volume + lot.volume, pool.cost + lot.cost), None
+    if fill.side is Side.BUY and pool.lots and pool.lots[-1].volume > -fill.coins:
+        *others, newest = pool.lots
+        dearer = Lot(newest.time_ms, newest.volume + fill.coins, newest.cost - fill.money)
+        return Coins((*others, dearer), pool.volume + fill.coins, pool.cost - fill.money), None
+    return _disposed(pool, fill)
+
+
+def tax_steps(fills: Iterable[TaxFill]) -> Iterator[TaxStep]:
+    """All fills of one mode by time, those of one moment in the order of the audit."""
+    pools: dict[str, Coins] = {}
+    for fill in sorted(fills, key=lambda f: f.time_ms):
+        pool, disposal = after_fill(pools.get(fill.pair, Coins()), fill)
+        pools[fill.pair] = pool
+        yield TaxStep(fill, pool, disposal)
+
+
+def _exact_cell(row: Mapping[str, object], key: str) -> Decimal:
+    """A number of the audit, exact; DataError if it is none."""
+    text = str(row.get(key) or 0)
+    if not re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?", text, re.ASCII):
+        raise DataError(f"table fills, {ascii(row.get('fill_id'))[:40]}: {key} is no number")
+    return Decimal(text)
+
+
+def _journal_steps(ledger: Iterable[Mapping[str, object]]) -> dict[str, list[tuple[Decimal, ...]]]:
+    """What each order traded from row to row of the journal: base, counter and both fees."""
+    steps: dict[str, list[tuple[Decimal, ...]]] = {}
+    before: dict[str, tuple[Decimal, ...]] = {}
+    for row in ledger:
+        order_id = str(row["order_id"])
+        now = tuple(_exact_cell(row, key) for key in ("base", "counter", "fee_base", "fee_counter"))
+        was = before.get(order_id, (ZERO,) * 4)
+        steps.setdefault(order_id, []).append(tuple(a - b for a, b in zip(now, was, strict=True)))
+        before[order_id] = now
+    return steps
+
+
+def _told_fill(row: Mapping[str, object]) -> TaxFill:
+    """A fill as its own row tells it."""
+    price, volume, fee_base, fee = (_exact_cell(row, k) for k in ("price", "volume", "fee_base", "fee_counter"))
+    return TaxFill(
+        int(_exact_cell(row, "time_ms")), str(row.get("fill_id")), str(row.get("order_id")), str(row.get("pair")),
+        Side(str(row.get("side")).lower()), price, volume, _rounded(price * volume), fee_base, fee,
+    )  # fmt: skip
+
+
+def tax_fills(rows: Iterable[Mapping[str, object]], ledger: Iterable[Mapping[str, object]] = ()) -> list[TaxFill]:
+    """The fills of one mode; where the journal of real orders has the exact amounts, these."""
+    steps, fills = _journal_steps(ledger), []
+    for row in rows:
+        fill = _told_fill(row)
+        left = steps.get(fill.order_id)
+        if left:  # a fill and its row in the journal are written together, so they come in the same order
+            volume, value, fee_base, fee = left.pop(0)
+            fill = replace(fill, volume=volume, value=value, fee_base=fee_base, fee_counter=fee, is_exact=True)
+        fills.append(fill)
+    return fills
+
+
+class TaxSource(NamedTuple):
+    """What the tables are made of: rows of the audit of one mode, its last desk, and what was the owner's and when."""
+
+    mode: Mode
+    fills: Sequence[Mapping[str, object]]
+    ledger: Sequence[Mapping[str, object]] = ()
+    desk: Desk | None = None
+    owners: Sequence[tuple[int, Mapping[str, Decimal]]] = ()
+    is_luno: bool = True
+
+    @property
+    def status(self) -> str:
+        """Whether this happened, in words that stand in every row and file."""
+        if self.mode is Mode.LIVE and self.is_luno:
+            return "REAL (LIVE)"
+        return f"SIMULATED ({self.mode.value.upper()}): this never happened, do not file it"
+
+
+def _figure(value: Decimal | None) -> str:
+    """A number in full, without an exponent; empty if it is not known."""
+    if value is None:
+        return ""
+    text = format(value, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("", "-0") else text
+
+
+def _assets(pair: str) -> tuple[str, str]:
+    """Base and counter; a counter that is not known has three letters."""
+    counter = next((c for c in sorted(COUNTERS, key=len, reverse=True) if pair.endswith(c)), pair[-3:])
+    return pair.removesuffix(counter), counter
+
+
+def _in_zar(pair: str, amount: Decimal) -> str:
+    return _figure(amount) if _assets(pair)[1] == "ZAR" else ""
+
+
+def _when(time_ms: int) -> TaxRow:
+    """A moment in UTC, in South African time, and its tax year."""
+    utc, local = moment_of(time_ms, Zone()), sast_of(time_ms)
+    return {
+        "time_utc": utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z",
+        "time_sast": local.replace(tzinfo=None).isoformat(timespec="milliseconds") + "+02:00",
+        "tax_year": tax_year_of(time_ms),
+    }
+
+
+def _lots_text(lots: Sequence[Lot]) -> str:
+    """Lots as volume, day in South Africa and cost, the oldest first."""
+    told = [f"{_figure(lot.volume)} of {sast_of(lot.time_ms):%Y-%m-%d} for {_figure(lot.cost)}"
+            for lot in lots[:LOTS_TOLD]]
+    more = [f"and {len(lots) - LOTS_TOLD} more"] if len(lots) > LOTS_TOLD else []
+    return "; ".join((*told, *more))
+
+
+def _note(pair: str, unmatched: Decimal = ZERO) -> str:
+    """What to know of a row, and always that it is no advice."""
+    base, counter = _assets(pair)
+    notes = [] if counter == "ZAR" else [f"counted in {counter}: no ZAR value is known"]
+    if unmatched > 0:
+        notes.append(f"{_figure(unmatched)} {base} never bought by the bot: their cost is not known and counts as 0")
+    return "; ".join((*notes, NOT_ADVICE))
+
+
+def _tax_fill_row(step: TaxStep) -> TaxRow:
+    fill, pool = step.fill, step.pool
+    unmatched = step.disposal.unmatched if step.disposal else ZERO
+    average = _rounded(pool.cost / pool.volume) if pool.volume else None
+    return {
+        **_when(fill.time_ms), "market": fill.pair, "side": fill.side.value, "volume": _figure(fill.volume),
+        "price": _figure(fill.price), "counter": _assets(fill.pair)[1], "value": _figure(fill.value),
+        "value_zar": _in_zar(fill.pair, fill.value), "fee_base": _figure(fill.fee_base),
+        "fee_counter": _figure(fill.fee_counter), "fee_value": _figure(fill.fee),
+        "fee_zar": _in_zar(fill.pair, fill.fee), "held_volume": _figure(pool.volume),
+        "fifo_lots": _lots_text(pool.lots), "fifo_cost_held": _figure(pool.fifo_cost),
+        "average_cost_held": _figure(pool.cost), "average_cost_per_coin": _figure(average),
+        "amounts": "exact, from the journal" if fill.is_exact else "as filled", "fill_id": fill.fill_id,
+        "order_id": fill.order_id, "note": _note(fill.pair, unmatched),
+    }  # fmt: skip
+
+
+def _disposal_row(disposal: Disposal) -> TaxRow:
+    fill, pair = disposal.fill, disposal.fill.pair
+    fifo, average = disposal.proceeds - disposal.fifo_cost, disposal.proceeds - disposal.average_cost
+    return {
+        **_when(fill.time_ms), "market": pair, "coins_gone": _figure(disposal.gone), "price": _figure(fill.price),
+        "counter": _assets(pair)[1], "value": _figure(fill.value if fill.side is Side.SELL else ZERO),
+        "fee_value": _figure(fill.fee), "proceeds": _figure(disposal.proceeds),
+        "fifo_cost": _figure(disposal.fifo_cost), "fifo_gain": _figure(fifo), "fifo_gain_zar": _in_zar(pair, fifo),
+        "average_cost": _figure(disposal.average_cost), "average_gain": _figure(average),
+        "average_gain_zar": _in_zar(pair, average), "fifo_lots_sold": _lots_text(disposal.used),
+        "unmatched_volume": _figure(disposal.unmatched), "fill_id": fill.fill_id, "order_id": fill.order_id,
+        "note": _note(pair, disposal.unmatched),
+    }  # fmt: skip
+
+
+class YearSum(NamedTuple):
+    """What one market, or all of one counter, came to in a tax year; in counter but for the count and coins."""
+
+    disposals: int = 0
+    proceeds: Decimal = ZERO
+    fifo_cost: Decimal = ZERO
+    average_cost: Decimal = ZERO
+    fees: Decimal = ZERO
+    unmatched: Decimal = ZERO
+
+    def plus(self, step: TaxStep) -> YearSum:
+        """The sum with one fill more."""
+        fees, sold = self.fees + step.fill.fee, step.disposal
+        if sold is None:
+            return self._replace(fees=fees)
+        return YearSum(
+            self.disposals + 1, self.proceeds + sold.proceeds, self.fifo_cost + sold.fifo_cost,
+            self.average_cost + sold.average_cost, fees, self.unmatched + sold.unmatched,
+        )  # fmt: skip
+
+
+ALL_MARKETS = "~ all"  # stands after every market
+
+
+def year_sums(steps: Iterable[TaxStep]) -> dict[tuple[int, str, str], YearSum]:
+    """Sums by tax year, counter and market, and by year and counter alone under ALL_MARKETS."""
+    sums: dict[tuple[int, str, str], YearSum] = {}
+    for step in steps:
+        year, counter = tax_year_of(step.fill.time_ms), _assets(step.fill.pair)[1]
+        for market in (step.fill.pair, ALL_MARKETS):
+            sums[year, counter, market] = sums.get((year, counter, market), YearSum()).plus(step)
+    return dict(sorted(sums.items()))
+
+
+def _year_row(key: tuple[int, str, str], total: YearSum) -> TaxRow:
+    year, counter, market = key
+    is_all = market == ALL_MARKETS
+    last = datetime(year, TAX_YEAR_MONTH, 1, tzinfo=UTC) - timedelta(days=1)
+    fifo, average = total.proceeds - total.fifo_cost, total.proceeds - total.average_cost
+    is_zar = counter == "ZAR"
+    return {
+        "tax_year": year, "from_sast": f"{year - 1}-03-01", "to_sast": f"{last:%Y-%m-%d}", "counter": counter,
+        "market": f"all in {counter}" if is_all else market, "disposals": total.disposals,
+        "proceeds": _figure(total.proceeds), "fifo_cost": _figure(total.fifo_cost), "fifo_gain": _figure(fifo),
+        "fifo_gain_zar": _figure(fifo) if is_zar else "", "average_cost": _figure(total.average_cost),
+        "average_gain": _figure(average), "average_gain_zar": _figure(average) if is_zar else "",
+        "fees_of_all_fills": _figure(total.fees),
+        "unmatched_volume": "" if is_all else _figure(total.unmatched),
+        "note": _note(counter if is_all else market, ZERO if is_all else total.unmatched),
+    }  # fmt: skip
+
+
+def _difference_words(difference: Decimal, unmatched: Decimal) -> str:
+    """What a difference between the desk and the fills is."""
+    if abs(difference) <= SAME_COINS:
+        return "agrees"
+    if unmatched > 0 and abs(difference - unmatched) <= SAME_COINS:
+        return "sold, or taken as a fee, from coins that the bot never bought"
+    more = "more" if difference > 0 else "less"
+    return f"NOT EXPLAINED: the desk holds {more} than its fills leave; have the audit checked (--replay-check)"
+
+
+def balance_rows(steps: Sequence[TaxStep], desk: Desk | None) -> list[TaxRow]:
+    """Per market: coins bought - sold - fees in base, against position and dust of the desk."""
+    held = {p.pair: p.volume for p in desk.positions} if desk else {}
+    dust = dict(desk.dust) if desk else {}
+    rows: list[TaxRow] = []
+    for pair in sorted({s.fill.pair for s in steps} | held.keys() | dust.keys()):
+        mine = [s for s in steps if s.fill.pair == pair]
+        bought, sold = (sum((s.fill.volume for s in mine if s.fill.side is side), ZERO) for side in Side)
+        fees = sum((s.fill.fee_base for s in mine), ZERO)
+        unmatched = sum((s.disposal.unmatched for s in mine if s.disposal), ZERO)
+        has = exact(held.get(pair, 0.0), MONEY_PLACES), exact(dust.get(pair, 0.0), MONEY_PLACES)
+        difference = sum(has) - (bought - sold - fees)
+        words = _difference_words(difference, unmatched) if desk else "no desk is recorded"
+        rows.append({
+            "market": pair, "coin": _assets(pair)[0], "bought": _figure(bought), "sold": _figure(sold),
+            "fees_in_coins": _figure(fees), "should_hold": _figure(bought - sold - fees),
+            "desk_holds": _figure(has[0]), "desk_dust": _figure(has[1]),
+            "difference": _figure(difference if desk else None),
+            "unmatched_volume": _figure(unmatched), "result": words, "note": NOT_ADVICE,
+        })  # fmt: skip
+    return rows
+
+
+def owner_rows(owners: Sequence[tuple[int, Mapping[str, Decimal]]]) -> Iterator[TaxRow]:
+    """What was the owner's when LIVE began, and each change since that was not the bot's doing."""
+    before: Mapping[str, Decimal] = {}
+    for number, (time_ms, now) in enumerate(owners):
+        what = "there before the bot" if number == 0 else "deposit, withdrawal or own order: not the bot's"
+        for asset in sorted(now.keys() | before.keys()):
+            change = now.get(asset, ZERO) - before.get(asset, ZERO)
+            if change:
+                yield {**_when(time_ms), "asset": asset, "change": _figure(change),
+                       "total": _figure(now.get(asset, ZERO)), "what": what, "note": NOT_ADVICE}
+        before = now
+
+
+def tax_tables(source: TaxSource) -> dict[str, list[TaxRow]]:
+    """The tables of TAX_FILES; each row begins with the status, and a table without any has one that says so."""
+    steps = list(tax_steps(tax_fills(source.fills, source.ledger)))
+    tables: dict[str, Iterable[TaxRow]] = dict(zip(TAX_FILES, (
+        map(_tax_fill_row, steps), (_disposal_row(s.disposal) for s in steps if s.disposal),
+        itertools.starmap(_year_row, year_sums(steps).items()), balance_rows(steps, source.desk),
+        owner_rows(source.owners),
+    ), strict=True))  # fmt: skip
+    empty = {"rows": "none", "note": NOT_ADVICE}
+    return {name: [{"status": source.status, **row} for row in rows] or [{"status": source.status, **empty}]
+            for name, rows in tables.items()}
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -10710,6 +11163,15 @@ def read_audit(path: Path, mode: Mode, from_ms: int = 0, to_ms: int = 2**62) -> 
         acts = db.execute(query, (mode.value,))
         rows, candles = _read_rows(db, mode, inputs, span[1] < 2**62), _all_candles(db, path, mode)
         return Audit(mode, inputs, rows, tuple(int(row[0]) for row in acts), candles)
+
+
+def newest_rows(path: Path, tables: Sequence[str], limit: int) -> tuple[list[str], dict[str, list[Columns]]]:
+    """The statements of the schema, and the newest rows of growing tables, the newest first; only reads."""
+    with _named_trouble(path), contextlib.closing(_link(path, "ro")) as db:
+        schema = sorted(str(row[3]) for row in _schema_rows(db) if row[3])
+        found = {t: db.execute(_page_query(t, newest=True), (0, limit)).fetchall() for t in tables}
+    names = {t: ("rowid", "time_ms", *GROWING[t].split()) for t in tables}
+    return schema, {t: [dict(zip(names[t], row[:-1], strict=True)) for row in rows] for t, rows in found.items()}
 
 
 NOT_PROCESSED = ("no_candles", "stale_candles", "no_quote", "stale_quote")  # decided without the candle or a quote
@@ -13846,14 +14308,13 @@ def read_install(home: Path) -> Install:
 
 # ==============================================================================
 # FILES | recorded candles in, reports and exports out
-# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER SYSTEM
+# shell | uses ERRORS TYPES SETTINGS CANDLES PORTFOLIO LEDGER TAX SYSTEM LIVE
 # ==============================================================================
 
 import csv
 import gzip
 from zlib import error as ZlibError
 
-COUNTERS = ("EUR", "GBP", "IDR", "KES", "MYR", "NGN", "UGX", "USD", "USDC", "USDT", "XBT", "ZAR", "ZMW")
 COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 MARKETS_FILE = "markets.json"
 TEXT_LIMIT = 256 * 2**20  # a year of five-minute candles is 8 MB
@@ -13868,11 +14329,10 @@ MARKET_RANGES = types.MappingProxyType({
     "price_scale": (0.0, 12.0), "volume_scale": (0.0, 12.0), "min_volume": (0.0, 1e9), "max_volume": (1e-9, 1e12),
     "min_price": (0.0, 1e12), "max_price": (1e-9, 1e15), "spread": (0.0, 0.1), "min_volume_24h": (0.0, 1e12),
 })  # fmt: skip
+TEST_DATABASE = "test.db"  # the audit of a test exchange
 AUDIT_TABLES = ("decisions", "fills", "trades", "orders", "snapshots", "metrics", "events", "gate_rows", "attempts")
 CELL_LIMIT = 32_000  # a spreadsheet takes 32,767
 PAGE_ROWS = 1000
-TAX_SUMS = ("value", "fee", "proceeds", "fifo_gain", "average_gain")
-TAX_YEAR_MONTH = 3  # South Africa: 1 March to the end of February, at UTC+2
 _CANDLE_NAME = re.compile(r"([A-Z0-9]{5,12})_([0-9]{1,6})\.csv(\.gz)?")
 _NUMBER_CELL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _PLAIN_CELL = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
@@ -13903,14 +14363,6 @@ def _io_words(error: OSError) -> str:
 
 def _moment(time_ms: int, hours: int = 0) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms, hours=hours)
-
-
-def counter_of(pair: str) -> str:
-    """The currency in which a pair is priced, from its name."""
-    fits = [c for c in COUNTERS if pair.endswith(c) and len(pair) - len(c) >= 2]
-    if not fits:
-        raise DataError(f"{pair}: its counter is not known; a pair ends in one of {', '.join(COUNTERS)}")
-    return max(fits, key=len)
 
 
 def _candle_files(folder: Path) -> list[_CandleFile]:
@@ -14220,80 +14672,59 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
             stream.write(canonical(cut) + "\n")
 
 
-class _Holding:
-    """What is held of one market, as lots in order and as one average; exact."""
-
-    def __init__(self) -> None:
-        self.lots: deque[tuple[Decimal, Decimal]] = deque()  # volume and cost
-        self.volume = self.cost = Decimal(0)
-
-    def buy(self, volume: Decimal, cost: Decimal) -> None:
-        """Add a lot."""
-        self.lots.append((volume, cost))
-        self.volume, self.cost = self.volume + volume, self.cost + cost
-
-    def sell(self, volume: Decimal) -> tuple[Decimal, Decimal, Decimal]:
-        """Cost of what is sold, first in first out and on average, and the volume never bought here."""
-        left = matched = min(volume, self.volume)
-        average = self.cost * matched / self.volume if self.volume else Decimal(0)
-        self.volume, self.cost, fifo = self.volume - matched, self.cost - average, Decimal(0)
-        while left > 0 and self.lots:
-            held, cost = self.lots.popleft()
-            part = min(held, left)
-            fifo, left = fifo + cost * part / held, left - part
-            if held > part:
-                self.lots.appendleft((held - part, cost - cost * part / held))
-        return fifo, average, volume - matched
+def _last_desks(snapshots: Iterable[Mapping[str, object]]) -> dict[str, str]:
+    """The newest desk of each mode as it was written."""
+    return {str(row.get("mode")): str(row.get("desk")) for row in snapshots}
 
 
-def _exact_cell(row: Mapping[str, object], key: str) -> Decimal:
-    """A number of the audit, exact."""
-    try:
-        value = Decimal(str(row.get(key) or 0))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite():
-        raise DataError(f"table fills, {ascii(row.get('fill_id'))[:40]}: {key} is no number")
-    return value
+def _owners_coins(metrics: Iterable[Mapping[str, object]]) -> list[tuple[int, Mapping[str, Decimal]]]:
+    """What LIVE took for the owner's, each time it was settled anew; DataError if it cannot be read."""
+    found: list[tuple[int, Mapping[str, Decimal]]] = []
+    for row in metrics:
+        if row.get("name") == BASELINE:
+            try:
+                owner = json.loads(str(row["payload"]))["owner"]
+                found.append((int(str(row["time_ms"])), {str(a): Decimal(str(n)) for a, n in owner.items()}))
+            except (ValueError, TypeError, KeyError, AttributeError, InvalidOperation):
+                raise DataError(f"table metrics, row {row.get('rowid')}: what is the owner's cannot be read") from None
+    return found
 
 
-def tax_lots(fills: Iterable[Mapping[str, object]]) -> Iterator[dict[str, object]]:
-    """One row per fill: its value and fees in the counter, the gain by first in first out and by average."""
-    holdings: dict[tuple[object, object], _Holding] = {}
-    for row in fills:
-        holding = holdings.setdefault((row.get("mode"), row.get("pair")), _Holding())
-        price, volume = _exact_cell(row, "price"), _exact_cell(row, "volume")
-        fee_base, fee = _exact_cell(row, "fee_base"), _exact_cell(row, "fee_counter")
-        value, time_ms = price * volume, int(_exact_cell(row, "time_ms"))
-        fifo = average = unmatched = proceeds = Decimal(0)
-        if str(row.get("side")).lower() == Side.SELL.value:
-            fifo, average, unmatched = holding.sell(volume + fee_base)
-            proceeds = value - fee
-        else:
-            holding.buy(volume - fee_base, value + fee)
-        day = _moment(time_ms, hours=2)  # the tax year has the name of the year in which it ends
-        known = {key: row.get(key) for key in ("mode", "pair", "side", "fill_id", "order_id")}
-        money = {"value": value, "fee": fee + fee_base * price, "proceeds": proceeds, "fifo_cost": fifo,
-                 "fifo_gain": proceeds - fifo, "average_cost": average, "average_gain": proceeds - average}
-        sizes = {"price": price, "volume": volume, "fee_base": fee_base, "fee_counter": fee,
-                 "unmatched_volume": unmatched, "held": holding.volume}
-        gains = {key: round(amount, 8) for key, amount in money.items()}
-        yield {"time_ms": time_ms, "tax_year": day.year + (day.month >= TAX_YEAR_MONTH), **known, **sizes, **gains}
+def tax_sources(store: AuditTables, is_luno: bool = True) -> list[TaxSource]:
+    """What the tax tables need, for each mode that has fills; LIVE first, and PAPER if there are none."""
+    fills: dict[str, list[Mapping[str, object]]] = {}
+    for row in _rows_of(store, "fills"):
+        fills.setdefault(str(row["mode"]), []).append(row)
+    desks = _last_desks(_rows_of(store, "snapshots"))
+    owners = _owners_coins(_rows_of(store, "metrics"))
+    modes = [m for m in (Mode.LIVE, Mode.PAPER, Mode.DEMO, Mode.REPLAY) if m.value in fills] or [Mode.PAPER]
+    return [
+        TaxSource(
+            mode, fills.get(mode.value, []), [r for r in _rows_of(store, "ledger") if r["mode"] == mode.value],
+            desk_from_json(desks[mode.value]) if mode.value in desks else None,
+            owners if mode is Mode.LIVE else (), is_luno,
+        )
+        for mode in modes
+    ]  # fmt: skip
 
 
-def tax_years(lots: Iterable[Mapping[str, object]]) -> tuple[dict[str, object], ...]:
-    """The lots summed by mode, counter and tax year."""
-    sums: dict[tuple[str, str, int], dict[str, Decimal]] = {}
-    for row in lots:
-        key = (str(row["mode"]), counter_of(str(row["pair"])), int(_exact_cell(row, "tax_year")))
-        total = sums.setdefault(key, dict.fromkeys(TAX_SUMS, Decimal(0)))
-        for name in TAX_SUMS:
-            total[name] += _exact_cell(row, name)
-    return tuple({"mode": m, "counter": c, "tax_year": y, **total} for (m, c, y), total in sorted(sums.items()))
+def _write_tax(home: Path, store: AuditTables, is_luno: bool) -> Iterator[str]:
+    """The tax tables of each mode; those of LIVE, or of the only mode, have the plain names."""
+    for number, source in enumerate(tax_sources(store, is_luno)):
+        end = f"_{source.mode.value}_simulated" if number else ""
+        for name, rows in tax_tables(source).items():
+            _write_csv(home / f"{name}{end}.csv", rows)
+            yield f"{name}{end}.csv"
+        text = TAX_NOTES.format(status=source.status)
+        (home / f"tax_notes{end}.txt").write_text(text, encoding="utf-8", newline="\n")
+        yield f"tax_notes{end}.txt"
 
 
-def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ...]:
-    """The audit as CSV and JSON lines in a new folder inside `folder`; the names of the files."""
+def export_audit(store: AuditTables, folder: Path, now_ms: int, is_luno: bool = True) -> tuple[str, ...]:
+    """The audit and its tax tables in a new folder inside `folder`; the names of the files.
+
+    `is_luno` is False for the audit of a test exchange, whose LIVE is not real either.
+    """
     home = folder / f"lunobiz-export-{_moment(now_ms):%Y%m%d-%H%M%S}"
     names = [f"{name}.{kind}" for name in AUDIT_TABLES for kind in ("csv", "jsonl")]
     try:
@@ -14302,13 +14733,12 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int) -> tuple[str, ..
         for name in AUDIT_TABLES:
             _write_csv(home / f"{name}.csv", _rows_of(store, name))
             _write_lines(home / f"{name}.jsonl", _rows_of(store, name))
-        _write_csv(home / "tax-lots.csv", tax_lots(_rows_of(store, "fills")))
-        _write_csv(home / "tax-years.csv", tax_years(tax_lots(_rows_of(store, "fills"))))
+        names += _write_tax(home, store, is_luno)
     except FileExistsError:
         raise DataError(f"{home} is there already; nothing was overwritten") from None
     except OSError as error:
         raise DataError(f"the export to {home} failed: {_io_words(error)}") from None
-    return tuple(f"{home.name}/{name}" for name in (*names, "tax-lots.csv", "tax-years.csv"))
+    return tuple(f"{home.name}/{name}" for name in names)
 
 
 # ==============================================================================
@@ -14597,6 +15027,255 @@ def format_checks(checks: Sequence[Check]) -> str:
         if check.cure:
             lines.append(f"{'':<{_RESULT_WIDTH}}  {'':<{width}}  -> {check.cure}")
     return "\n".join(lines)
+
+
+# ==============================================================================
+# SUPPORT | what may leave this computer when somebody is to help
+# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE FILES DOCTOR
+# ==============================================================================
+
+import zipfile
+
+LOG_LINES_TOLD = 2000
+ROWS_TOLD = 300
+PREVIEW_LINES = 40
+LOG_KEYS = ("t", "level", "kind", "text", "pair", "market_ms", "cut")  # all others are left out
+HIDDEN_SETTINGS = ("TELEGRAM_CHAT_ID", "EXCHANGE_URL", "EXCHANGE_CA", "HOME")  # whose, and where
+SUPPORT_COLUMNS: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
+    "decisions": ("mode", "pair", "timeframe_s", "action", "strategy", "regime", "code", "why"),
+    "events": ("mode", "kind", "level", "pair", "text"),
+    "sessions": ("kind",),
+})  # fmt: skip
+HIDDEN_NUMBER = "#"
+_AMOUNT = re.compile(r"(?<![\w:.\-])(?<!\d,)[-+\u2212]?R?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w:]|[-.]\d)(?!\s?%)")
+ABOUT_SUPPORT = """LunoBiz {version}, {system}
+Written {time}, mode {mode}, code {code}
+
+In this bundle: the report of --doctor, the settings (of secrets and addresses only whether they are set), the last
+{lines:,} lines of the log, the last decisions and events, sizes and schema of the databases.
+Not in it: keys, tokens, the databases, balances, orders and fills. In texts all numbers of two digits and more are #,
+percentages excepted. Folders of yours are written as ~ and [data folder].
+"""
+
+
+class SupportFile(NamedTuple):
+    """One file of a bundle."""
+
+    name: str
+    text: str
+
+    @property
+    def preview(self) -> str:
+        """Its first lines."""
+        lines = self.text.split("\n")
+        return "\n".join(lines[:PREVIEW_LINES]) + ("\n…" if len(lines) > PREVIEW_LINES else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AskSupport:
+    """Gather a support bundle for a look at it; answered by a SupportDraft."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupportDraft:
+    """What a bundle would hold, clean already."""
+
+    files: tuple[SupportFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSupport:
+    """Write this bundle to a file."""
+
+    path: str
+    draft: SupportDraft
+
+
+@dataclass(frozen=True, slots=True)
+class SupportFacts:
+    """What a bundle is made of; `secrets` are all that were loaded, `code` tells which program ran."""
+
+    home: Path
+    env: Mapping[str, str]
+    secrets: tuple[str, ...]
+    checks: tuple[Check, ...]
+    database: Path
+    mode: str
+    code: str
+    now_ms: int
+
+
+def hide_amounts(text: str) -> str:
+    """The text without amounts: only single digits and percentages stay as they are."""
+    return _AMOUNT.sub(lambda m: m[0] if len(m[0]) == 1 else HIDDEN_NUMBER, text)
+
+
+def is_valid_setting(name: str, value: str) -> bool:
+    """True if the value is one that this setting may have; what is not could be a key in the wrong place."""
+    try:
+        parse_settings({name: value})
+    except SettingsError:
+        return False
+    return True
+
+
+def is_shown(field: Field) -> bool:
+    """True if a helper may see the value of this setting."""
+    return field.name not in HIDDEN_SETTINGS and field.kind != "secret"
+
+
+def settings_text(env: Mapping[str, str]) -> str:
+    """The settings by name; of secrets, and of values that are no settings, only whether they are set."""
+    lines = []
+    for item in FIELDS:
+        name = PREFIX + item.name
+        value = env.get(name, "").strip()
+        told = "not set" if not value else "set"
+        if value and is_shown(item):
+            told = value if is_valid_setting(name, value) else "set, not valid"
+        lines.append(f"{name:<36} {told}")
+    known = {PREFIX + item.name for item in FIELDS}
+    lines += [f"{name:<36} set, but it is no setting" for name in sorted(env.keys() - known)]
+    return "\n".join(lines) + "\n"
+
+
+def private_values(env: Mapping[str, str]) -> Iterator[str]:
+    """All values that a helper may not see: secrets, what has no setting's name, and what is not valid."""
+    shown = {PREFIX + item.name for item in FIELDS if is_shown(item)}
+    for name, value in env.items():
+        if len(value.strip()) >= SHORTEST_SECRET and not (name in shown and is_valid_setting(name, value)):
+            yield value.strip()
+
+
+def _log_row(line: str) -> str:
+    """A line of the log with nothing but known keys, amounts hidden; "" if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(row, dict):
+        return ""
+    kept = {key: row[key] for key in LOG_KEYS if isinstance(row.get(key), (str, int))}
+    return canonical({k: hide_amounts(v) if isinstance(v, str) else v for k, v in kept.items()})
+
+
+def _log_text(folder: Path) -> str:
+    """The newest lines of the log, the oldest first."""
+    found: deque[str] = deque(maxlen=LOG_LINES_TOLD)
+    try:
+        paths = sorted((p for p in folder.glob("*.jsonl")), key=lambda p: p.stat().st_mtime)
+        for path in paths[-3:]:
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                found.extend(stream)
+    except OSError as error:
+        return f"the log cannot be read: {type(error).__name__}\n"
+    rows = [row for row in map(_log_row, found) if row]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _told_row(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    """Some columns of a row as a JSON line, amounts in its texts hidden."""
+    told = {name: hide_amounts(v) if isinstance(v := row.get(name), str) else v for name in columns}
+    return canonical({"time": utc_text(row.get("time_ms")), **told})
+
+
+def _audit_files(database: Path) -> Iterator[SupportFile]:
+    """The newest rows of some tables, and the schema."""
+    try:
+        schema, rows = newest_rows(database, tuple(SUPPORT_COLUMNS), ROWS_TOLD)
+    except AuditBroken as error:
+        yield SupportFile("database-trouble.txt", f"{error}\n")
+        return
+    for table, columns in SUPPORT_COLUMNS.items():
+        lines = [_told_row(row, columns) for row in reversed(rows[table])]
+        yield SupportFile(f"{table}.jsonl", "".join(f"{line}\n" for line in lines))
+    yield SupportFile("schema.sql", "".join(f"{statement};\n" for statement in schema))
+
+
+def _folder_text(home: Path) -> str:
+    """Names and sizes of the files in the data folder; databases and what belongs to them are among these."""
+    lines = []
+    try:
+        for path in sorted(home.iterdir()):
+            size = f"{path.stat().st_size:>14,} bytes" if path.is_file() else f"{'folder':>20}"
+            lines.append(f"{size}  {path.name}\n")
+    except OSError as error:
+        lines.append(f"the folder cannot be read: {type(error).__name__}\n")
+    return "".join(lines)
+
+
+def draft_support(facts: SupportFacts) -> SupportDraft:
+    """The files of a bundle; secrets, folders of the owner and amounts are out of them."""
+    redactor = Redactor(facts.secrets)
+    about = ABOUT_SUPPORT.format(
+        version=__version__, system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        time=utc_text(facts.now_ms), mode=facts.mode, code=facts.code, lines=LOG_LINES_TOLD,
+    )  # fmt: skip
+    files = [
+        SupportFile("about.txt", about), SupportFile("doctor.txt", format_checks(facts.checks) + "\n"),
+        SupportFile("settings.txt", settings_text(facts.env)), SupportFile("log.jsonl", _log_text(facts.home / "logs")),
+        SupportFile("folder.txt", _folder_text(facts.home)),
+        *(_audit_files(facts.database) if facts.database.exists() else ()),
+    ]  # fmt: skip
+    return SupportDraft(tuple(SupportFile(name, _without_folders(redactor.clean(text), facts.home))
+                              for name, text in files))
+
+
+def _without_folders(text: str, home: Path) -> str:
+    """The text without the owner's folders, whose names may be his."""
+    own = str(Path.home())
+    for folder, word in ((str(home), "[data folder]"), (own, "~")):
+        if len(folder) > 3:  # "/" and "C:\\" name nobody
+            for form in {folder, json.dumps(folder)[1:-1]}:
+                text = text.replace(form, word)
+    return text
+
+
+def _given_away(secrets: Iterable[str]) -> Iterator[bytes]:
+    """Every form in which a secret might stand somewhere, in small letters; found without the redactor's help."""
+    for secret in secrets:
+        halves = [half for half in (secret[: len(secret) // 2], secret[len(secret) // 2 :]) if len(half) >= 8]
+        for raw in (secret, *halves) if len(secret) >= SHORTEST_SECRET else ():
+            data = raw.encode("utf-8", "surrogatepass")
+            for form in (raw, json.dumps(raw)[1:-1], quote(data, safe=""), quote_plus(data), data.hex()):
+                yield form.casefold().encode("utf-8", "surrogatepass")
+            yield from (raw.casefold().encode(code, "surrogatepass") for code in ("utf-16-le", "utf-16-be"))
+            for shift in range(3) if len(data) >= 8 else ():  # where it stands in a longer text decides how it looks
+                inner = base64.b64encode(b"\0" * shift + data)[(0, 2, 3)[shift]:]
+                cut = inner.rstrip(b"=")[: -1 if (shift + len(data)) % 3 else None]
+                yield from (cut.lower(), cut.lower().replace(b"+", b"-").replace(b"/", b"_"))
+
+
+def has_secret(path: Path, secrets: Iterable[str]) -> bool:
+    """True if a zip file, or any file in it, holds a secret in any encoding, or if that cannot be told."""
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]
+            contents += [name.encode() for name in bundle.namelist()]
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, ZlibError):
+        return True
+    small = [content.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
+             for content in contents]
+    return any(form in content for form in _given_away(secrets) for content in small)
+
+
+def write_support(path: Path, draft: SupportDraft, secrets: Sequence[str]) -> None:
+    """Write a bundle; it gets its name only after it was read back and no secret was found. DataError otherwise."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        memory = io.BytesIO()
+        with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, text in draft.files:
+                bundle.writestr(name, text.encode("utf-8", "replace"))
+        write_safely(fresh, memory.getvalue())
+        if has_secret(fresh, secrets):
+            raise DataError("the support bundle was deleted: a secret was found in it; please report this")
+        replace_file(fresh, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({type(error).__name__}); choose another place") from None
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
 
 
 # ==============================================================================
@@ -15581,8 +16260,8 @@ def _backtest_child(source: BacktestJob | BacktestRequest, settings: Settings, p
 def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> None:
     """Runs in a process of its own: write the audit of a database to a folder."""
     try:
-        store = Store(Path(database), Redactor())
-        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms))} files to {folder}"))
+        store, is_luno = Store(Path(database), Redactor()), Path(database).name != TEST_DATABASE
+        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms, is_luno))} files to {folder}"))
         store.close()
     except LunobizError as error:
         pipe.send(Note("error", f"Export failed: {error}"))
@@ -16038,7 +16717,7 @@ class Chooser:
 
 # ==============================================================================
 # WORKER | the thread that trades
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT WHY SYSTEM STORE PARITY FEED NOTIFY ENGINE JOBS | owns queue threading
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES CYCLE BACKTEST LEDGER ROWS ACCOUNT WHY SYSTEM STORE PARITY FEED NOTIFY SUPPORT ENGINE JOBS | owns queue threading
 # ==============================================================================
 
 import queue
@@ -16071,6 +16750,7 @@ class WorkerOptions:
     # what is in the way of new settings, or how PAPER is opened with them
     change: Callable[[Engine, Mapping[str, str]], tuple[
         str, Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]] | None]] | None = None
+    support: Callable[..., None] | None = None  # answers AskSupport and SaveSupport in a process of its own
 
 
 class DayCheck:
@@ -16658,6 +17338,8 @@ class Worker:
         elif isinstance(command, Export) and self._export is None:
             now_ms = self._wall.now_ms()
             self._export = Child(_export_child, str(self._options.database), command.folder, now_ms)
+        elif isinstance(command, (AskSupport, SaveSupport)) and self._options.support and self._export is None:
+            self._export = Child(self._options.support, command)
 
     def _tell(self, engine: Engine, message: object) -> None:
         """Pass on what an errand says; an evaluation with what now locks LIVE, a finished run with the list of all."""
@@ -18157,13 +18839,13 @@ class LogPanel:
 
 # ==============================================================================
 # DIALOGS | the questions the window asks
-# shell | uses LEDGER ROWS ACCOUNT WHY JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses LEDGER ROWS ACCOUNT WHY SUPPORT JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 KEYS_HELP = (
     ("F5", "start or stop the bot"), ("F9", "kill switch: no new orders, at once and without a question"),
     ("Ctrl+1, 2, 3, 4, 5", "Dashboard, Backtest & gates, Log, Account, Settings"), ("Ctrl+B", "backtest and gates"),
-    ("Ctrl+E", "export to a folder"), ("Ctrl+F", "find in the log"),
+    ("Ctrl+E", "export, or a support bundle"), ("Ctrl+F", "find in the log"),
     ("Ctrl+C", "copy the selected rows, ready for a sheet"),
     ("Enter, double click", "show a row in full; in the ranking, why the market was not traded"),
     ("Esc", "close a dialog, cancel a backtest, dismiss a banner"),
@@ -18417,6 +19099,57 @@ class LiveDialog:
         """The request, or nothing when the owner stays in PAPER."""
         is_go = self.dialog.show(self.close) == LIVE_WORD
         return RequestLive(LIVE_WORD, self.offer.promises) if is_go else None
+
+
+def ask_export(look: Look) -> str:
+    """What to write: "audit", "support" or nothing."""
+    answers = ("Audit and tax tables…", "Support bundle…", "Cancel")
+    lines = ("Audit and tax tables: everything as CSV and JSON lines, into a folder. Keep it to yourself.",
+             "Support bundle: what somebody needs to help you, without keys and amounts. You see it first.")
+    chosen = ask_question(look, Question("Export", "What do you want to export?", lines, answers))
+    return {answers[0]: "audit", answers[1]: "support"}.get(chosen, "")
+
+
+class SupportDialog:
+    """What a support bundle would hold, file by file, before it is written."""
+
+    def __init__(self, look: Look, draft: SupportDraft) -> None:
+        import ttkbootstrap as ttk
+        self.draft, px = draft, look.px
+        self.dialog = dialog = Dialog(look, "Support bundle")
+        dialog.say("This would be in the bundle.", is_head=True)
+        dialog.say("Nothing has been written or sent yet. Look at each file; you send the bundle yourself.")
+        frame = packed(ttk.Frame(dialog.body), fill="both", expand=True, pady=(0, px(8)))
+        self.names = ttk.Treeview(frame, columns=("size",), height=12, selectmode="browse")
+        for column, heading, width in (("#0", "File", 150), ("size", "Size", 90)):
+            self.names.heading(column, text=heading, anchor="w")
+            self.names.column(column, width=px(width), anchor="w")
+        self.names.pack(side="left", fill="y")
+        self.text = ttk.Text(frame, width=72, height=18, wrap="none", font=look.small, state="disabled")
+        self.text.pack(side="left", fill="both", expand=True, padx=(px(8), 0))
+        for number, file in enumerate(draft.files):
+            size = f"{len(file.text.encode('utf-8', 'replace')):,} bytes"
+            self.names.insert("", "end", iid=str(number), text=file.name, values=(size,))
+        self.names.bind("<<TreeviewSelect>>", lambda event: self._show())
+        self.close = dialog.button("Cancel", dialog.close, "primary")
+        self.save = dialog.button("Save bundle…", partial(dialog.finish, "save"))
+        self.names.selection_set("0")
+
+    def _show(self) -> None:
+        """The first lines of the chosen file."""
+        chosen = self.names.selection()
+        self.text.configure(state="normal")
+        self.text.delete("1.0", "end")
+        self.text.insert("1.0", self.draft.files[int(chosen[0])].preview if chosen else "")
+        self.text.configure(state="disabled")
+
+    def ask(self) -> bool:
+        """True if the bundle may be written."""
+        return self.dialog.show(self.close) == "save"
+
+
+class FirstRun:
+    """The choice of a start without a key: the demo, or a read-only key."""
 
 
 # ==============================================================================
@@ -19479,7 +20212,7 @@ class Wizard:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM JOBS WORKER WIDGETS PANELS DIALOGS FORMS WIZARD | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS FORMS WIZARD | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -19945,11 +20678,25 @@ class Dashboard:
         self.screen.tabs.select(1)
 
     def export(self) -> None:
-        """Ctrl+E: everything as files, into a folder of the owner's choice."""
+        """Ctrl+E: everything as files into a folder of the owner's choice, or a bundle for who is to help."""
         from tkinter import filedialog
+        what = ask_export(self.look)
+        if what == "support":
+            self._worker.send(AskSupport())
+        if what != "audit":
+            return
         chosen = filedialog.askdirectory(parent=self.root, title="Export to folder", mustexist=True)
         if chosen:
             self._worker.send(Export(str(chosen)))
+
+    def _show_support(self, draft: SupportDraft) -> None:
+        """Show a bundle, and have it written if that is wished."""
+        from tkinter import filedialog
+        if SupportDialog(self.look, draft).ask():
+            chosen = filedialog.asksaveasfilename(
+                parent=self.root, title="Save support bundle", initialfile="support.zip", defaultextension=".zip")
+            if chosen:
+                self._worker.send(SaveSupport(str(chosen), draft))
 
     def _open_folder(self) -> None:
         try:
@@ -20000,6 +20747,8 @@ class Dashboard:
                 self.root.after_idle(partial(self._show_checks, event))
             elif isinstance(event, WhyTold):
                 self.root.after_idle(partial(show_why, self.look, event))
+            elif isinstance(event, SupportDraft):
+                self.root.after_idle(partial(self._show_support, event))
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
@@ -20245,6 +20994,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--rehearse-live", action="store_true", help=words)
     what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
     what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
     what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
     what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
     source = p.add_mutually_exclusive_group()
@@ -20299,7 +21049,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR ENGINE REHEARSAL JOBS WORKER FORMS DASHBOARD SETUP ARGUMENTS
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE REHEARSAL JOBS WORKER FORMS DASHBOARD SETUP ARGUMENTS
 # ==============================================================================
 
 import traceback
@@ -20329,7 +21079,7 @@ class Session:
     def database(self) -> Path:
         """PAPER on Luno has the audit that counts; demo, replay and a test exchange have files of their own."""
         names = {Mode.DEMO: "demo.db", Mode.REPLAY: "replay.db"}
-        return self.home / names.get(self.mode, "test.db" if self.settings.is_test_exchange else "lunobiz.db")
+        return self.home / names.get(self.mode, TEST_DATABASE if self.settings.is_test_exchange else "lunobiz.db")
 
     @property
     def kill_folders(self) -> tuple[Path, ...]:
@@ -20554,6 +21304,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, session.speed, session.mode is not Mode.PAPER,
         change=partial(change_running, session, open_engine),
+        support=partial(support_child, session.home, session.database.name, session.mode),
     )
     if session.mode is Mode.PAPER:
         live = replace(session, mode=Mode.LIVE)
@@ -20816,8 +21567,8 @@ def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     return locks
 
 
-def run_doctor(home: Path, env: Mapping[str, str]) -> int:
-    """The self-check, a row per check; 1 if any failed."""
+def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
+    """The self-check; asks the exchange."""
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
         home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
@@ -20831,9 +21582,68 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
             facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
             read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
         )
-    checks = run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+
+
+def run_doctor(home: Path, env: Mapping[str, str]) -> int:
+    """The self-check, a row per check; 1 if any failed."""
+    checks = doctor_checks(home, env)
     sys.stdout.write(format_checks(checks) + "\n")
     return EXIT_NO if has_failed(checks) else EXIT_OK
+
+
+class Pipe(Protocol):
+    """The way back from a process."""
+
+    def send(self, obj: object) -> None:
+        """Tell the parent something."""
+
+    def close(self) -> None:
+        """There is nothing more to tell."""
+
+
+def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """All that may be in no bundle: private values of the settings, and the signing key."""
+    found = list(private_values(env))
+    with contextlib.suppress(OSError):
+        found.append((home / KEY_FILE).read_bytes().hex())
+    return tuple(found)
+
+
+def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
+    """A bundle of this installation and the secrets that must not be in it."""
+    env = read_env((home, program_folder()), os.environ)
+    secrets = _loaded_secrets(home, env)
+    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
+                         code_hash(program_source())[:12], SystemClock().now_ms())
+    return draft_support(facts), secrets
+
+
+def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
+    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
+    try:
+        if isinstance(command, SaveSupport):
+            secrets = _loaded_secrets(home, read_env((home, program_folder()), os.environ))
+            write_support(Path(command.path), command.draft, secrets)
+            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+        else:
+            pipe.send(support_draft(home, database, mode)[0])
+    except LunobizError as error:
+        pipe.send(Note("error", f"No support bundle: {error}"))
+    finally:
+        pipe.close()
+
+
+def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """Write a support bundle, wrong settings or not, and list what is in it."""
+    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
+    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
+    real = TEST_DATABASE if is_test else "lunobiz.db"
+    database = real if mode is Mode.PAPER else f"{mode.value}.db"
+    draft, secrets = support_draft(home, database, mode)
+    write_support(Path(a.support), draft, secrets)
+    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    return EXIT_OK
 
 
 def run_export(session: Session, folder: str) -> int:
@@ -20841,7 +21651,7 @@ def run_export(session: Session, folder: str) -> int:
     if not session.database.exists():
         raise DataError(f"there is no {session.database.name} in {session.home} yet: start the bot first")
     store = Store(session.database, session.redactor)
-    names = export_audit(store, Path(folder), SystemClock().now_ms())
+    names = export_audit(store, Path(folder), SystemClock().now_ms(), not session.settings.is_test_exchange)
     store.close()
     sys.stdout.write("".join(f"{name}\n" for name in names))
     return EXIT_OK
@@ -20956,6 +21766,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor:
         return run_doctor(home, env)
+    if a.support:
+        return run_support(home, env, a)
     session = _session(a, home, env)
     if a.rehearse_live:
         return run_rehearsal(session)

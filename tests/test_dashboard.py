@@ -364,9 +364,32 @@ def test_speed_is_sent(bench: Bench) -> None:
 def test_export_asks_for_a_folder(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, chosen: str, sent: list[object]
 ) -> None:
+    monkeypatch.setattr("lunobiz.ask_export", lambda look: "audit")
     monkeypatch.setattr("tkinter.filedialog.askdirectory", lambda **options: chosen)
     bench.press("<Control-e>")
     assert bench.worker.commands == sent
+
+
+@pytest.mark.parametrize(("is_wished", "chosen"), [(False, "/s.zip"), (True, ""), (True, "/s.zip")])
+def test_a_support_bundle_is_seen_before_it_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_wished: bool, chosen: str
+) -> None:
+    draft = lb.SupportDraft((lb.SupportFile("about.txt", "all"),))
+    monkeypatch.setattr("lunobiz.ask_export", lambda look: "support")
+    monkeypatch.setattr("lunobiz.SupportDialog.ask", lambda dialog: dialog.dialog.window.destroy() or is_wished)
+    monkeypatch.setattr("tkinter.filedialog.asksaveasfilename", lambda **options: chosen)
+    bench.press("<Control-e>")
+    assert bench.worker.commands == [lb.AskSupport()]
+    bench.worker.say(draft)
+    sc.settle(bench.root, 0.5)
+    written = [lb.SaveSupport("/s.zip", draft)] if is_wished and chosen else []
+    assert bench.worker.commands == [lb.AskSupport(), *written]
+
+
+def test_nothing_is_exported_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lunobiz.ask_export", lambda look: "")
+    bench.press("<Control-e>")
+    assert bench.worker.commands == []
 
 
 def test_keys_go_to_their_tabs(bench: Bench) -> None:

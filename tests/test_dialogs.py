@@ -256,3 +256,46 @@ def test_what_is_in_the_way_is_listed_and_there_is_no_way_on(look: lb.Look) -> N
     assert asked(look, lb.LiveOffer(("The gates are shut.", "There is no live key.")), read) is None
     assert "LIVE is locked: 2 things in the way." in seen[0] and "There is no live key." in seen[0]
     assert seen[1:] == ["Stay in PAPER"]
+
+
+# ---- export and support bundle ----
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"), [("Audit and tax tables…", "audit"), ("Support bundle…", "support"), ("Cancel", "")]
+)
+def test_what_to_export_is_asked(look: lb.Look, answer: str, what: str) -> None:
+    during(look, lambda: button(look, answer).invoke())
+    assert lb.ask_export(look) == what
+    check(look)
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_a_support_bundle_shows_each_file_first(look: lb.Look, is_saved: bool) -> None:
+    long = "\n".join(f"line {n}" for n in range(99))
+    draft = lb.SupportDraft((lb.SupportFile("about.txt", "what is in it"), lb.SupportFile("log.jsonl", long)))
+    dialog = lb.SupportDialog(look, draft)
+    seen: list[str] = []
+
+    def choose() -> None:
+        seen.append(dialog.text.get("1.0", "end"))
+        dialog.names.selection_set("1")
+
+    def end() -> None:
+        seen.append(dialog.text.get("1.0", "end"))
+        seen.append(str(look.root.focus_get() is dialog.close))
+        button(look, "Save bundle…" if is_saved else "Cancel").invoke()
+
+    during(look, choose, end)
+    assert dialog.ask() is is_saved
+    check(look)
+    assert seen[0].strip() == "what is in it"
+    assert seen[1].startswith("line 0\n") and "line 39\n…" in seen[1] and "line 40" not in seen[1]
+    assert seen[2] == "True"  # the safe answer has the focus
+
+
+def test_escape_writes_no_bundle(look: lb.Look) -> None:
+    dialog = lb.SupportDialog(look, lb.SupportDraft((lb.SupportFile("about.txt", "x"),)))
+    during(look, lambda: dialog.dialog.window.event_generate("<Escape>"))
+    assert not dialog.ask()
+    check(look)

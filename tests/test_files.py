@@ -11,8 +11,7 @@ import math
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,6 @@ from lunobiz import (
     csv_cell,
     export_audit,
     read_folder,
-    tax_lots,
-    tax_years,
     utc_text,
     write_json,
 )
@@ -456,7 +453,7 @@ def test_an_export_holds_every_row_of_every_table_safely(tmp_path: Path) -> None
     names = export_audit(store, tmp_path / "exports", EXPORT_MS)
     home = tmp_path / "exports" / "lunobiz-export-20251124-155959"
     assert sorted(names) == sorted(f"{home.name}/{name}" for name in os.listdir(home))
-    assert {name.rpartition("/")[2] for name in names} >= {"orders.csv", "snapshots.jsonl", "tax-lots.csv"}
+    assert {name.rpartition("/")[2] for name in names} >= {"orders.csv", "snapshots.jsonl", "tax_fills.csv"}
     read = rows_of(home / "events.csv")
     assert len(read) == 2501
     assert read[2499] == {
@@ -502,62 +499,3 @@ def test_json_lines_hold_one_row_each_whatever_is_in_them(tmp_path: Path) -> Non
     assert text.count("\n") == 1 and "\x1b" not in text
     row = json.loads(text)
     assert row["text"] == rows[0]["text"] and row["x"] is None and len(row["long"]) == 32_000
-
-
-# ---- tax ----
-
-
-def test_gains_by_first_in_first_out_and_by_average() -> None:
-    day = 86_400_000
-    fills = [
-        fill(EXPORT_MS, "buy", "100", "2", fee_counter="2"),  # a lot of 2 for 202
-        fill(EXPORT_MS + day, "buy", "130", "2", fee_base="0.5"),  # 1.5 for 260; 3.5 for 462 = 132 each
-        fill(EXPORT_MS + 2 * day, "sell", "150", "3", fee_counter="4.5"),  # proceeds 445.5
-        fill(EXPORT_MS + 3 * day, "sell", "150", "1"),  # 0.5 left, so 0.5 was never bought here
-    ]
-    rows = list(tax_lots(fills))
-    third, fourth = rows[2], rows[3]
-    # first in first out: 202 + 1/1.5 * 260 = 375.33; average: 3 * 132 = 396
-    assert third["fifo_cost"] == Decimal("375.33333333") and third["fifo_gain"] == Decimal("70.16666667")
-    assert third["average_cost"] == 396 and third["average_gain"] == Decimal("49.5")
-    assert third["held"] == Decimal("0.5") and rows[1]["fee"] == 65
-    assert fourth["unmatched_volume"] == Decimal("0.5") and fourth["held"] == 0
-    # 0.5 of the second lot cost 86.67; the unmatched half has no cost
-    assert fourth["fifo_cost"] == Decimal("86.66666667") and fourth["average_cost"] == 66
-
-
-def test_a_fee_in_base_leaves_the_holding_too() -> None:
-    fills = [
-        fill(EXPORT_MS, "buy", "100", "2"),
-        fill(EXPORT_MS, "sell", "100", "1", fee_base="0.25"),
-    ]
-    sold = list(tax_lots(fills))[1]
-    assert (sold["held"], sold["fifo_cost"], sold["fee"]) == (Decimal("0.75"), 125, 25)
-
-
-def test_modes_and_pairs_have_their_own_lots() -> None:
-    fills = [
-        fill(EXPORT_MS, "buy", "100", "1"),
-        fill(EXPORT_MS, "sell", "150", "1", mode="live"),
-        fill(EXPORT_MS, "sell", "150", "1", pair="ETHZAR"),
-    ]
-    assert [row["unmatched_volume"] for row in tax_lots(fills)] == [0, 1, 1]
-
-
-def trades() -> Iterator[dict[str, object]]:
-    """A buy and sales around the end of a South African tax year: 28 February, 22:00 UTC is 1 March there."""
-    yield fill(1_740_700_000_000, "buy", "100", "3")
-    yield fill(1_740_779_999_999, "sell", "110", "1", fee_counter="1")
-    yield fill(1_740_780_000_000, "sell", "90", "1")
-
-
-def test_tax_years_end_with_february_in_south_africa() -> None:
-    first, second = tax_years(tax_lots(trades()))
-    assert (first["tax_year"], first["fifo_gain"], first["fee"], first["proceeds"]) == (2025, 9, 1, 109)
-    assert (second["tax_year"], second["average_gain"], second["counter"]) == (2026, -10, "ZAR")
-
-
-@pytest.mark.parametrize("value", ["abc", "NaN", "Infinity", "1,5"])
-def test_a_fill_that_is_no_number_is_named(value: str) -> None:
-    with pytest.raises(DataError, match="price is no number"):
-        list(tax_lots([fill(EXPORT_MS, "buy", value, "1")]))

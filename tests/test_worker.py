@@ -468,6 +468,20 @@ def test_an_export_writes_the_audit(listener: Listener, tmp_path: Path) -> None:
     assert {"decisions.csv", "fills.jsonl"} <= {p.name for p in target.rglob("*")}
 
 
+def test_a_support_bundle_is_gathered_and_written_by_a_process(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNOBIZ_EXCHANGE_URL", "https://127.0.0.1:9")
+    listener.news(lambda n: bool(n.decisions))
+    listener.worker.send(lunobiz.AskSupport())
+    draft = listener.wait(lambda e: isinstance(e, lunobiz.SupportDraft))
+    assert isinstance(draft, lunobiz.SupportDraft)
+    assert {"doctor.txt", "decisions.jsonl"} <= {file.name for file in draft.files}
+    listener.worker.send(lunobiz.SaveSupport(str(tmp_path / "s.zip"), draft))
+    note = listener.wait(lambda e: isinstance(e, Note))
+    assert isinstance(note, Note) and note.level == "info" and (tmp_path / "s.zip").exists()
+
+
 def test_gates_on_a_folder_are_evaluated_counted_and_locked(listener: Listener, tmp_path: Path) -> None:
     folder = recorded(tmp_path / "data")
     listener.worker.send(EvaluateGates(BacktestRequest("folder", str(folder))))
