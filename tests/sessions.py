@@ -40,6 +40,7 @@ from lunobiz import (
     TradingState,
     Transport,
     due_at,
+    is_under_way,
     never,
     trade_now,
 )
@@ -187,6 +188,16 @@ class Run:
         """The owner lifts what halts after an outcome was unknown for ten minutes."""
         if any(c.kind is CauseKind.UNRESOLVED for c in self.engine.desk.causes):
             self.engine.resolve_halt(self.clock.now_ms())
+
+    def rest(self, times: int) -> None:
+        """So many beats and the owner's word after half of them, then more until no order is under way."""
+        self.look(times // 2)
+        self.resolve()
+        self.look(times // 2)
+        for _ in range(50):
+            if not is_under_way(self.engine.desk):
+                return
+            self.look()
 
     def close(self) -> None:
         """End in order."""

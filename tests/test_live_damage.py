@@ -243,9 +243,13 @@ def assert_nothing_is_sent(crashed: Crashed) -> Run:
     return run
 
 
-def test_an_older_copy_put_back_sends_nothing(crashed: Crashed) -> None:
-    """It lacks five orders of those at the exchange."""
+@pytest.mark.parametrize("are_over", [False, True])
+def test_an_older_copy_put_back_sends_nothing(crashed: Crashed, are_over: bool) -> None:
+    """It lacks five orders of those at the exchange, some of which may still be open there, or none."""
     crashed.put_back(crashed.older)
+    for order in crashed.play.exchange.accounts.orders.values() if are_over else ():
+        if order.status != "COMPLETE":
+            crashed.play.exchange.accounts.cancel(order.order_id, crashed.play.clock.now_ms())
     assert_nothing_is_sent(crashed).drop()
 
 

@@ -59,10 +59,9 @@ def lived(folder: Path, days: int, seed: int) -> Life:
             memory.append(len(gc.get_objects()))
             sizes.append(run.store.size_bytes())
     exchange.faults.clear()
-    for _ in range(3):
-        run.look(15)
-        run.resolve()
-    assert disagreements(run, exchange) == []
+    run.rest(40)
+    wrong = disagreements(run, exchange)
+    assert wrong == [], wrong
     posts = [o.client_id for o in exchange.accounts.orders.values()]
     assert len(posts) == len(set(posts))
     run.store.verify()

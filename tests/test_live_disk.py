@@ -124,9 +124,7 @@ class Play:
     def settle(self) -> list[str]:
         """A start on a sound disk, and what does not agree after it."""
         run = self.start()
-        run.look(REST_LOOKS // 2)
-        run.resolve()
-        run.look(REST_LOOKS // 2)
+        run.rest(REST_LOOKS)
         wrong = disagreements(run, self.exchange)
         run.store.verify()
         run.close()

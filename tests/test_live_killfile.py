@@ -167,9 +167,7 @@ class Stand:
     def finish(self) -> list[str]:
         """What does not agree at the end."""
         self.points.arm(0, False)
-        self.run.look(20)
-        self.run.resolve()
-        self.run.look(10)
+        self.run.rest(40)
         wrong = disagreements(self.run, self.exchange)
         self.run.close()
         assert len(self.points.posts) == len(set(self.points.posts))

@@ -176,9 +176,7 @@ class Killing:
         """A last start, in this process, on which everything must agree."""
         self.server.watch = lambda phase, method, path: None
         run = Run(self.server.transport(), self.clock, self.database)
-        run.look(20)
-        run.resolve()
-        run.look(20)
+        run.rest(40)
         wrong = disagreements(run, self.exchange)
         run.store.verify()
         run.close()

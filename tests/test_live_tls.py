@@ -42,9 +42,7 @@ class Line:
         assert self.run is not None
         self.server.plan = lambda method, path: ""
         self.server.spoil_certificates(0)
-        self.run.look(QUIET_LOOKS)
-        self.run.resolve()
-        self.run.look(10)
+        self.run.rest(QUIET_LOOKS)
         return disagreements(self.run, self.exchange)
 
 
