@@ -20110,7 +20110,7 @@ class Wizard:
         self.place = 0
         self.problem = Prose(dialog.body, look, look.body, lines=1, pad=0)
         self._build_feet()
-        dialog.window.bind("<Return>", self._on_return)
+        self._bind_return(box)
         self._hold_room(box)
         self._open(0)
 
@@ -20153,11 +20153,12 @@ class Wizard:
         """The choice: `demo`, `paper`, or nothing when it was closed."""
         return self.dialog.show(self.next)
 
-    def _on_return(self, event: tkinter.Event[tkinter.Misc]) -> None:
-        if event.widget.winfo_class() == "TButton":
-            event.widget.event_generate("<space>")
-        else:
-            self.go_on()
+    def _bind_return(self, parent: tkinter.Misc) -> None:
+        """Return in a field goes on once the key is dealt with, for it may close the dialog; buttons have their own."""
+        for child in parent.winfo_children():
+            if child.winfo_class() == "TEntry":
+                child.bind("<Return>", lambda event: str(self.dialog.window.after_idle(self.go_on)))
+            self._bind_return(child)
 
     def go_on(self) -> None:
         """Take what the page has, and open the next one or end."""
@@ -21182,17 +21183,23 @@ def change_stopped(session: Session, values: Mapping[str, str]) -> tuple[str, Se
     return "", replace(session, env=env, settings=mode_settings(session.mode, env))
 
 
-def change_running(session: Session, opening: OpenSession, engine: Engine, values: Mapping[str, str],
+def change_running(known: deque[Session], opening: OpenSession, engine: Engine, values: Mapping[str, str],
                    ) -> tuple[str, OpenEngine | None]:
-    """Change settings beside a running session, and tell how PAPER is opened with the new ones."""
+    """Change settings beside a running session, and tell how PAPER is opened with the new ones.
+
+    `known` holds the session with all that was changed in it so far.
+    """
+    session = known[0]
     if session.mode not in (Mode.PAPER, Mode.LIVE):
-        return change_stopped(session, values)[0], None
+        problem, changed = change_stopped(session, values)
+        known.append(changed)
+        return problem, None
     try:
         env = change_settings(session.home, session.env, values, engine.parts.store, engine.tell)
     except SettingsError as error:
         return f"Nothing was changed: {error}.", None
-    paper = replace(session, mode=Mode.PAPER, env=env, settings=mode_settings(Mode.PAPER, env))
-    return "", partial(opening, paper)
+    known.append(replace(session, env=env))
+    return "", partial(opening, replace(session, mode=Mode.PAPER, env=env, settings=mode_settings(Mode.PAPER, env)))
 
 
 def _ask_key(session: Session, key_id: str, secret: str) -> str:
@@ -21303,7 +21310,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
             raise
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, session.speed, session.mode is not Mode.PAPER,
-        change=partial(change_running, session, open_engine),
+        change=partial(change_running, deque((session,), maxlen=1), open_engine),
         support=partial(support_child, session.home, session.database.name, session.mode),
     )
     if session.mode is Mode.PAPER:

@@ -672,6 +672,23 @@ def test_return_goes_on_from_a_field(look: lb.Look) -> None:
     assert seen == ["Step 3 of 4 · Risk limits"]
 
 
+def test_return_on_a_button_presses_it_once_and_may_end_the_wizard(look: lb.Look) -> None:
+    run, seen, faults = Run(look, only=("key", "notices")), list[str](), list[object]()
+    wizard = run.wizard
+    look.root.report_callback_exception = lambda *fault: faults.append(fault)
+    look.root.tk.createcommand("bgerror", lambda *words: faults.append(words))
+
+    def press() -> None:
+        wizard.skip.focus_force()
+        look.root.update()
+        seen.append(run.head)
+        wizard.skip.event_generate("<Return>")
+
+    choice = run.walk(press, press)
+    look.root.update()
+    assert (seen, choice, faults) == (["Step 1 of 2 · Read-only key", "Step 2 of 2 · Notifications"], "paper", [])
+
+
 # ---- what the tests of key and messages say -------------------------------------------
 
 

@@ -224,6 +224,14 @@ def test_half_a_key_is_refused_with_the_cure(listener: Listener, session: Sessio
     assert not (session.home / ".env").exists()
 
 
+def test_a_demo_goes_on_and_knows_what_was_changed_in_it(listener: Listener, session: Session) -> None:
+    assert not saved(listener, DAILY_LOSS_CAP="0.02").problem
+    assert not saved(listener, WEEKLY_LOSS_CAP="0.025").problem
+    assert "WEEKLY_LOSS_CAP is 0.019" in saved(listener, WEEKLY_LOSS_CAP="0.019").problem
+    assert listener.news(lambda n: True).status.mode == "DEMO"
+    assert events_of(session)[1] == "LUNOBIZ_WEEKLY_LOSS_CAP was changed by the owner from 0.06 to 0.025"
+
+
 @pytest.fixture
 def paper(session: Session) -> Iterator[Listener]:
     """PAPER without a key, stopped: nothing is asked of the network."""
