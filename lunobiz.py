@@ -8598,7 +8598,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """One condition worth a line across the window; `action` is "", "rearm" or "resolve"."""
+    """One condition worth a line across the window; `action` is "", "rearm", "resolve" or "protect"."""
 
     level: str
     text: str
@@ -9594,9 +9594,12 @@ def program_source() -> str:
         return ""
 
 
+LONGEST_NAME = 64  # characters of the longest name that is ever made in the data folder, an export's with it
+
+
 def is_writable(folder: Path) -> bool:
-    """True if a file can be made here; asking the permissions would not tell on Windows."""
-    probe = folder / f".write-{os.getpid()}"
+    """True if a file with a name as long as ours can be made here; Windows has a longest path, and odd permissions."""
+    probe = folder / f".write-{os.getpid()}-".ljust(LONGEST_NAME, "x")
     try:
         probe.touch()
         probe.unlink()
@@ -9629,7 +9632,8 @@ def data_folder(argument: str | None, env: Mapping[str, str]) -> Path:
     except (OSError, RuntimeError, ValueError):
         raise SettingsError(f"the data folder {wanted!r} cannot be made; choose one with --home") from None
     if not is_writable(folder):
-        raise SettingsError(f"the data folder {folder} cannot be written; choose another with --home")
+        raise SettingsError(f"the data folder {folder} cannot be written, or its path is too long; choose another with"
+                            " --home")
     return folder
 
 
@@ -9749,11 +9753,16 @@ def _env_updated(bindings: Iterable[Binding], values: Mapping[str, str], newline
     return text + "".join(f"{name}={value}{newline}" for name, value in new.items())
 
 
+def _dated_copies(path: Path) -> list[Path]:
+    """The dated copies beside a settings file, the oldest first; there may be no folder."""
+    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT[\d.]+Z(-\d+)?")
+    return sorted(p for p in path.parent.glob("*") if dated.fullmatch(p.name))
+
+
 def _copy_dated(path: Path) -> None:
     """A private copy of a settings file beside it; only the newest copies are kept, for they hold secrets."""
     write_safely(path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%fZ}"), path.read_bytes())
-    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT[\d.]+Z(-\d+)?")
-    for old in sorted(p for p in path.parent.iterdir() if dated.fullmatch(p.name))[:-KEPT_COPIES]:
+    for old in _dated_copies(path)[:-KEPT_COPIES]:
         old.unlink()
 
 
@@ -9777,6 +9786,19 @@ def write_env(path: Path, values: Mapping[str, str]) -> None:
         write_safely(path, text.encode())
     except OSError:
         raise SettingsError(f"{path} cannot be written; nothing was changed") from None
+
+
+def drop_env(path: Path, names: Iterable[str]) -> None:
+    """Takes our values out of a settings file and of its dated copies; SettingsError if one cannot be written."""
+    path, gone = path.resolve(), set(names)
+    try:
+        for each in (path, *_dated_copies(path)):
+            bindings = _env_bindings(each)
+            kept = "".join(b.original.string for b in bindings if b.key not in gone)
+            if any(b.key in gone for b in bindings):
+                write_safely(each, kept.encode())
+    except OSError:
+        raise SettingsError(f"{path} or a copy of it cannot be written; take the lines out by hand") from None
 
 
 KILL_NAMES = frozenset({"kill", "kill.txt", "kill.txt.txt"})  # Explorer hides .txt, so people add it twice
@@ -9862,6 +9884,39 @@ class InstanceLock:
         if self._handle >= 0:
             os.close(self._handle)  # closing unlocks; the file stays, or two programs could lock two files
             self._handle = -1
+
+
+class ShowRequest:
+    """How a second start brings the running window to the front: a file in the data folder, looked for each second.
+
+    No port and no window of another program is needed, and it works where both see only the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "show.request"
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while nobody has taken the request."""
+        return self._path.exists()
+
+    def ask(self) -> bool:
+        """True if the request was left; the window that runs on this folder takes it."""
+        if sys.platform == "win32":
+            ctypes.windll.user32.AllowSetForegroundWindow(-1)  # who was just started may pass the right on
+        try:
+            self._path.touch()
+        except OSError:
+            return False
+        return True
+
+    def take(self) -> bool:
+        """True once for each request; a file that cannot be removed is no request, or it would be one each second."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
 
 
 HIDDEN = "***"
@@ -13784,7 +13839,7 @@ class Notifier:
 
 # ==============================================================================
 # KEYS | what only this installation knows
-# shell | uses SETTINGS LEDGER SYSTEM
+# shell | uses ERRORS SETTINGS LEDGER SYSTEM
 # ==============================================================================
 
 import secrets
@@ -13823,6 +13878,138 @@ def install_name(install: Install) -> str:
 def read_install(home: Path) -> Install:
     """The signing key in this folder and the hash of this program; whatever cannot be told locks."""
     return Install(signing_key(home), code_hash(program_source()))
+
+
+PROTECTED_FILE = "keys.protected"
+ENTROPY = b"LunoBiz keys 1"  # no secret: it keeps other programs' calls without it from opening the file
+NO_PROMPT = 1  # CRYPTPROTECT_UI_FORBIDDEN
+KEY_PAIRS = tuple((f"{PREFIX}{name}_KEY_ID", f"{PREFIX}{name}_KEY_SECRET") for name in ("READ", "LIVE"))
+KEY_SETS = (*KEY_PAIRS, (f"{PREFIX}TELEGRAM_TOKEN",))
+KEY_NAMES = frozenset(name for names in KEY_SETS for name in names)
+
+
+class Protection(NamedTuple):
+    """The system's own way to lock bytes to this user; both raise OSError."""
+
+    protect: Callable[[bytes], bytes]
+    unprotect: Callable[[bytes], bytes]
+
+
+if sys.platform == "win32":
+
+    class _Blob(ctypes.Structure):
+        """DATA_BLOB of Windows."""
+
+        _fields_ = (("size", ctypes.c_uint32), ("data", ctypes.c_void_p))
+
+    def _crypt(name: str, given: bytes) -> bytes:
+        """One call of the data protection API for this user of this computer; OSError."""
+        buffers = [ctypes.create_string_buffer(part, len(part)) for part in (given, ENTROPY)]
+        data, entropy = (_Blob(len(b), ctypes.cast(b, ctypes.c_void_p)) for b in buffers)
+        out, call = _Blob(), ctypes.WinDLL("crypt32", use_last_error=True)[name]
+        if not call(ctypes.byref(data), None, ctypes.byref(entropy), None, None, NO_PROMPT, ctypes.byref(out)):
+            raise OSError(ctypes.get_last_error(), f"{name} failed")
+        try:
+            return ctypes.string_at(out.data, out.size)
+        finally:
+            free = ctypes.WinDLL("kernel32").LocalFree
+            free.argtypes = (ctypes.c_void_p,)
+            free(out.data)
+
+
+def system_protection() -> Protection | None:
+    """Windows' protection of data for this user; None elsewhere, where the rights of the file have to do."""
+    if sys.platform == "win32":
+        return Protection(lambda text: _crypt("CryptProtectData", text), lambda raw: _crypt("CryptUnprotectData", raw))
+    return None
+
+
+class KeyVault:
+    """Keys in the data folder that only this user of this computer can open; where there is no protection, `.env`.
+
+    Values go in and to the exchange, and are never shown. What `.env` or the environment says comes first.
+    """
+
+    def __init__(self, folders: Sequence[Path], protection: Protection | None) -> None:
+        self._folders, self._protection, self._path = folders, protection, folders[0] / PROTECTED_FILE
+
+    @property
+    def trouble(self) -> str:
+        """Why the protected file cannot be opened; "" if it can, or if there is none."""
+        try:
+            self._read()
+        except SettingsError as error:
+            return str(error)
+        return ""
+
+    def _read(self) -> dict[str, str]:
+        """What the protected file holds; SettingsError if it cannot be opened."""
+        if self._protection is None:
+            return {}
+        try:
+            values = json.loads(self._protection.unprotect(self._path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise SettingsError(f"{self._path} cannot be opened by this user on this computer: enter the keys again, or"
+                                " delete the file") from None
+        is_sound = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+        return {name: value for name, value in values.items() if name in KEY_NAMES and value} if is_sound else {}
+
+    def env(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """All settings: the environment, `.env`, then the protected keys; never one half of a key from each."""
+        found = read_env(self._folders, environ)
+        try:
+            kept = self._read()
+        except SettingsError:
+            return found
+        for names in KEY_SETS:
+            if not any(found.get(name, "").strip() for name in names):
+                found |= {name: kept[name] for name in names if name in kept}
+        return found
+
+    def movable(self) -> tuple[str, ...]:
+        """The keys that stand readable in `.env` and could be protected, by name."""
+        return tuple(sorted(KEY_NAMES & read_env(self._folders, {}).keys())) if self._protection is not None else ()
+
+    def save(self, values: Mapping[str, str]) -> None:
+        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError."""
+        kept = {name: value for name, value in values.items() if self._protection and name in KEY_NAMES}
+        if kept:
+            self._protect(kept)
+            self._drop(kept)
+        plain = {name: value for name, value in values.items() if name not in kept}
+        if plain:
+            write_env(self._folders[0] / ".env", plain)
+
+    def move(self) -> tuple[str, ...]:
+        """Protects the keys of `.env` and removes their lines, in its dated copies too; the names, or SettingsError."""
+        names = self.movable()
+        if names:
+            found = read_env(self._folders, {})
+            self._protect({name: found[name] for name in names})
+            self._drop(names)
+        return names
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for folder in self._folders:
+            drop_env(folder / ".env", names)
+
+    def _protect(self, values: Mapping[str, str]) -> None:
+        """Adds keys to the protected file and reads them back; "" removes one. SettingsError leaves `.env` as it is."""
+        if self._protection is None:
+            raise SettingsError("this system has no protection for keys")
+        try:
+            before = self._read()
+        except SettingsError:  # another computer's file: nobody here could ever open it
+            before = {}
+        wanted = {name: value for name, value in {**before, **values}.items() if value}
+        try:
+            write_safely(self._path, self._protection.protect(json.dumps(wanted).encode()))
+        except OSError:
+            raise SettingsError(f"the keys could not be protected in {self._path}; nothing was changed") from None
+        if self._read() != wanted:
+            raise SettingsError(f"{self._path} does not give back what was written; the keys stay in .env")
 
 
 # ==============================================================================
@@ -14354,6 +14541,7 @@ class DoctorFacts:
     read_candles: Callable[[], object] | None = None
     skew_ms: Callable[[], float] | None = None
     is_ignored: Callable[[Path], bool | None] | None = None
+    protection: Protection | None = None
 
     @property
     def env_files(self) -> tuple[Path, ...]:
@@ -14444,8 +14632,8 @@ def _check_settings(env: Mapping[str, str]) -> Check:
     return _judge("Settings", good, (settings.is_test_exchange, "warn", text, cure))
 
 
-def _check_keys(env: Mapping[str, str]) -> Check:
-    """Which keys are there, by name only."""
+def _check_keys(env: Mapping[str, str], vault: KeyVault) -> Check:
+    """Which keys are there, by name only, and whether they could be kept better."""
     try:
         read_key = parse_read_key(env)
         telegram_token(env)
@@ -14454,13 +14642,19 @@ def _check_keys(env: Mapping[str, str]) -> Check:
     has_live = all(env.get(f"{PREFIX}LIVE_KEY_{part}", "").strip() for part in ("ID", "SECRET"))
     text = f"read key {'set' if read_key else 'not set'}, live key {'set' if has_live else 'not set'}"
     cure = "candles need a read-only Luno key (131107); --demo does not"
-    return _judge("Keys", text, (not read_key, "warn", text, cure))
+    shut, loose = vault.trouble, f"{text}, readable in .env"
+    return _judge(
+        "Keys", text, (bool(shut), "warn", shut, "enter the keys again in the window"),
+        (not read_key, "warn", text, cure),
+        (bool(vault.movable()), "warn", loose, "start the window: it offers to let Windows protect them"),
+    )  # fmt: skip
 
 
 def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     """The settings as written; if they cannot be read, nothing is said about the rest of them."""
     try:
-        env = read_env(facts.folders, facts.environ)
+        vault = KeyVault(facts.folders, facts.protection)
+        env = vault.env(facts.environ)
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
         return
@@ -14469,7 +14663,7 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     wrong = f"{text}; {'; '.join(problems)}"
     yield _judge(".env", text, (bool(problems), "warn", wrong, "correct or remove these names"))
     yield _check_settings(env)
-    yield _check_keys(env)
+    yield _check_keys(env, vault)
     token, chat = (bool(env.get(f"{PREFIX}TELEGRAM_{part}", "").strip()) for part in ("TOKEN", "CHAT_ID"))
     missing, cure = f"{PREFIX}TELEGRAM_{'CHAT_ID' if token else 'TOKEN'}", "set both, or none for desktop notices"
     yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
@@ -16671,8 +16865,47 @@ def digit_family(root: tkinter.Misc) -> str:
     return str(font.nametofont("TkFixedFont", root).actual("family"))
 
 
+# colour, top of the wick, top and bottom of the body, foot of the wick; in parts of the icon's height
+ICON_CANDLES = (
+    ((0xF0, 0x8A, 0x3C), 0.40, 0.50, 0.74, 0.84),
+    ((0x5A, 0xB0, 0xFF), 0.27, 0.36, 0.65, 0.74),
+    ((0x5A, 0xB0, 0xFF), 0.14, 0.22, 0.49, 0.60),
+)
+ICON_GROUND, ICON_CORNER, ICON_SIZES = (0x1B, 0x2A, 0x3D), 0.2, (16, 24, 32, 48, 64)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Rows of red, green, blue and opacity as a PNG file."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = b"".join(n.to_bytes(4, "big") for n in (width, height)) + b"\x08\x06\0\0\0"
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in parts)
+
+
+def icon_png(size: int) -> bytes:
+    """The program's icon as a PNG of so many pixels: three candles, drawn anew for each size on whole pixels."""
+    pixels = np.empty((size, size, 4), np.uint8)
+    radius, middle = size * ICON_CORNER, np.arange(size) + 0.5
+    beyond = np.maximum(np.maximum(radius - middle, middle - (size - radius)), 0.0)
+    pixels[:, :, :3] = ICON_GROUND
+    pixels[:, :, 3] = np.clip(radius - np.hypot(beyond[:, None], beyond) + 0.5, 0, 1) * 255
+    wick, side, gap = max(1, round(size * 0.06)), max(1, int(size * 0.075)), max(1, round(size * 0.08))
+    body = wick + 2 * side
+    left = (size - 3 * body - 2 * gap) // 2
+    for colour, *heights in ICON_CANDLES:
+        high, top, bottom, low = (round(size * height) for height in heights)
+        pixels[top:bottom, left : left + body, :3] = colour
+        pixels[high:low, left + side : left + side + wick, :3] = colour
+        left += body + gap
+    return _png(pixels)
+
+
 def open_root(title: str, is_dark: bool) -> ttk.App:
-    """The root window in the program's own theme, still empty and hidden."""
+    """The root window in the program's own theme and with its icon, still empty and hidden."""
+    import tkinter
+
     import ttkbootstrap as ttk
     ttk.Theme(
         name="ledger", primary="#2f7fd1", success="#0a9d78", info="#56b4e9", warning="#e69f00", danger="#d55e00",
@@ -16682,6 +16915,7 @@ def open_root(title: str, is_dark: bool) -> ttk.App:
     theme = "ledger-dark" if is_dark else "ledger-light"
     root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
     root.withdraw()
+    root.iconphoto(True, *(tkinter.PhotoImage(master=root, data=icon_png(size)) for size in ICON_SIZES))
     return root
 
 
@@ -17355,7 +17589,7 @@ class BannerBar:
         banners = self._look.palette.banners
         background, text = banners.get(banner.level, banners["info"])
         line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
-        last = {"rearm": "Re-arm…", "resolve": "Resolve…"}.get(banner.action, "Dismiss")
+        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
         act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
         for label, command in ((last, act), ("Details", self._on_details)):
             tkinter.Button(
@@ -18353,6 +18587,14 @@ FULL_COLLECTION = 60  # ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
+READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
+PROTECTED_MEANS = (
+    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
+    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
+    " another computer, or after Windows is installed anew, you enter them again.",
+)
+PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
+
 
 @dataclass(frozen=True, slots=True)
 class Doings:
@@ -18487,6 +18729,8 @@ class WindowOptions:
     theme: str = ""  # "dark" or "light"; empty follows the system
     write_log: Callable[[str], None] | None = None  # a fault of the window, for the log file
     timeframes: tuple[int, ...] = DEFAULT_TIMEFRAMES  # decision candles of the session, in seconds
+    is_asked_for: Callable[[], bool] | None = None  # once True after a second start, which this window answers
+    protect_keys: Callable[[], str] | None = None  # only where keys stand readable that could be protected
 
 
 def prefers_light() -> bool:
@@ -18602,11 +18846,16 @@ class Screen:
             self.note("error", event.text)
         return True
 
-    def note(self, level: str, text: str, key: str = "") -> None:
+    def note(self, level: str, text: str, key: str = "", action: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
         self.log.add(LogLine(self.now_ms(), level, "window", text), self.now_ms())
-        banner = Banner(level, text, key=key)
+        banner = Banner(level, text, action, key)
         self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
+        self._show_banners()
+
+    def unnote(self, key: str) -> None:
+        """Take back what was noted under a key."""
+        self._notes = [n for n in self._notes if n.key != key]
         self._show_banners()
 
     def show(self, news: DeskNews) -> None:
@@ -18703,6 +18952,8 @@ class Dashboard:
         self.root = open_root(f"{mode} — {options.title}", is_dark)
         self.root.report_callback_exception = self._on_fault
         self.root.protocol("WM_DELETE_WINDOW", self.close)
+        if sys.platform == "win32":  # elsewhere the session's manager means saving, and ends us by a signal
+            self.root.protocol("WM_SAVE_YOURSELF", self.leave)
         self.look = Look(self.root)
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
@@ -18741,8 +18992,26 @@ class Dashboard:
             self.root.after(FIRST_RUN_MS, self.ask_first_run)
         elif not self._worker.is_alive():
             self._worker.start()
+        if self._options.protect_keys is not None:
+            self.screen.note("info", READABLE_KEYS, "keys", "protect")
         self.root.mainloop()
         return self._choice
+
+    def come_forward(self) -> None:
+        """Bring the window to the front of all others, as a second start asks."""
+        if self.root.state() in ("iconic", "withdrawn"):
+            self.root.deiconify()
+        self.root.lift()
+        self.root.attributes("-topmost", True)  # a window that is lifted in vain is let through so
+        self.root.after_idle(self.root.attributes, "-topmost", False)
+        self.root.focus_force()
+
+    def protect_keys(self) -> None:
+        """Ask whether the keys may leave `.env` for the system's protection; asked once a start."""
+        self.screen.unnote("keys")
+        question = Question("Protect the keys", "Let Windows protect the keys?", PROTECTED_MEANS, PROTECT_ANSWERS)
+        if self._options.protect_keys is not None and ask_question(self.look, question) == PROTECT_ANSWERS[0]:
+            self.screen.note("info", self._options.protect_keys())
 
     @property
     def is_running(self) -> bool:
@@ -18801,6 +19070,8 @@ class Dashboard:
         news = self.screen.news
         if action == "rearm":
             self.kill_or_rearm()
+        elif action == "protect":
+            self.protect_keys()
         elif news is not None and ask_resolve(self.look, [b.text for b in news.banners if b.action == "resolve"]):
             self._worker.send(ResolveHalt())
 
@@ -18883,6 +19154,8 @@ class Dashboard:
         try:
             self._ticks += 1
             gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
+            if self._options.is_asked_for is not None and self._options.is_asked_for():
+                self.come_forward()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -19079,6 +19352,11 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 import traceback
 
 POLL_S = 0.05
+SHOW_WAIT_S = 5.0  # the window looks once a second
+if sys.platform == "win32":
+    END_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)  # a console that is closed sends the last
+else:
+    END_SIGNALS = (signal.SIGTERM,)
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
@@ -19109,6 +19387,11 @@ class Session:
     def kill_folders(self) -> tuple[Path, ...]:
         """Where a kill file is honoured: the data folder and beside the program."""
         return (self.home, program_folder())
+
+    @property
+    def vault(self) -> KeyVault:
+        """Where keys are kept: `.env` in the same folders, or what the system protects."""
+        return KeyVault(self.kill_folders, system_protection())
 
     @property
     def redactor(self) -> Redactor:
@@ -19181,15 +19464,24 @@ def _fresh_store(session: Session) -> Store:
     return store
 
 
-def save_key(home: Path, key_id: str, secret: str) -> str:
-    """Keep a read-only key in the data folder's .env; returns what to tell the owner."""
+def save_key(vault: KeyVault, key_id: str, secret: str) -> str:
+    """Keep a read-only key, protected where the system can do that; returns what to tell the owner."""
     names = {PREFIX + "READ_KEY_ID": key_id.strip(), PREFIX + "READ_KEY_SECRET": secret.strip()}
     try:
         parse_read_key(names)
-        write_env(home / ".env", names)
+        vault.save(names)
     except SettingsError as error:
         return f"The key was not saved: {error}"
     return "The key was saved."
+
+
+def protect_keys(vault: KeyVault) -> str:
+    """Move the keys from `.env` to where the system protects them; returns what to tell the owner."""
+    try:
+        names = vault.move()
+    except SettingsError as error:
+        return f"The keys were not moved: {error}"
+    return f"Windows protects the keys now; {len(names)} lines were removed from .env and its copies."
 
 
 def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
@@ -19271,7 +19563,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
             store.close()
             raise
     options = WorkerOptions(
-        ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.home, i, s),
+        ways.clock, session.home, session.database, limit.left, lambda i, s: save_key(session.vault, i, s),
         session.speed, session.mode is not Mode.PAPER,
     )
     if session.mode is Mode.PAPER:
@@ -19545,7 +19837,7 @@ def run_doctor(home: Path, env: Mapping[str, str]) -> int:
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
         home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(),
+        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
     )
     with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
         session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
@@ -19627,20 +19919,23 @@ def run_window(session: Session) -> int:
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
+    request, is_loose = ShowRequest(session.home), session.mode is Mode.PAPER and bool(session.vault.movable())
+    request.take()  # one that nobody answered
     window = Dashboard(worker, WindowOptions(
         session.mode, session.home, __version__, lambda: write_kill_file(session.home),
-        lambda i, s: save_key(session.home, i, s), is_test_exchange=session.settings.is_test_exchange,
+        lambda i, s: save_key(session.vault, i, s), is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=not has_key, write_log=lambda text: log.write("error", "window", text),
-        timeframes=session.settings.schedule.timeframes,
+        timeframes=session.settings.schedule.timeframes, is_asked_for=request.take,
+        protect_keys=partial(protect_keys, session.vault) if is_loose else None,
     ))
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*END_SIGNALS, signal.SIGINT):
         signal.signal(number, lambda *_: window.leave())
     choice = window.run()
     log.close()
     if choice == "demo":
         settings = mode_settings(Mode.DEMO, session.env)
         return run_window(replace(session, mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
-    env = read_env((session.home, program_folder()), os.environ)
+    env = session.vault.env(os.environ)
     if choice == "key" and parse_read_key(env):
         return run_window(replace(session, env=env))
     return EXIT_OK
@@ -19675,15 +19970,43 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
 
 
+def is_shown_instead(home: Path) -> bool:
+    """True if a window that runs on this folder came to the front in place of a second one."""
+    request, clock = ShowRequest(home), SystemClock()
+    end = clock.mono_s() + SHOW_WAIT_S
+    if not request.ask():
+        return False
+    while request.is_waiting and clock.mono_s() < end:
+        clock.sleep(POLL_S)
+    is_taken = not request.is_waiting
+    request.take()
+    return is_taken
+
+
+def run_alone(session: Session, a: argparse.Namespace) -> int:
+    """Trade, in the window or without; one program per data folder, a second start shows the window of the first."""
+    lock = InstanceLock(session.home / "instance.lock")
+    if not lock.acquire():
+        if not a.headless and is_shown_instead(session.home):
+            if sys.stdout is not None:
+                sys.stdout.write("LunoBiz runs already on this folder: its window was brought to the front.\n")
+            return EXIT_OK
+        raise AuditBroken(f"another LunoBiz is running on {session.home}; close it first or choose another --home")
+    try:
+        return run_headless(session, a.cycles) if a.headless else run_window(session)
+    finally:
+        lock.release()
+
+
 def run(argv: Sequence[str]) -> int:
     """Do what the command line asks; LunobizErrors are for `main`."""
     p = parser()
     a = p.parse_args(argv)
     check_use(p, a)
     home = data_folder(a.home, os.environ)
-    env_folders = (home, program_folder())
-    env = read_env(env_folders, os.environ)
-    for sentence in unknown_names(env) if sys.stderr is not None else ():
+    vault = KeyVault((home, program_folder()), system_protection())
+    env = vault.env(os.environ)
+    for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor:
         return run_doctor(home, env)
@@ -19698,13 +20021,7 @@ def run(argv: Sequence[str]) -> int:
     for is_asked, study in studies:
         if is_asked:
             return study(session, a)
-    lock = InstanceLock(home / "instance.lock")
-    if not lock.acquire():
-        raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")
-    try:
-        return run_headless(session, a.cycles) if a.headless else run_window(session)
-    finally:
-        lock.release()
+    return run_alone(session, a)
 
 
 EXIT_CODES = (
@@ -19718,7 +20035,8 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in END_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
