@@ -13889,7 +13889,7 @@ KEY_NAMES = frozenset(name for names in KEY_SETS for name in names)
 
 
 class Protection(NamedTuple):
-    """The system's own way to lock bytes to this user; both raise OSError."""
+    """The system's own way to lock bytes to this user; ValueError where it refuses."""
 
     protect: Callable[[bytes], bytes]
     unprotect: Callable[[bytes], bytes]
@@ -13903,12 +13903,12 @@ if sys.platform == "win32":
         _fields_ = (("size", ctypes.c_uint32), ("data", ctypes.c_void_p))
 
     def _crypt(name: str, given: bytes) -> bytes:
-        """One call of the data protection API for this user of this computer; OSError."""
+        """One call of the data protection API for this user of this computer; ValueError where it refuses."""
         buffers = [ctypes.create_string_buffer(part, len(part)) for part in (given, ENTROPY)]
         data, entropy = (_Blob(len(b), ctypes.cast(b, ctypes.c_void_p)) for b in buffers)
         out, call = _Blob(), ctypes.WinDLL("crypt32", use_last_error=True)[name]
         if not call(ctypes.byref(data), None, ctypes.byref(entropy), None, None, NO_PROMPT, ctypes.byref(out)):
-            raise OSError(ctypes.get_last_error(), f"{name} failed")
+            raise ValueError(f"{name}: error {ctypes.get_last_error()}")
         try:
             return ctypes.string_at(out.data, out.size)
         finally:
@@ -14006,7 +14006,7 @@ class KeyVault:
         wanted = {name: value for name, value in {**before, **values}.items() if value}
         try:
             write_safely(self._path, self._protection.protect(json.dumps(wanted).encode()))
-        except OSError:
+        except (OSError, ValueError):
             raise SettingsError(f"the keys could not be protected in {self._path}; nothing was changed") from None
         if self._read() != wanted:
             raise SettingsError(f"{self._path} does not give back what was written; the keys stay in .env")
@@ -18747,6 +18747,12 @@ def prefers_light() -> bool:
     return False
 
 
+def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
+    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
+    if sys.platform == "win32":
+        root.protocol("WM_SAVE_YOURSELF", action)
+
+
 def show_folder(folder: Path) -> None:
     """Open a folder in the system's file manager."""
     import webbrowser
@@ -18853,10 +18859,29 @@ class Screen:
         self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
         self._show_banners()
 
-    def unnote(self, key: str) -> None:
-        """Take back what was noted under a key."""
-        self._notes = [n for n in self._notes if n.key != key]
+    def come_forward(self) -> None:
+        """Bring the window to the front of all others where a second start has asked for that."""
+        if self.options.is_asked_for is None or not self.options.is_asked_for():
+            return
+        if self.root.state() in ("iconic", "withdrawn"):
+            self.root.deiconify()
+        self.root.lift()
+        self.root.attributes("-topmost", True)  # a window that is lifted in vain is let through so
+        self.root.after_idle(self.root.attributes, "-topmost", False)
+        self.root.focus_force()
+
+    def offer_protection(self) -> None:
+        """Offer, where keys stand readable in `.env`, to let the system protect them."""
+        if self.options.protect_keys is not None:
+            self.note("info", READABLE_KEYS, "keys", "protect")
+
+    def protect_keys(self) -> None:
+        """Ask whether the keys may leave `.env` for the system's protection; asked once a start."""
+        self._notes = [n for n in self._notes if n.key != "keys"]
         self._show_banners()
+        question = Question("Protect the keys", "Let Windows protect the keys?", PROTECTED_MEANS, PROTECT_ANSWERS)
+        if self.options.protect_keys is not None and ask_question(self.look, question) == PROTECT_ANSWERS[0]:
+            self.note("info", self.options.protect_keys())
 
     def show(self, news: DeskNews) -> None:
         """Show the newest figures."""
@@ -18952,8 +18977,7 @@ class Dashboard:
         self.root = open_root(f"{mode} — {options.title}", is_dark)
         self.root.report_callback_exception = self._on_fault
         self.root.protocol("WM_DELETE_WINDOW", self.close)
-        if sys.platform == "win32":  # elsewhere the session's manager means saving, and ends us by a signal
-            self.root.protocol("WM_SAVE_YOURSELF", self.leave)
+        on_session_end(self.root, self.leave)
         self.look = Look(self.root)
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
@@ -18992,26 +19016,9 @@ class Dashboard:
             self.root.after(FIRST_RUN_MS, self.ask_first_run)
         elif not self._worker.is_alive():
             self._worker.start()
-        if self._options.protect_keys is not None:
-            self.screen.note("info", READABLE_KEYS, "keys", "protect")
+        self.screen.offer_protection()
         self.root.mainloop()
         return self._choice
-
-    def come_forward(self) -> None:
-        """Bring the window to the front of all others, as a second start asks."""
-        if self.root.state() in ("iconic", "withdrawn"):
-            self.root.deiconify()
-        self.root.lift()
-        self.root.attributes("-topmost", True)  # a window that is lifted in vain is let through so
-        self.root.after_idle(self.root.attributes, "-topmost", False)
-        self.root.focus_force()
-
-    def protect_keys(self) -> None:
-        """Ask whether the keys may leave `.env` for the system's protection; asked once a start."""
-        self.screen.unnote("keys")
-        question = Question("Protect the keys", "Let Windows protect the keys?", PROTECTED_MEANS, PROTECT_ANSWERS)
-        if self._options.protect_keys is not None and ask_question(self.look, question) == PROTECT_ANSWERS[0]:
-            self.screen.note("info", self._options.protect_keys())
 
     @property
     def is_running(self) -> bool:
@@ -19071,7 +19078,7 @@ class Dashboard:
         if action == "rearm":
             self.kill_or_rearm()
         elif action == "protect":
-            self.protect_keys()
+            self.screen.protect_keys()
         elif news is not None and ask_resolve(self.look, [b.text for b in news.banners if b.action == "resolve"]):
             self._worker.send(ResolveHalt())
 
@@ -19154,8 +19161,7 @@ class Dashboard:
         try:
             self._ticks += 1
             gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
-            if self._options.is_asked_for is not None and self._options.is_asked_for():
-                self.come_forward()
+            self.screen.come_forward()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())

@@ -563,7 +563,7 @@ def test_keys_that_stand_readable_are_offered_once_and_left_unless_the_owner_agr
 
     bench = Bench(tmp_path, protect_keys=move)
     for answer in ("", lb.PROTECT_ANSWERS[1]):
-        bench.screen.note("info", lb.READABLE_KEYS, "keys", "protect")
+        bench.screen.offer_protection()
         assert [b.action for b in bench.screen.banners.visible] == ["protect"]
         answers(monkeypatch, ask_question=answer)
         bench.window._act_on_banner("protect")
