@@ -8603,7 +8603,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """One condition worth a line across the window; `action` is "", "rearm" or "resolve"."""
+    """One condition worth a line across the window; `action` is "", "rearm", "resolve" or "protect"."""
 
     level: str
     text: str
@@ -10050,9 +10050,12 @@ def program_source() -> str:
         return ""
 
 
+LONGEST_NAME = 64  # characters of the longest name that is ever made in the data folder, an export's with it
+
+
 def is_writable(folder: Path) -> bool:
-    """True if a file can be made here; asking the permissions would not tell on Windows."""
-    probe = folder / f".write-{os.getpid()}"
+    """True if a file with a name as long as ours can be made here; Windows has a longest path, and odd permissions."""
+    probe = folder / f".write-{os.getpid()}-".ljust(LONGEST_NAME, "x")
     try:
         probe.touch()
         probe.unlink()
@@ -10085,7 +10088,8 @@ def data_folder(argument: str | None, env: Mapping[str, str]) -> Path:
     except (OSError, RuntimeError, ValueError):
         raise SettingsError(f"the data folder {wanted!r} cannot be made; choose one with --home") from None
     if not is_writable(folder):
-        raise SettingsError(f"the data folder {folder} cannot be written; choose another with --home")
+        raise SettingsError(f"the data folder {folder} cannot be written, or its path is too long; choose another with"
+                            " --home")
     return folder
 
 
@@ -10205,11 +10209,16 @@ def _env_updated(bindings: Iterable[Binding], values: Mapping[str, str], newline
     return text + "".join(f"{name}={value}{newline}" for name, value in new.items())
 
 
+def _dated_copies(path: Path) -> list[Path]:
+    """The dated copies beside a settings file, the oldest first; there may be no folder."""
+    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT[\d.]+Z(-\d+)?")
+    return sorted(p for p in path.parent.glob("*") if dated.fullmatch(p.name))
+
+
 def _copy_dated(path: Path) -> None:
     """A private copy of a settings file beside it; only the newest copies are kept, for they hold secrets."""
     write_safely(path.with_name(f"{path.name}.{datetime.now(UTC):%Y-%m-%dT%H%M%S.%fZ}"), path.read_bytes())
-    dated = re.compile(re.escape(path.name) + r"\.\d{4}-\d\d-\d\dT[\d.]+Z(-\d+)?")
-    for old in sorted(p for p in path.parent.iterdir() if dated.fullmatch(p.name))[:-KEPT_COPIES]:
+    for old in _dated_copies(path)[:-KEPT_COPIES]:
         old.unlink()
 
 
@@ -10233,6 +10242,19 @@ def write_env(path: Path, values: Mapping[str, str]) -> None:
         write_safely(path, text.encode())
     except OSError:
         raise SettingsError(f"{path} cannot be written; nothing was changed") from None
+
+
+def drop_env(path: Path, names: Iterable[str]) -> None:
+    """Takes our values out of a settings file and of its dated copies; SettingsError if one cannot be written."""
+    path, gone = path.resolve(), set(names)
+    try:
+        for each in (path, *_dated_copies(path)):
+            bindings = _env_bindings(each)
+            kept = "".join(b.original.string for b in bindings if b.key not in gone)
+            if any(b.key in gone for b in bindings):
+                write_safely(each, kept.encode())
+    except OSError:
+        raise SettingsError(f"{path} or a copy of it cannot be written; take the lines out by hand") from None
 
 
 KILL_NAMES = frozenset({"kill", "kill.txt", "kill.txt.txt"})  # Explorer hides .txt, so people add it twice
@@ -10318,6 +10340,39 @@ class InstanceLock:
         if self._handle >= 0:
             os.close(self._handle)  # closing unlocks; the file stays, or two programs could lock two files
             self._handle = -1
+
+
+class ShowRequest:
+    """How a second start brings the running window to the front: a file in the data folder, looked for each second.
+
+    No port and no window of another program is needed, and it works where both see only the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "show.request"
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while nobody has taken the request."""
+        return self._path.exists()
+
+    def ask(self) -> bool:
+        """True if the request was left; the window that runs on this folder takes it."""
+        if sys.platform == "win32":
+            ctypes.windll.user32.AllowSetForegroundWindow(-1)  # who was just started may pass the right on
+        try:
+            self._path.touch()
+        except OSError:
+            return False
+        return True
+
+    def take(self) -> bool:
+        """True once for each request; a file that cannot be removed is no request, or it would be one each second."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
 
 
 HIDDEN = "***"
@@ -14265,7 +14320,7 @@ class Notifier:
 
 # ==============================================================================
 # KEYS | what only this installation knows
-# shell | uses SETTINGS LEDGER SYSTEM
+# shell | uses ERRORS SETTINGS LEDGER SYSTEM
 # ==============================================================================
 
 import secrets
@@ -14304,6 +14359,138 @@ def install_name(install: Install) -> str:
 def read_install(home: Path) -> Install:
     """The signing key in this folder and the hash of this program; whatever cannot be told locks."""
     return Install(signing_key(home), code_hash(program_source()))
+
+
+PROTECTED_FILE = "keys.protected"
+ENTROPY = b"LunoBiz keys 1"  # no secret: it keeps other programs' calls without it from opening the file
+NO_PROMPT = 1  # CRYPTPROTECT_UI_FORBIDDEN
+KEY_PAIRS = tuple((f"{PREFIX}{name}_KEY_ID", f"{PREFIX}{name}_KEY_SECRET") for name in ("READ", "LIVE"))
+KEY_SETS = (*KEY_PAIRS, (f"{PREFIX}TELEGRAM_TOKEN",))
+KEY_NAMES = frozenset(name for names in KEY_SETS for name in names)
+
+
+class Protection(NamedTuple):
+    """The system's own way to lock bytes to this user; ValueError where it refuses."""
+
+    protect: Callable[[bytes], bytes]
+    unprotect: Callable[[bytes], bytes]
+
+
+if sys.platform == "win32":
+
+    class _Blob(ctypes.Structure):
+        """DATA_BLOB of Windows."""
+
+        _fields_ = (("size", ctypes.c_uint32), ("data", ctypes.c_void_p))
+
+    def _crypt(name: str, given: bytes) -> bytes:
+        """One call of the data protection API for this user of this computer; ValueError where it refuses."""
+        buffers = [ctypes.create_string_buffer(part, len(part)) for part in (given, ENTROPY)]
+        data, entropy = (_Blob(len(b), ctypes.cast(b, ctypes.c_void_p)) for b in buffers)
+        out, call = _Blob(), ctypes.WinDLL("crypt32", use_last_error=True)[name]
+        if not call(ctypes.byref(data), None, ctypes.byref(entropy), None, None, NO_PROMPT, ctypes.byref(out)):
+            raise ValueError(f"{name}: error {ctypes.get_last_error()}")
+        try:
+            return ctypes.string_at(out.data, out.size)
+        finally:
+            free = ctypes.WinDLL("kernel32").LocalFree
+            free.argtypes = (ctypes.c_void_p,)
+            free(out.data)
+
+
+def system_protection() -> Protection | None:
+    """Windows' protection of data for this user; None elsewhere, where the rights of the file have to do."""
+    if sys.platform == "win32":
+        return Protection(lambda text: _crypt("CryptProtectData", text), lambda raw: _crypt("CryptUnprotectData", raw))
+    return None
+
+
+class KeyVault:
+    """Keys in the data folder that only this user of this computer can open; where there is no protection, `.env`.
+
+    Values go in and to the exchange, and are never shown. What `.env` or the environment says comes first.
+    """
+
+    def __init__(self, folders: Sequence[Path], protection: Protection | None) -> None:
+        self._folders, self._protection, self._path = folders, protection, folders[0] / PROTECTED_FILE
+
+    @property
+    def trouble(self) -> str:
+        """Why the protected file cannot be opened; "" if it can, or if there is none."""
+        try:
+            self._read()
+        except SettingsError as error:
+            return str(error)
+        return ""
+
+    def _read(self) -> dict[str, str]:
+        """What the protected file holds; SettingsError if it cannot be opened."""
+        if self._protection is None:
+            return {}
+        try:
+            values = json.loads(self._protection.unprotect(self._path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise SettingsError(f"{self._path} cannot be opened by this user on this computer: enter the keys again, or"
+                                " delete the file") from None
+        is_sound = isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
+        return {name: value for name, value in values.items() if name in KEY_NAMES and value} if is_sound else {}
+
+    def env(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """All settings: the environment, `.env`, then the protected keys; never one half of a key from each."""
+        found = read_env(self._folders, environ)
+        try:
+            kept = self._read()
+        except SettingsError:
+            return found
+        for names in KEY_SETS:
+            if not any(found.get(name, "").strip() for name in names):
+                found |= {name: kept[name] for name in names if name in kept}
+        return found
+
+    def movable(self) -> tuple[str, ...]:
+        """The keys that stand readable in `.env` and could be protected, by name."""
+        return tuple(sorted(KEY_NAMES & read_env(self._folders, {}).keys())) if self._protection is not None else ()
+
+    def save(self, values: Mapping[str, str]) -> None:
+        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError."""
+        kept = {name: value for name, value in values.items() if self._protection and name in KEY_NAMES}
+        if kept:
+            self._protect(kept)
+            self._drop(kept)
+        plain = {name: value for name, value in values.items() if name not in kept}
+        if plain:
+            write_env(self._folders[0] / ".env", plain)
+
+    def move(self) -> tuple[str, ...]:
+        """Protects the keys of `.env` and removes their lines, in its dated copies too; the names, or SettingsError."""
+        names = self.movable()
+        if names:
+            found = read_env(self._folders, {})
+            self._protect({name: found[name] for name in names})
+            self._drop(names)
+        return names
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for folder in self._folders:
+            drop_env(folder / ".env", names)
+
+    def _protect(self, values: Mapping[str, str]) -> None:
+        """Adds keys to the protected file and reads them back; "" removes one. SettingsError leaves `.env` as it is."""
+        if self._protection is None:
+            raise SettingsError("this system has no protection for keys")
+        try:
+            before = self._read()
+        except SettingsError:  # another computer's file: nobody here could ever open it
+            before = {}
+        wanted = {name: value for name, value in {**before, **values}.items() if value}
+        try:
+            write_safely(self._path, self._protection.protect(json.dumps(wanted).encode()))
+        except (OSError, ValueError):
+            raise SettingsError(f"the keys could not be protected in {self._path}; nothing was changed") from None
+        if self._read() != wanted:
+            raise SettingsError(f"{self._path} does not give back what was written; the keys stay in .env")
 
 
 # ==============================================================================
@@ -14803,6 +14990,7 @@ class DoctorFacts:
     read_candles: Callable[[], object] | None = None
     skew_ms: Callable[[], float] | None = None
     is_ignored: Callable[[Path], bool | None] | None = None
+    protection: Protection | None = None
 
     @property
     def env_files(self) -> tuple[Path, ...]:
@@ -14893,8 +15081,8 @@ def _check_settings(env: Mapping[str, str]) -> Check:
     return _judge("Settings", good, (settings.is_test_exchange, "warn", text, cure))
 
 
-def _check_keys(env: Mapping[str, str]) -> Check:
-    """Which keys are there, by name only."""
+def _check_keys(env: Mapping[str, str], vault: KeyVault) -> Check:
+    """Which keys are there, by name only, and whether they could be kept better."""
     try:
         read_key = parse_read_key(env)
         telegram_token(env)
@@ -14903,13 +15091,19 @@ def _check_keys(env: Mapping[str, str]) -> Check:
     has_live = all(env.get(f"{PREFIX}LIVE_KEY_{part}", "").strip() for part in ("ID", "SECRET"))
     text = f"read key {'set' if read_key else 'not set'}, live key {'set' if has_live else 'not set'}"
     cure = "candles need a read-only Luno key (131107); --demo does not"
-    return _judge("Keys", text, (not read_key, "warn", text, cure))
+    shut, loose = vault.trouble, f"{text}, readable in .env"
+    return _judge(
+        "Keys", text, (bool(shut), "warn", shut, "enter the keys again in the window"),
+        (not read_key, "warn", text, cure),
+        (bool(vault.movable()), "warn", loose, "start the window: it offers to let Windows protect them"),
+    )  # fmt: skip
 
 
 def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     """The settings as written; if they cannot be read, nothing is said about the rest of them."""
     try:
-        env = read_env(facts.folders, facts.environ)
+        vault = KeyVault(facts.folders, facts.protection)
+        env = vault.env(facts.environ)
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
         return
@@ -14918,7 +15112,7 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     wrong = f"{text}; {'; '.join(problems)}"
     yield _judge(".env", text, (bool(problems), "warn", wrong, "correct or remove these names"))
     yield _check_settings(env)
-    yield _check_keys(env)
+    yield _check_keys(env, vault)
     token, chat = (bool(env.get(f"{PREFIX}TELEGRAM_{part}", "").strip()) for part in ("TOKEN", "CHAT_ID"))
     missing, cure = f"{PREFIX}TELEGRAM_{'CHAT_ID' if token else 'TOKEN'}", "set both, or none for desktop notices"
     yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
@@ -17467,8 +17661,47 @@ def digit_family(root: tkinter.Misc) -> str:
     return str(font.nametofont("TkFixedFont", root).actual("family"))
 
 
+# colour, top of the wick, top and bottom of the body, foot of the wick; in parts of the icon's height
+ICON_CANDLES = (
+    ((0xF0, 0x8A, 0x3C), 0.40, 0.50, 0.74, 0.84),
+    ((0x5A, 0xB0, 0xFF), 0.27, 0.36, 0.65, 0.74),
+    ((0x5A, 0xB0, 0xFF), 0.14, 0.22, 0.49, 0.60),
+)
+ICON_GROUND, ICON_CORNER, ICON_SIZES = (0x1B, 0x2A, 0x3D), 0.2, (16, 24, 32, 48, 64)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Rows of red, green, blue and opacity as a PNG file."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = b"".join(n.to_bytes(4, "big") for n in (width, height)) + b"\x08\x06\0\0\0"
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in parts)
+
+
+def icon_png(size: int) -> bytes:
+    """The program's icon as a PNG of so many pixels: three candles, drawn anew for each size on whole pixels."""
+    pixels = np.empty((size, size, 4), np.uint8)
+    radius, middle = size * ICON_CORNER, np.arange(size) + 0.5
+    beyond = np.maximum(np.maximum(radius - middle, middle - (size - radius)), 0.0)
+    pixels[:, :, :3] = ICON_GROUND
+    pixels[:, :, 3] = np.clip(radius - np.hypot(beyond[:, None], beyond) + 0.5, 0, 1) * 255
+    wick, side, gap = max(1, round(size * 0.06)), max(1, int(size * 0.075)), max(1, round(size * 0.08))
+    body = wick + 2 * side
+    left = (size - 3 * body - 2 * gap) // 2
+    for colour, *heights in ICON_CANDLES:
+        high, top, bottom, low = (round(size * height) for height in heights)
+        pixels[top:bottom, left : left + body, :3] = colour
+        pixels[high:low, left + side : left + side + wick, :3] = colour
+        left += body + gap
+    return _png(pixels)
+
+
 def open_root(title: str, is_dark: bool) -> ttk.App:
-    """The root window in the program's own theme, still empty and hidden."""
+    """The root window in the program's own theme and with its icon, still empty and hidden."""
+    import tkinter
+
     import ttkbootstrap as ttk
     ttk.Theme(
         name="ledger", primary="#2f7fd1", success="#0a9d78", info="#56b4e9", warning="#e69f00", danger="#d55e00",
@@ -17478,6 +17711,7 @@ def open_root(title: str, is_dark: bool) -> ttk.App:
     theme = "ledger-dark" if is_dark else "ledger-light"
     root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
     root.withdraw()
+    root.iconphoto(True, *(tkinter.PhotoImage(master=root, data=icon_png(size)) for size in ICON_SIZES))
     return root
 
 
@@ -18181,7 +18415,7 @@ class BannerBar:
         banners = self._look.palette.banners
         background, text = banners.get(banner.level, banners["info"])
         line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
-        last = {"rearm": "Re-arm…", "resolve": "Resolve…"}.get(banner.action, "Dismiss")
+        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
         act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
         for label, command in ((last, act), ("Details", self._on_details)):
             tkinter.Button(
@@ -20228,6 +20462,14 @@ FULL_COLLECTION = 60  # ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
+READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
+PROTECTED_MEANS = (
+    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
+    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
+    " another computer, or after Windows is installed anew, you enter them again.",
+)
+PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
+
 
 @dataclass(frozen=True, slots=True)
 class Doings:
@@ -20362,6 +20604,14 @@ class WindowOptions:
     theme: str = ""  # "dark" or "light"; empty follows the system
     write_log: Callable[[str], None] | None = None  # a fault of the window, for the log file
     timeframes: tuple[int, ...] = DEFAULT_TIMEFRAMES  # decision candles of the session, in seconds
+    is_asked_for: Callable[[], bool] | None = None  # once True after a second start, which this window answers
+    protect_keys: Callable[[], str] | None = None  # only where keys stand readable that could be protected
+
+
+def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
+    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
+    if sys.platform == "win32":
+        root.protocol("WM_SAVE_YOURSELF", action)
 
 
 def show_folder(folder: Path) -> None:
@@ -20466,12 +20716,36 @@ class Screen:
             self.note("error", event.text)
         return True
 
-    def note(self, level: str, text: str, key: str = "") -> None:
+    def note(self, level: str, text: str, key: str = "", action: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
         self.log.add(LogLine(self.now_ms(), level, "window", text), self.now_ms())
-        banner = Banner(level, text, key=key)
+        banner = Banner(level, text, action, key)
         self._notes = [*(n for n in self._notes if n != banner), banner][-NOTES_KEPT:]
         self._show_banners()
+
+    def come_forward(self) -> None:
+        """Bring the window to the front of all others where a second start has asked for that."""
+        if self.options.is_asked_for is None or not self.options.is_asked_for():
+            return
+        if self.root.state() in ("iconic", "withdrawn"):
+            self.root.deiconify()
+        self.root.lift()
+        self.root.attributes("-topmost", True)  # a window that is lifted in vain is let through so
+        self.root.after_idle(self.root.attributes, "-topmost", False)
+        self.root.focus_force()
+
+    def offer_protection(self) -> None:
+        """Offer, where keys stand readable in `.env`, to let the system protect them."""
+        if self.options.protect_keys is not None:
+            self.note("info", READABLE_KEYS, "keys", "protect")
+
+    def protect_keys(self) -> None:
+        """Ask whether the keys may leave `.env` for the system's protection; asked once a start."""
+        self._notes = [n for n in self._notes if n.key != "keys"]
+        self._show_banners()
+        question = Question("Protect the keys", "Let Windows protect the keys?", PROTECTED_MEANS, PROTECT_ANSWERS)
+        if self.options.protect_keys is not None and ask_question(self.look, question) == PROTECT_ANSWERS[0]:
+            self.note("info", self.options.protect_keys())
 
     def show(self, news: DeskNews) -> None:
         """Show the newest figures."""
@@ -20569,6 +20843,7 @@ class Dashboard:
         self.root = open_root(f"{mode} — {options.title}", self.wardrobe.is_dark)
         self.root.report_callback_exception = self._on_fault
         self.root.protocol("WM_DELETE_WINDOW", self.close)
+        on_session_end(self.root, self.leave)
         self.look = Look(self.root, prefs.points, prefs.colours == "classic")
         self.screen = Screen(self.root, self.look, options, self._clock)
         doings = Doings(
@@ -20611,6 +20886,7 @@ class Dashboard:
             self.root.after(FIRST_RUN_MS, self.ask_first_run)
         elif not self._worker.is_alive():
             self._worker.start()
+        self.screen.offer_protection()
         self.root.mainloop()
         return self._choice
 
@@ -20671,6 +20947,8 @@ class Dashboard:
         news = self.screen.news
         if action == "rearm":
             self.kill_or_rearm()
+        elif action == "protect":
+            self.screen.protect_keys()
         elif news is not None and ask_resolve(self.look, [b.text for b in news.banners if b.action == "resolve"]):
             self._worker.send(ResolveHalt())
 
@@ -20765,6 +21043,7 @@ class Dashboard:
         try:
             self._ticks += 1
             gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
+            self.screen.come_forward()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -20819,7 +21098,7 @@ class Dashboard:
 
 # ==============================================================================
 # SETUP | how the owner's changes are written, and what his tests find
-# shell | uses ERRORS TYPES SETTINGS SYSTEM STORE LUNO NOTIFY FORMS
+# shell | uses ERRORS TYPES SETTINGS SYSTEM STORE LUNO NOTIFY KEYS FORMS
 # ==============================================================================
 
 TEST_WORDS = ("info", "Test message", "Notices of LunoBiz arrive here.")
@@ -20856,15 +21135,15 @@ def change_words(name: str, before: str, after: str) -> str:
     return f"{name} was changed by the owner from {before or default or 'nothing'} to {after or default or 'nothing'}"
 
 
-def change_settings(home: Path, env: Mapping[str, str], values: Mapping[str, str], store: Store,
+def change_settings(vault: KeyVault, env: Mapping[str, str], values: Mapping[str, str], store: Store,
                     tell: Callable[[Event], None]) -> dict[str, str]:
-    """Write settings to the data folder's .env and each change to the audit; returns them all as they are then.
+    """Write settings to the data folder and each change to the audit; returns them all as they are then.
 
     SettingsError says what is in the way; then nothing was changed.
     """
     changed = _checked(env, values, os.environ)
     _check_accounts(parse_settings(env), parse_settings(changed), store)
-    write_env(home / ".env", values)
+    vault.save(values)
     for name, text in values.items():
         tell(Event(SystemClock().now_ms(), "settings", "info", change_words(name, env.get(name, ""), text)))
     return changed
@@ -21056,6 +21335,11 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 import traceback
 
 POLL_S = 0.05
+SHOW_WAIT_S = 5.0  # the window looks once a second
+if sys.platform == "win32":
+    END_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)  # a console that is closed sends the last
+else:
+    END_SIGNALS = (signal.SIGTERM,)
 EXIT_OK, EXIT_NO, EXIT_USAGE, EXIT_OUTSIDE, EXIT_DATA = 0, 1, 2, 3, 4
 DEMO_SPEED = 1800.0
 DEMO_KEY_ID = "demo"
@@ -21086,6 +21370,11 @@ class Session:
     def kill_folders(self) -> tuple[Path, ...]:
         """Where a kill file is honoured: the data folder and beside the program."""
         return (self.home, program_folder())
+
+    @property
+    def vault(self) -> KeyVault:
+        """Where keys are kept: `.env` in the same folders, or what the system protects."""
+        return KeyVault(self.kill_folders, system_protection())
 
     @property
     def redactor(self) -> Redactor:
@@ -21175,7 +21464,7 @@ def change_stopped(session: Session, values: Mapping[str, str]) -> tuple[str, Se
     """The same while no session of PAPER is open: its audit is opened for it. Says what is wrong."""
     store = Store(replace(session, mode=Mode.PAPER).database, session.redactor, session.synchronous)
     try:
-        env = change_settings(session.home, session.env, values, store, lambda event: store.record_events((event,)))
+        env = change_settings(session.vault, session.env, values, store, lambda event: store.record_events((event,)))
     except SettingsError as error:
         return f"Nothing was changed: {error}.", session
     finally:
@@ -21195,7 +21484,7 @@ def change_running(known: deque[Session], opening: OpenSession, engine: Engine, 
         known.append(changed)
         return problem, None
     try:
-        env = change_settings(session.home, session.env, values, engine.parts.store, engine.tell)
+        env = change_settings(session.vault, session.env, values, engine.parts.store, engine.tell)
     except SettingsError as error:
         return f"Nothing was changed: {error}.", None
     known.append(replace(session, env=env))
@@ -21226,6 +21515,15 @@ def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> 
         frozenset(name.removeprefix(PREFIX) for name in SECRET_NAMES if session.env.get(name, "").strip()),
         folder_doubts(session.home, os.environ), save, partial(_ask_key, session), _ask_telegram, desktop_words,
     )
+
+
+def protect_keys(vault: KeyVault) -> str:
+    """Move the keys from `.env` to where the system protects them; returns what to tell the owner."""
+    try:
+        names = vault.move()
+    except SettingsError as error:
+        return f"The keys were not moved: {error}"
+    return f"Windows protects the keys now; {len(names)} lines were removed from .env and its copies."
 
 
 def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
@@ -21579,7 +21877,7 @@ def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
         home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(),
+        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
     )
     with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
         session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
@@ -21710,6 +22008,8 @@ def run_window(session: Session, asks: bool = True) -> int:
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
+    request, is_loose = ShowRequest(session.home), session.mode is Mode.PAPER and bool(session.vault.movable())
+    request.take()  # one that nobody answered
 
     def save(values: Mapping[str, str]) -> str:
         problem, changed = change_stopped(held[0], {PREFIX + name: text for name, text in values.items()})
@@ -21720,9 +22020,10 @@ def run_window(session: Session, asks: bool = True) -> int:
         session.mode, session.home, __version__, lambda: write_kill_file(session.home), form_options(session, save),
         is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=asks and not has_key, write_log=lambda text: log.write("error", "window", text),
-        timeframes=session.settings.schedule.timeframes,
+        timeframes=session.settings.schedule.timeframes, is_asked_for=request.take,
+        protect_keys=partial(protect_keys, session.vault) if is_loose else None,
     ))
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*END_SIGNALS, signal.SIGINT):
         signal.signal(number, lambda *_: window.leave())
     choice = window.run()
     log.close()
@@ -21761,15 +22062,43 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
 
 
+def is_shown_instead(home: Path) -> bool:
+    """True if a window that runs on this folder came to the front in place of a second one."""
+    request, clock = ShowRequest(home), SystemClock()
+    end = clock.mono_s() + SHOW_WAIT_S
+    if not request.ask():
+        return False
+    while request.is_waiting and clock.mono_s() < end:
+        clock.sleep(POLL_S)
+    is_taken = not request.is_waiting
+    request.take()
+    return is_taken
+
+
+def run_alone(session: Session, a: argparse.Namespace) -> int:
+    """Trade, in the window or without; one program per data folder, a second start shows the window of the first."""
+    lock = InstanceLock(session.home / "instance.lock")
+    if not lock.acquire():
+        if not a.headless and is_shown_instead(session.home):
+            if sys.stdout is not None:
+                sys.stdout.write("LunoBiz runs already on this folder: its window was brought to the front.\n")
+            return EXIT_OK
+        raise AuditBroken(f"another LunoBiz is running on {session.home}; close it first or choose another --home")
+    try:
+        return run_headless(session, a.cycles) if a.headless else run_window(session)
+    finally:
+        lock.release()
+
+
 def run(argv: Sequence[str]) -> int:
     """Do what the command line asks; LunobizErrors are for `main`."""
     p = parser()
     a = p.parse_args(argv)
     check_use(p, a)
     home = data_folder(a.home, os.environ)
-    env_folders = (home, program_folder())
-    env = read_env(env_folders, os.environ)
-    for sentence in unknown_names(env) if sys.stderr is not None else ():
+    vault = KeyVault((home, program_folder()), system_protection())
+    env = vault.env(os.environ)
+    for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor:
         return run_doctor(home, env)
@@ -21786,13 +22115,7 @@ def run(argv: Sequence[str]) -> int:
     for is_asked, study in studies:
         if is_asked:
             return study(session, a)
-    lock = InstanceLock(home / "instance.lock")
-    if not lock.acquire():
-        raise AuditBroken(f"another LunoBiz is running on {home}; close it first or choose another --home")
-    try:
-        return run_headless(session, a.cycles) if a.headless else run_window(session)
-    finally:
-        lock.release()
+    return run_alone(session, a)
 
 
 EXIT_CODES = (
@@ -21806,7 +22129,8 @@ def _ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in END_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -537,3 +538,48 @@ def test_the_loop_is_not_held_up_by_a_full_refresh(bench: Bench) -> None:
         moved = tuple(replace(r, key=f"{number}{r.key}") for r in told.decisions)
         bench.screen.show(replace(told, decisions=moved))
     assert (lb.SystemClock().mono_s() - started) / 20 < 0.2
+
+
+# ---- a second start, the session's end, readable keys ------------------------
+
+
+def test_a_second_start_brings_the_window_to_the_front(screen: None, tmp_path: Path) -> None:
+    request = lb.ShowRequest(tmp_path)
+    bench = Bench(tmp_path, is_asked_for=request.take)
+    sc.settle(bench.root, 0.2)
+    bench.root.withdraw()
+    bench.root.update()
+    request.ask()
+    assert sc.until(bench.root, lambda: not request.is_waiting, 3.0)
+    assert sc.until(bench.root, lambda: bool(bench.root.winfo_viewable()))
+    assert not bench.root.attributes("-topmost")
+    bench.end()
+
+
+def test_keys_that_stand_readable_are_offered_once_and_left_unless_the_owner_agrees(
+    screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+
+    def move() -> str:
+        moved.append("moved")
+        return "Windows protects the keys now."
+
+    bench = Bench(tmp_path, protect_keys=move)
+    for answer in ("", lb.PROTECT_ANSWERS[1]):
+        bench.screen.offer_protection()
+        assert [b.action for b in bench.screen.banners.visible] == ["protect"]
+        answers(monkeypatch, ask_question=answer)
+        bench.window._act_on_banner("protect")
+        assert bench.banners == [] and moved == []
+    answers(monkeypatch, ask_question=lb.PROTECT_ANSWERS[0])
+    bench.window._act_on_banner("protect")
+    assert moved == ["moved"] and bench.banners == ["Windows protects the keys now."]
+    bench.end()
+
+
+def test_the_end_of_the_session_is_as_a_close_without_a_question(bench: Bench) -> None:
+    bench.window.leave()
+    assert bench.worker.commands == [lb.Shutdown()]
+    assert ("WM_SAVE_YOURSELF" in bench.root.tk.splitlist(bench.root.tk.call("wm", "protocol", "."))) == (
+        sys.platform == "win32")

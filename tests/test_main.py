@@ -17,6 +17,7 @@ import pytest
 
 import lunobiz
 from recordings import Shape, market_rows, write_folder
+from screen import a_screen  # noqa: F401  (a fixture, `screen`)
 
 ROOT = Path(__file__).parent.parent
 KEYS_OF_REPORT = {
@@ -439,6 +440,46 @@ def test_an_unforeseen_fault_shows_its_place_and_not_its_text(
     assert "RuntimeError" in told and "hunter2" not in told
 
 
+def wait_for(is_so: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """True once something holds; False if it never did."""
+    end = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.1)
+    return is_so()
+
+
+def has_begun(home: Path) -> bool:
+    """True once a demo on this folder has written its log."""
+    return any((home / "logs").glob("*.jsonl"))
+
+
+def test_a_second_start_shows_the_first_window_and_ends(screen: None, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "lunobiz.py"), "--demo", "--home", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            assert wait_for(lambda: has_begun(tmp_path))
+            time.sleep(1.0)  # a request of earlier is thrown away just before the window is there
+            second = start("--demo", home=tmp_path)
+            assert (second.returncode, second.stderr) == (lunobiz.EXIT_OK, "")
+            assert "brought to the front" in second.stdout
+            third = start("--headless", "--demo", "--cycles", "1", home=tmp_path)
+            assert third.returncode == lunobiz.EXIT_DATA and "another LunoBiz is running" in third.stderr
+        finally:
+            first.terminate()
+        assert first.wait(30) == (1 if sys.platform == "win32" else lunobiz.EXIT_OK)  # there it is ended by force
+        assert first.stderr is not None and first.stderr.read() == ""
+
+
+def test_where_nobody_answers_a_second_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lunobiz, "SHOW_WAIT_S", 0.2)
+    holder = lunobiz.InstanceLock(tmp_path / "instance.lock")
+    assert holder.acquire()
+    with pytest.raises(lunobiz.AuditBroken, match="another LunoBiz"):
+        lunobiz.run(["--demo", "--home", str(tmp_path)])
+    assert not lunobiz.ShowRequest(tmp_path).is_waiting
+    holder.release()
+
+
 def test_the_readme_has_the_settings_the_program_has() -> None:
     assert lunobiz.settings_table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -454,4 +495,4 @@ def test_the_readmes_options_are_the_programs() -> None:
 def test_the_readmes_commands_are_one_line_each() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:sh|powershell)\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5 and all(block.strip().count("\n") == 0 for block in blocks)
+    assert len(blocks) == 6 and all(block.strip().count("\n") == 0 for block in blocks)

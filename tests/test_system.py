@@ -29,12 +29,15 @@ from lunobiz import (
     KilledByOwner,
     Redactor,
     SettingsError,
+    ShowRequest,
     Side,
     SteppedClock,
     SystemClock,
     data_folder,
+    drop_env,
     folder_doubts,
     is_killed,
+    is_writable,
     kill_file_found,
     private_file,
     program_folder,
@@ -384,6 +387,24 @@ def test_what_is_written_is_read_back(
 # ---- the kill file ---------------------------------------------------------------------------------
 
 
+def test_lines_are_taken_out_and_all_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_bytes(b"# top\r\nLUNOBIZ_A=1\r\n\r\nLUNOBIZ_B='two words' # why\r\nOTHER=x\r\n")
+    drop_env(path, ["LUNOBIZ_B", "LUNOBIZ_C"])
+    assert path.read_bytes() == b"# top\r\nLUNOBIZ_A=1\r\nOTHER=x\r\n"
+    assert [p.name for p in tmp_path.iterdir()] == [".env"]  # no copy: it would hold the line
+    drop_env(tmp_path / "missing" / ".env", ["LUNOBIZ_A"])
+
+
+def test_a_folder_is_writable_only_if_our_longest_names_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Ünïcödé – 日本"
+    folder.mkdir()
+    assert is_writable(folder)
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(lunobiz, "LONGEST_NAME", 300)  # longer than any system takes, as a deep folder's would be
+    assert not is_writable(folder)
+
+
 @pytest.mark.parametrize("name", ["KILL", "kill", "Kill", "KILL.txt", "kill.TXT", "Kill.txt.txt", "KILL.", " kill "])
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_a_kill_file_in_any_form_stops(tmp_path: Path, name: str, is_folder: bool) -> None:
@@ -570,6 +591,23 @@ def test_the_lock_goes_round_in_one_process(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_opened_is_no_second_program(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="rights"):
         InstanceLock(tmp_path / "missing" / "l").acquire()
+
+
+# ---- a second start --------------------------------------------------------------------------------
+
+
+def test_a_request_to_be_shown_is_taken_once(tmp_path: Path) -> None:
+    window, second = ShowRequest(tmp_path), ShowRequest(tmp_path)
+    assert not window.take() and not second.is_waiting
+    assert second.ask() and second.ask() and second.is_waiting
+    assert window.take()
+    assert not window.take() and not second.is_waiting
+
+
+def test_a_request_that_cannot_be_left_or_removed_is_none(tmp_path: Path) -> None:
+    assert not ShowRequest(tmp_path / "missing").ask()
+    (tmp_path / "show.request").mkdir()
+    assert not ShowRequest(tmp_path).take()
 
 
 # ---- secrets ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import lunobiz as lb
 import screen as sc
@@ -335,3 +337,18 @@ def test_pill_and_bar_have_the_colour_of_the_mode(look: lb.Look, strip: lb.Statu
     background, text = look.palette.modes[tone]
     assert str(strip.bar.cget("background")) == str(strip._pill.cget("background")) == background
     assert str(strip._pill.cget("foreground")) == text
+
+
+# ---- the icon ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 20, 24, 32, 48, 64, 256])
+def test_the_icon_is_drawn_sharp_at_every_size(size: int) -> None:
+    """Every opaque pixel has one of three colours: no edge of a candle is smeared over two pixels."""
+    image = Image.open(io.BytesIO(lb.icon_png(size)))
+    assert (image.size, image.mode) == ((size, size), "RGBA")
+    colours = {c[:3] for _, c in image.getcolors(size * size) or [] if isinstance(c, tuple) and c[3] == 255}
+    assert colours == {lb.ICON_GROUND, *(candle[0] for candle in lb.ICON_CANDLES)}
+    corner, middle = image.getpixel((0, 0)), image.getpixel((size // 2, size // 2))
+    assert isinstance(corner, tuple) and corner[3] < 128
+    assert middle == (*lb.ICON_CANDLES[1][0], 255)
