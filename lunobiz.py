@@ -13734,6 +13734,8 @@ class Reconciler:
     def run(self) -> Reconciled:
         """One comparison; ExchangeDown or ExchangeRefused if it cannot be made."""
         self._executor.refresh()  # fills that nobody has looked up yet are no drift
+        if self._executor.key_trouble:  # refused just now: not tried again
+            raise ExchangeRefused(self._executor.key_trouble, "the exchange refused the key")
         now, totals, change = self._line.exchange_ms(), self._totals(), self._change()
         assets = sorted(totals.keys() | change.keys() | self.owner.keys())  # one that is not shown is empty
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
@@ -13773,7 +13775,9 @@ class Reconciler:
         if (asset, change) not in self._named and asset in self.accounts:
             try:
                 rows = self._line.statement(self.accounts[asset])
-            except (ExchangeDown, ExchangeRefused):
+            except (ExchangeDown, ExchangeRefused) as error:
+                if isinstance(error, ExchangeRefused) and error.code in KEY_CODES:
+                    raise  # a refused key is not tried again
                 rows, said = (), "its statement cannot be read"
             for row in (r for r in rows if r.change == change):
                 when = datetime.fromtimestamp(row.time_ms / 1000, UTC)

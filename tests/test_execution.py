@@ -737,6 +737,20 @@ def test_a_drift_is_named_by_the_statement(at: Desk) -> None:
     assert look.run().drift == "ZAR +500 (transfer of 2025-01-29 10:40 UTC)"
 
 
+def test_a_key_that_a_reconcile_finds_refused_ends_it_at_once(at: Desk) -> None:
+    """Not one call more, neither for balances nor for the words of a drift."""
+    at.line.hold("AAA", "0")
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin(None)
+    at.executor.place(BUY)
+    at.line.finds.append(ExchangeRefused("ErrApiKeyRevoked", "no"))
+    at.line.log.clear()
+    with pytest.raises(ExchangeRefused):
+        look.run()
+    assert at.line.log == ["find"]
+
+
 def test_what_is_held_back_beyond_the_open_orders_explains_nothing(at: Desk) -> None:
     """A bid of 10 at 100 holds R1,000 back and its fee; R250 more, seen while no order was unknown, are the owner's."""
     at.line.hold("AAA", "0")
