@@ -14983,6 +14983,16 @@ def _folder_text(home: Path) -> str:
     return "".join(lines)
 
 
+def _without_folders(text: str, home: Path) -> str:
+    """The text without the owner's folders, whose names may be his."""
+    own = str(Path.home())
+    for folder, word in ((str(home), "[data folder]"), (own, "~")):
+        if len(folder) > 3:  # "/" and "C:\\" name nobody
+            for form in {folder, json.dumps(folder)[1:-1]}:
+                text = text.replace(form, word)
+    return text
+
+
 def draft_support(facts: SupportFacts) -> SupportDraft:
     """The files of a bundle; secrets, folders of the owner and amounts are out of them."""
     redactor = Redactor(facts.secrets)
@@ -14998,16 +15008,6 @@ def draft_support(facts: SupportFacts) -> SupportDraft:
     ]  # fmt: skip
     return SupportDraft(tuple(SupportFile(name, _without_folders(redactor.clean(text), facts.home))
                               for name, text in files))
-
-
-def _without_folders(text: str, home: Path) -> str:
-    """The text without the owner's folders, whose names may be his."""
-    own = str(Path.home())
-    for folder, word in ((str(home), "[data folder]"), (own, "~")):
-        if len(folder) > 3:  # "/" and "C:\\" name nobody
-            for form in {folder, json.dumps(folder)[1:-1]}:
-                text = text.replace(form, word)
-    return text
 
 
 def _given_away(secrets: Iterable[str]) -> Iterator[bytes]:
@@ -15029,8 +15029,7 @@ def has_secret(path: Path, secrets: Iterable[str]) -> bool:
     """True if a zip file, or any file in it, holds a secret in any encoding, or if that cannot be told."""
     try:
         with zipfile.ZipFile(path) as bundle:
-            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]
-            contents += [name.encode() for name in bundle.namelist()]
+            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]  # names are in the first
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, ZlibError):
         return True
     small = [content.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
@@ -19703,6 +19702,120 @@ def _live_session(session: Session, parts: EngineParts) -> LiveSession:
     return live
 
 
+def _probe(session: Session) -> LunoClient:
+    """A client for the doctor's questions."""
+    clock = SystemClock()
+    transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
+    return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
+
+
+def now_hour_ms() -> int:
+    """Two hours ago, on the hour."""
+    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
+
+
+def _skew_of(client: LunoClient) -> float:
+    """The clock's difference, NaN until the exchange has answered."""
+    return client.skew_ms if client.last_ok_ms else math.nan
+
+
+def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
+    locks: tuple[str, ...] = ()
+    with contextlib.suppress(LunobizError):
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        if session.database.exists():
+            store, install = Store(session.database, session.redactor), read_install(home)
+            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
+            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
+            store.close()
+    return locks
+
+
+def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
+    """The self-check; asks the exchange."""
+    facts = DoctorFacts(
+        machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
+        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
+        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(),
+    )
+    with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        client = _probe(session)
+        pair = session.settings.schedule.pairs[0]
+        facts = replace(
+            facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
+            read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
+        )
+    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+
+
+def run_doctor(home: Path, env: Mapping[str, str]) -> int:
+    """The self-check, a row per check; 1 if any failed."""
+    checks = doctor_checks(home, env)
+    sys.stdout.write(format_checks(checks) + "\n")
+    return EXIT_NO if has_failed(checks) else EXIT_OK
+
+
+class Pipe(Protocol):
+    """The way back from a process."""
+
+    def send(self, obj: object) -> None:
+        """Tell the parent something."""
+
+    def close(self) -> None:
+        """There is nothing more to tell."""
+
+
+def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """All that may be in no bundle: private values of the settings, and the signing key."""
+    found = list(private_values(env))
+    with contextlib.suppress(OSError):
+        found.append((home / KEY_FILE).read_bytes().hex())
+    return tuple(found)
+
+
+def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
+    """A bundle of this installation and the secrets that must not be in it."""
+    env = read_env((home, program_folder()), os.environ)
+    secrets = _loaded_secrets(home, env)
+    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
+                         code_hash(program_source())[:12], SystemClock().now_ms())
+    return draft_support(facts), secrets
+
+
+def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
+    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
+    try:
+        if isinstance(command, SaveSupport):
+            secrets = _loaded_secrets(home, read_env((home, program_folder()), os.environ))
+            write_support(Path(command.path), command.draft, secrets)
+            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+        else:
+            pipe.send(support_draft(home, database, mode)[0])
+    except LunobizError as error:
+        pipe.send(Note("error", f"No support bundle: {error}"))
+    finally:
+        pipe.close()
+
+
+def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """Write a support bundle, wrong settings or not, and list what is in it."""
+    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
+    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
+    real = TEST_DATABASE if is_test else "lunobiz.db"
+    database = real if mode is Mode.PAPER else f"{mode.value}.db"
+    draft, secrets = support_draft(home, database, mode)
+    write_support(Path(a.support), draft, secrets)
+    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    return EXIT_OK
+
+
+def run_aid(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """What works whatever the settings are: the self-check, or a bundle with it."""
+    return run_support(home, env, a) if a.support else run_doctor(home, env)
+
+
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
     """The one place that knows which parts make a mode."""
     wall, is_real = SystemClock(), session.mode in (Mode.PAPER, Mode.LIVE)
@@ -19963,115 +20076,6 @@ def run_gates(session: Session, a: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _probe(session: Session) -> LunoClient:
-    """A client for the doctor's questions."""
-    clock = SystemClock()
-    transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
-    return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
-
-
-def now_hour_ms() -> int:
-    """Two hours ago, on the hour."""
-    return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
-
-
-def _skew_of(client: LunoClient) -> float:
-    """The clock's difference, NaN until the exchange has answered."""
-    return client.skew_ms if client.last_ok_ms else math.nan
-
-
-def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
-    locks: tuple[str, ...] = ()
-    with contextlib.suppress(LunobizError):
-        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
-        if session.database.exists():
-            store, install = Store(session.database, session.redactor), read_install(home)
-            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
-            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
-            store.close()
-    return locks
-
-
-def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
-    """The self-check; asks the exchange."""
-    facts = DoctorFacts(
-        machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
-        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(),
-    )
-    with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
-        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
-        client = _probe(session)
-        pair = session.settings.schedule.pairs[0]
-        facts = replace(
-            facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
-            read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
-        )
-    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
-
-
-def run_doctor(home: Path, env: Mapping[str, str]) -> int:
-    """The self-check, a row per check; 1 if any failed."""
-    checks = doctor_checks(home, env)
-    sys.stdout.write(format_checks(checks) + "\n")
-    return EXIT_NO if has_failed(checks) else EXIT_OK
-
-
-class Pipe(Protocol):
-    """The way back from a process."""
-
-    def send(self, obj: object) -> None:
-        """Tell the parent something."""
-
-    def close(self) -> None:
-        """There is nothing more to tell."""
-
-
-def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """All that may be in no bundle: private values of the settings, and the signing key."""
-    found = list(private_values(env))
-    with contextlib.suppress(OSError):
-        found.append((home / KEY_FILE).read_bytes().hex())
-    return tuple(found)
-
-
-def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
-    """A bundle of this installation and the secrets that must not be in it."""
-    env = read_env((home, program_folder()), os.environ)
-    secrets = _loaded_secrets(home, env)
-    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
-                         code_hash(program_source())[:12], SystemClock().now_ms())
-    return draft_support(facts), secrets
-
-
-def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
-    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
-    try:
-        if isinstance(command, SaveSupport):
-            secrets = _loaded_secrets(home, read_env((home, program_folder()), os.environ))
-            write_support(Path(command.path), command.draft, secrets)
-            pipe.send(Note("info", f"The support bundle is in {command.path}"))
-        else:
-            pipe.send(support_draft(home, database, mode)[0])
-    except LunobizError as error:
-        pipe.send(Note("error", f"No support bundle: {error}"))
-    finally:
-        pipe.close()
-
-
-def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
-    """Write a support bundle, wrong settings or not, and list what is in it."""
-    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
-    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
-    real = TEST_DATABASE if is_test else "lunobiz.db"
-    database = real if mode is Mode.PAPER else f"{mode.value}.db"
-    draft, secrets = support_draft(home, database, mode)
-    write_support(Path(a.support), draft, secrets)
-    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
-    return EXIT_OK
-
-
 def run_export(session: Session, folder: str) -> int:
     """Write the audit of PAPER, or of the demo or replay, to a new folder inside `folder`."""
     if not session.database.exists():
@@ -20197,10 +20201,8 @@ def run(argv: Sequence[str]) -> int:
     env = read_env(env_folders, os.environ)
     for sentence in unknown_names(env) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
-    if a.doctor:
-        return run_doctor(home, env)
-    if a.support:
-        return run_support(home, env, a)
+    if a.doctor or a.support:
+        return run_aid(home, env, a)
     session = _session(a, home, env)
     if a.rehearse_live:
         return run_rehearsal(session)
