@@ -57,6 +57,7 @@ Map:
     WIZARD     the first run, a step at a time
     DASHBOARD  the window
     SETUP      how the owner's changes are written, and what his tests find
+    SESSION    which parts make a mode
     ARGUMENTS  what the command line may say
     MAIN       wire the parts, go
 
@@ -15402,6 +15403,16 @@ def _folder_text(home: Path) -> str:
     return "".join(lines)
 
 
+def _without_folders(text: str, home: Path) -> str:
+    """The text without the owner's folders, whose names may be his."""
+    own = str(Path.home())
+    for folder, word in ((str(home), "[data folder]"), (own, "~")):
+        if len(folder) > 3:  # "/" and "C:\\" name nobody
+            for form in {folder, json.dumps(folder)[1:-1]}:
+                text = text.replace(form, word)
+    return text
+
+
 def draft_support(facts: SupportFacts) -> SupportDraft:
     """The files of a bundle; secrets, folders of the owner and amounts are out of them."""
     redactor = Redactor(facts.secrets)
@@ -15417,16 +15428,6 @@ def draft_support(facts: SupportFacts) -> SupportDraft:
     ]  # fmt: skip
     return SupportDraft(tuple(SupportFile(name, _without_folders(redactor.clean(text), facts.home))
                               for name, text in files))
-
-
-def _without_folders(text: str, home: Path) -> str:
-    """The text without the owner's folders, whose names may be his."""
-    own = str(Path.home())
-    for folder, word in ((str(home), "[data folder]"), (own, "~")):
-        if len(folder) > 3:  # "/" and "C:\\" name nobody
-            for form in {folder, json.dumps(folder)[1:-1]}:
-                text = text.replace(form, word)
-    return text
 
 
 def _given_away(secrets: Iterable[str]) -> Iterator[bytes]:
@@ -15448,8 +15449,7 @@ def has_secret(path: Path, secrets: Iterable[str]) -> bool:
     """True if a zip file, or any file in it, holds a secret in any encoding, or if that cannot be told."""
     try:
         with zipfile.ZipFile(path) as bundle:
-            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]
-            contents += [name.encode() for name in bundle.namelist()]
+            contents = [path.read_bytes(), *(bundle.read(name) for name in bundle.namelist())]  # names are in the first
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, ZlibError):
         return True
     small = [content.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
@@ -21194,149 +21194,9 @@ def desktop_words() -> str:
 
 
 # ==============================================================================
-# ARGUMENTS | what the command line may say
-# shell | uses TYPES SETTINGS
+# SESSION | which parts make a mode
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES RISK CYCLE LEDGER SYSTEM STORE HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE JOBS WORKER FORMS SETUP
 # ==============================================================================
-
-import argparse
-
-DEMO_SEED = 6  # a market that gets going in its first hours
-
-
-def _pairs(text: str) -> tuple[str, ...]:
-    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
-
-
-def _durations(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(w) for w in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or any(s not in DURATIONS_S for s in found):
-        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
-    return found
-
-
-def _fees(text: str) -> tuple[float, float]:
-    words = text.split(",")
-    try:
-        maker, taker = (plain_number(w) for w in words)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
-    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
-        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
-    return maker, taker
-
-
-def _time(text: str) -> int:
-    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
-    try:
-        given = datetime.fromisoformat(text) if not text.isdigit() else None
-    except ValueError:
-        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
-    if given is None:
-        return int(text)
-    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def _speed(text: str) -> float:
-    try:
-        value = plain_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
-        " 4 damaged or locked data.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
-    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
-    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
-    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
-    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
-    what.add_argument("--rehearse-live", action="store_true", help=words)
-    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
-    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
-    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
-    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
-    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
-    source = p.add_mutually_exclusive_group()
-    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
-    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
-    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
-    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    words = f"seed of everything random (default {DEMO_SEED})"
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
-    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
-    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
-    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
-    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
-    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
-    return p
-
-
-def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """What may run on the demo or a recording, and what may not."""
-    if a.rehearse_live and not a.demo:
-        p.error("--rehearse-live needs --demo: it never touches Luno")
-    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
-    if a.headless and not (a.demo or a.replay) and a.speed is not None:
-        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
-
-
-def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Combinations that mean nothing are refused, not ignored."""
-    if a.backtest and not (a.data and a.json):
-        p.error("--backtest needs --data DIR and --json OUT")
-    if a.self_test and not a.json:
-        p.error("--self-test needs --json OUT; its rows are added to that file")
-    if a.gates and not a.data:
-        p.error("--gates needs --data DIR")
-    is_study = a.backtest or a.gates or a.self_test
-    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
-    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
-        p.error("--kinds, --count and --shard belong to --self-test")
-    if a.as_of is not None and not a.gates:
-        p.error("--as-of belongs to --gates")
-    if a.cycles and not a.headless:
-        p.error("--cycles belongs to --headless")
-    _check_source(p, a)
-
-
-# ==============================================================================
-# MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO RISK CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE REHEARSAL JOBS WORKER FORMS DASHBOARD SETUP ARGUMENTS
-# ==============================================================================
-
-import traceback
 
 POLL_S = 0.05
 SHOW_WAIT_S = 5.0  # the window looks once a second
@@ -21591,6 +21451,120 @@ def _live_session(session: Session, parts: EngineParts) -> LiveSession:
     return live
 
 
+def _probe(session: Session) -> LunoClient:
+    """A client for the doctor's questions."""
+    clock = SystemClock()
+    transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
+    return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
+
+
+def _skew_of(client: LunoClient) -> float:
+    """The clock's difference, NaN until the exchange has answered."""
+    return client.skew_ms if client.last_ok_ms else math.nan
+
+
+def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
+    locks: tuple[str, ...] = ()
+    with contextlib.suppress(LunobizError):
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        if session.database.exists():
+            store, install = Store(session.database, session.redactor), read_install(home)
+            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
+            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
+            store.close()
+    return locks
+
+
+def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
+    """The self-check; asks the exchange."""
+    facts = DoctorFacts(
+        machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
+        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
+        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
+    )
+    with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
+        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
+        client = _probe(session)
+        pair = session.settings.schedule.pairs[0]
+        facts = replace(
+            facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
+            read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
+        )
+    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
+
+
+def run_doctor(home: Path, env: Mapping[str, str]) -> int:
+    """The self-check, a row per check; 1 if any failed."""
+    checks = doctor_checks(home, env)
+    sys.stdout.write(format_checks(checks) + "\n")
+    return EXIT_NO if has_failed(checks) else EXIT_OK
+
+
+class Pipe(Protocol):
+    """The way back from a process."""
+
+    def send(self, obj: object) -> None:
+        """Tell the parent something."""
+
+    def close(self) -> None:
+        """There is nothing more to tell."""
+
+
+def all_settings(home: Path) -> dict[str, str]:
+    """The settings of the environment, of `.env`, and keys that the system protects."""
+    return KeyVault((home, program_folder()), system_protection()).env(os.environ)
+
+
+def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """All that may be in no bundle: private values of the settings, and the signing key."""
+    found = list(private_values(env))
+    with contextlib.suppress(OSError):
+        found.append((home / KEY_FILE).read_bytes().hex())
+    return tuple(found)
+
+
+def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
+    """A bundle of this installation and the secrets that must not be in it."""
+    env = all_settings(home)
+    secrets = _loaded_secrets(home, env)
+    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
+                         code_hash(program_source())[:12], SystemClock().now_ms())
+    return draft_support(facts), secrets
+
+
+def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
+    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
+    try:
+        if isinstance(command, SaveSupport):
+            secrets = _loaded_secrets(home, all_settings(home))
+            write_support(Path(command.path), command.draft, secrets)
+            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+        else:
+            pipe.send(support_draft(home, database, mode)[0])
+    except LunobizError as error:
+        pipe.send(Note("error", f"No support bundle: {error}"))
+    finally:
+        pipe.close()
+
+
+def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """Write a support bundle, wrong settings or not, and list what is in it."""
+    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
+    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
+    real = TEST_DATABASE if is_test else "lunobiz.db"
+    database = real if mode is Mode.PAPER else f"{mode.value}.db"
+    draft, secrets = support_draft(home, database, mode)
+    write_support(Path(a.support), draft, secrets)
+    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    return EXIT_OK
+
+
+def run_aid(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
+    """What works whatever the settings are: the self-check, or a bundle with it."""
+    return run_support(home, env, a) if a.support else run_doctor(home, env)
+
+
 def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
     """The one place that knows which parts make a mode."""
     wall, is_real = SystemClock(), session.mode in (Mode.PAPER, Mode.LIVE)
@@ -21633,6 +21607,152 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
                 " Luno watch them until LIVE is confirmed again")
         engine.tell(Event(ways.clock.now_ms(), "live_left", "error", text))
     return engine, options
+
+
+# ==============================================================================
+# ARGUMENTS | what the command line may say
+# shell | uses TYPES SETTINGS
+# ==============================================================================
+
+import argparse
+
+DEMO_SEED = 6  # a market that gets going in its first hours
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+
+
+def _durations(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(w) for w in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or any(s not in DURATIONS_S for s in found):
+        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
+    return found
+
+
+def _fees(text: str) -> tuple[float, float]:
+    words = text.split(",")
+    try:
+        maker, taker = (plain_number(w) for w in words)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
+    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
+        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
+    return maker, taker
+
+
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _speed(text: str) -> float:
+    try:
+        value = plain_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value <= 1e6:
+        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
+    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
+    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
+    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
+    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
+    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
+    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
+    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
+    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
+    return p
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+    if a.headless and not (a.demo or a.replay) and a.speed is not None:
+        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+
+
+def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Combinations that mean nothing are refused, not ignored."""
+    if a.backtest and not (a.data and a.json):
+        p.error("--backtest needs --data DIR and --json OUT")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
+    if a.cycles and not a.headless:
+        p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+# ==============================================================================
+# MAIN | wire the parts, go
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD SESSION ARGUMENTS
+# ==============================================================================
+
+import traceback
 
 
 def emit(value: Mapping[str, object]) -> None:
@@ -21851,110 +21971,6 @@ def run_gates(session: Session, a: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _probe(session: Session) -> LunoClient:
-    """A client for the doctor's questions."""
-    clock = SystemClock()
-    transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
-    return LunoClient(transport, parse_read_key(session.env), RateLimit(clock), clock, random.Random(session.seed))
-
-
-def _skew_of(client: LunoClient) -> float:
-    """The clock's difference, NaN until the exchange has answered."""
-    return client.skew_ms if client.last_ok_ms else math.nan
-
-
-def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Why the stored evaluations lock LIVE, the account's fees aside; nothing if they cannot be read."""
-    locks: tuple[str, ...] = ()
-    with contextlib.suppress(LunobizError):
-        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
-        if session.database.exists():
-            store, install = Store(session.database, session.redactor), read_install(home)
-            facts = LiveFacts(session.settings, Mode.PAPER, SystemClock().now_ms(), install.key, install.code_hash)
-            locks = live_locks(store.links("gate_rows"), store.links("attempts"), facts)
-            store.close()
-    return locks
-
-
-def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
-    """The self-check; asks the exchange."""
-    facts = DoctorFacts(
-        machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
-        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
-    )
-    with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
-        session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
-        client = _probe(session)
-        pair = session.settings.schedule.pairs[0]
-        facts = replace(
-            facts, read_tickers=client.tickers, skew_ms=lambda: _skew_of(client),
-            read_candles=(lambda: client.candles(pair, now_hour_ms(), 3600)) if client.has_key else None,
-        )
-    return run_checks(replace(facts, live_locks=_stored_locks(home, env) or facts.live_locks))
-
-
-def run_doctor(home: Path, env: Mapping[str, str]) -> int:
-    """The self-check, a row per check; 1 if any failed."""
-    checks = doctor_checks(home, env)
-    sys.stdout.write(format_checks(checks) + "\n")
-    return EXIT_NO if has_failed(checks) else EXIT_OK
-
-
-class Pipe(Protocol):
-    """The way back from a process."""
-
-    def send(self, obj: object) -> None:
-        """Tell the parent something."""
-
-    def close(self) -> None:
-        """There is nothing more to tell."""
-
-
-def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """All that may be in no bundle: private values of the settings, and the signing key."""
-    found = list(private_values(env))
-    with contextlib.suppress(OSError):
-        found.append((home / KEY_FILE).read_bytes().hex())
-    return tuple(found)
-
-
-def support_draft(home: Path, database: str, mode: Mode) -> tuple[SupportDraft, tuple[str, ...]]:
-    """A bundle of this installation and the secrets that must not be in it."""
-    env = read_env((home, program_folder()), os.environ)
-    secrets = _loaded_secrets(home, env)
-    facts = SupportFacts(home, env, secrets, doctor_checks(home, env), home / database, mode.value,
-                         code_hash(program_source())[:12], SystemClock().now_ms())
-    return draft_support(facts), secrets
-
-
-def support_child(home: Path, database: str, mode: Mode, command: AskSupport | SaveSupport, pipe: Pipe) -> None:
-    """Runs in a process of its own: gather a bundle for a look at it, or write the one that was looked at."""
-    try:
-        if isinstance(command, SaveSupport):
-            secrets = _loaded_secrets(home, read_env((home, program_folder()), os.environ))
-            write_support(Path(command.path), command.draft, secrets)
-            pipe.send(Note("info", f"The support bundle is in {command.path}"))
-        else:
-            pipe.send(support_draft(home, database, mode)[0])
-    except LunobizError as error:
-        pipe.send(Note("error", f"No support bundle: {error}"))
-    finally:
-        pipe.close()
-
-
-def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> int:
-    """Write a support bundle, wrong settings or not, and list what is in it."""
-    mode = Mode.DEMO if a.demo else Mode.REPLAY if a.replay else Mode.PAPER
-    is_test = env.get(f"{PREFIX}EXCHANGE_URL", "").strip() not in ("", Settings().exchange_url)
-    real = TEST_DATABASE if is_test else "lunobiz.db"
-    database = real if mode is Mode.PAPER else f"{mode.value}.db"
-    draft, secrets = support_draft(home, database, mode)
-    write_support(Path(a.support), draft, secrets)
-    sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
-    return EXIT_OK
-
-
 def run_export(session: Session, folder: str) -> int:
     """Write the audit of PAPER, or of the demo or replay, to a new folder inside `folder`."""
     if not session.database.exists():
@@ -22104,10 +22120,8 @@ def run(argv: Sequence[str]) -> int:
     env = vault.env(os.environ)
     for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
-    if a.doctor:
-        return run_doctor(home, env)
-    if a.support:
-        return run_support(home, env, a)
+    if a.doctor or a.support:
+        return run_aid(home, env, a)
     session = _session(a, home, env)
     if a.rehearse_live:
         return run_rehearsal(session)

@@ -68,7 +68,7 @@ def audit(home: Path, *texts: str) -> None:
 
 def test_a_bundle_holds_what_a_helper_needs(tmp_path: Path) -> None:
     audit(tmp_path, "first", "second")
-    log(tmp_path, {"t": NOW, "level": "info", "kind": "data", "text": "hello", "market_ms": 5, "cash": 77.5})
+    log(tmp_path, {"t": NOW, "level": "info", "kind": "data", "text": "hello", "market_ms": 5, "cash": "x", "n": 7})
     found = drafted(tmp_path, checks=(lb.Check("Disk", "fail", f"{tmp_path} is full", "make room"),))
     assert list(found) == ["about.txt", "doctor.txt", "settings.txt", "log.jsonl", "folder.txt", "decisions.jsonl",
                            "events.jsonl", "sessions.jsonl", "schema.sql"]  # fmt: skip
