@@ -14887,8 +14887,8 @@ class Engine:
         return moment
 
     def _tell_findings(self, findings: tuple[Banner, ...], now_ms: int) -> None:
-        before, self.findings = {b.text for b in self.findings}, findings
-        for banner in (b for b in findings if b.text not in before):
+        before, self.findings = {b.key for b in self.findings}, findings  # other numbers are no other finding
+        for banner in (b for b in findings if b.key not in before):
             self.tell(Event(now_ms, "live", banner.level, banner.text))
 
     def _blind(self, beat: Beat, base: Conditions, error: ExchangeDown | ExchangeRefused) -> Moment:
