@@ -15839,8 +15839,8 @@ class Engine:
         return dated(moment, self.parts.client.skew_ms)
 
     def _tell_findings(self, findings: tuple[Banner, ...], now_ms: int) -> None:
-        before, self.findings = {b.text for b in self.findings}, findings
-        for banner in (b for b in findings if b.text not in before):
+        before, self.findings = {b.key for b in self.findings}, findings  # other numbers are no other finding
+        for banner in (b for b in findings if b.key not in before):
             self.tell(Event(now_ms, "live", banner.level, banner.text))
 
     def _blind(self, beat: Beat, base: Conditions, error: ExchangeDown | ExchangeRefused) -> Moment:
@@ -18091,9 +18091,9 @@ class Prose:
 class Halves:
     """Two tables side by side where there is room, their widths by weight, else one above the other."""
 
-    def __init__(self, parent: tkinter.Misc, look: Look, weights: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, weights: tuple[int, int] = (1, 1), wide: int = WIDE) -> None:
         import ttkbootstrap as ttk
-        self._look, self._weights, self._is_wide = look, weights, False
+        self._look, self._weights, self._wide, self._is_wide = look, weights, wide, False
         self.frame = packed(ttk.Frame(parent), fill="both", expand=True)
 
     def put(self, first: Table, second: Table) -> None:
@@ -18103,7 +18103,7 @@ class Halves:
         self.frame.bind("<Configure>", lambda event: self._fit(event.width))
 
     def _fit(self, width: int) -> None:
-        is_wide = width >= self._look.px(WIDE)
+        is_wide = width >= self._look.px(self._wide)
         if is_wide != self._is_wide:
             self._arrange(is_wide)
 
@@ -18338,7 +18338,8 @@ LOG_ROWS, BANNERS_SHOWN = 2_000, 2
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
-NO_COINS = "Nothing to tell apart.\nIn LIVE this lists the coins at Luno: the bot's, yours, and what nothing explains."
+NO_COINS = ("Nothing to tell apart.\nIn LIVE the coins at Luno are listed here:\nthe bot's, yours, and what nothing"
+            " explains.")
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
 NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a few seconds after each close."
@@ -18529,7 +18530,7 @@ class AccountPanel:
     def __init__(self, parent: tkinter.Misc, look: Look) -> None:
         import ttkbootstrap as ttk
         self.frame = ttk.Frame(parent)
-        halves = Halves(self.frame, look, (13, 7))
+        halves = Halves(self.frame, look, (12, 7), wide=1_400)  # both whole, or one above the other
         number = "12,345.678900"
         orders = (
             Column("Market", "XBT/ZAR"), Column("For", "protection"), Column("Side", "SELL"),

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -255,7 +256,38 @@ def news(now: lb.Desk | None = None, is_empty: bool = False, **changes: object) 
         lb.fill_rows(() if is_empty else FILLS, markets, state.mode.value, state.now_ms, zone),
         () if is_empty else lb.banner_rows(shown, views, settings, state, zone),
         lb.footer_text(state, zone),
+        lb.order_rows(shown, markets, state.mode, state.now_ms),
+        lb.coin_rows(HOLDINGS) if state.mode is lb.Mode.LIVE and not is_empty else (),
     )
+
+
+def entry(base: str, limit: float, volume: float, **changes: object) -> lb.Order:
+    """An entry order that was made five minutes ago."""
+    plain = lb.Order(
+        f"lb-{base}", base + "ZAR", lb.Side.BUY, lb.OrderKind.ENTRY, lb.OrderState.OPEN, volume, limit, limit * 0.98,
+        NOON - 300_000, NOON + lb.HOUR_MS, lb.MOMENTUM, lb.Regime.TRENDING, 3600, "a reason",
+    )  # fmt: skip
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def working_desk() -> lb.Desk:
+    """Three positions, one without a resting stop, and an order in every state."""
+    taking = lb.OrderKind.TAKER_ENTRY
+    orders = (
+        replace(protection(HELD[0], 1), is_triggered=True, filled=0.12), protection(HELD[1], 2),
+        entry("SOL", 2_970.0, 4.2), entry("LTC", 1_604.0, 12.3456, state=lb.OrderState.UNKNOWN),
+        entry("ADA", 8.42, 1_234_567.89, is_cancelling=True, filled=34_567.89),
+        entry("LINK", 251.10, 40.0, state=lb.OrderState.INTENT, kind=taking),
+    )
+    return replace(desk(), orders=orders)
+
+
+HOLDINGS = tuple(
+    lb.Holding(asset, Decimal(bot), Decimal(owner), Decimal(odd)) for asset, bot, owner, odd in (
+        ("ADA", "0", "0", "0"), ("ETH", "0.31", "0", "0"), ("XBT", "0.0125", "0.50000001", "0"),
+        ("XRP", "410", "12345.678901", "-25.5"), ("ZAR", "-38701.90123456", "102000", "0"),
+    )
+)  # fmt: skip
 
 
 # ---- an evaluation of the gates and a saved run, worth showing ----

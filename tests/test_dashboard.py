@@ -393,8 +393,40 @@ def test_nothing_is_exported_without_an_answer(bench: Bench, monkeypatch: pytest
     assert bench.worker.commands == []
 
 
+def test_the_account_is_the_fourth_tab_and_hears_the_news(bench: Bench) -> None:
+    assert [bench.screen.tabs.tab(n, "text") for n in range(4)][3].strip() == "Account"
+    bench.tell(sc.news(sc.working_desk(), mode=lb.Mode.LIVE))
+    bench.press("<Control-Key-4>")
+    assert [len(t.keys) for t in bench.screen.account.tables] == [7, 4]
+    assert bench.screen.account.frame.winfo_ismapped()
+
+
+OFFER = lb.ClosingOffer(("ETHZAR", "lb-SOL"), ("•  ETH/ZAR   0.31", "•  SOLZAR   entry order"))
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+def test_all_is_closed_only_after_a_question_with_what_is_shown(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_sure: bool
+) -> None:
+    asked: list[object] = []
+
+    def ask(look: lb.Look, *rest: object) -> bool:
+        asked.append(rest)
+        return is_sure
+
+    monkeypatch.setattr(lb, "ask_close_all", ask)
+    bench.tell(sc.news(mode=lb.Mode.LIVE))
+    sent = len(bench.worker.commands)
+    bench.screen.actions.close_all.invoke()
+    assert bench.worker.commands[sent:] == [lb.AskClose()] and asked == []
+    bench.tell(OFFER)
+    assert asked == [("LIVE", OFFER)]
+    assert bench.worker.commands[sent + 1:] == ([lb.CloseAll(OFFER.marks)] if is_sure else [])
+
+
 def test_keys_go_to_their_tabs(bench: Bench) -> None:
-    keys = (("<Control-Key-2>", 1), ("<Control-Key-3>", 2), ("<Control-Key-5>", 4), ("<Control-Key-1>", 0))
+    keys = (("<Control-Key-2>", 1), ("<Control-Key-3>", 2), ("<Control-Key-4>", 3), ("<Control-Key-5>", 4),
+            ("<Control-Key-1>", 0))
     for key, tab in (*keys, ("<Control-b>", 1)):
         bench.press(key)
         assert bench.screen.tab == tab

@@ -299,3 +299,35 @@ def test_escape_writes_no_bundle(look: lb.Look) -> None:
     during(look, lambda: dialog.dialog.window.event_generate("<Escape>"))
     assert not dialog.ask()
     check(look)
+
+
+# ---- closing all ------------------------------------------------------------
+
+CLOSING = lb.ClosingOffer(("ETHZAR",), (
+    "•  ETH/ZAR   0.310000 at the bid of 45,804 = R14,114.04 after R85.20 fee", "About R14,114.04 comes in."))
+
+
+@pytest.mark.parametrize(("answer", "is_sure"), [("Close all", True), ("Keep", False)])
+def test_closing_all_shows_what_it_does_and_that_it_is_done_once(look: lb.Look, answer: str, is_sure: bool) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), lambda: button(look, answer).invoke())
+    assert lb.ask_close_all(look, "LIVE", CLOSING) is is_sure
+    check(look)
+    (words,) = seen
+    assert words.startswith("Sell everything the bot holds, and cancel its entries? (LIVE)")
+    assert all(line in words for line in CLOSING.lines) and "It happens once" in words
+
+
+@pytest.mark.parametrize("key", ["<Return>", "<Escape>"])
+def test_enter_and_escape_close_nothing(look: lb.Look, key: str) -> None:
+    during(look, press(look, key))
+    assert lb.ask_close_all(look, "PAPER", CLOSING) is False
+    check(look)
+
+
+def test_what_cannot_be_closed_is_only_told(look: lb.Look) -> None:
+    seen: list[str] = []
+    during(look, lambda: seen.append(texts(look)), lambda: button(look, "Close").invoke())
+    assert lb.ask_close_all(look, "LIVE", lb.ClosingOffer(problem="Not now.")) is False
+    check(look)
+    assert seen == ["Not now."]

@@ -1320,3 +1320,23 @@ def test_an_act_that_no_cycle_has_taken_up_is_gone_after_a_restart(tmp_path: Pat
     assert OrderKind.PROTECTION in [o.kind for o in paper.engine.desk.orders]
     found = replayed(paper)
     assert found.is_equal, found.text
+
+
+# ---- findings of LIVE --------------------------------------------------------
+
+
+def test_a_finding_is_told_once_while_it_lasts_and_again_when_it_is_back(paper: Paper) -> None:
+    """Its numbers may change meanwhile: 15.0 %, 15.1 % and back are one finding, and no message each."""
+    def banner(text: str, key: str) -> lunobiz.Banner:
+        return lunobiz.Banner("warning", text, "", key)
+
+    paper.told.clear()
+    first, worse, other = banner("fallen 15.0%", "leash"), banner("fallen 15.1%", "leash"), banner("drift", "drift")
+    for number, findings in enumerate(((first,), (worse,), (first, other), (other,), (), (first,))):
+        paper.engine._tell_findings(findings, T0 + number)
+        assert paper.engine.findings == findings
+    told = [(e.time_ms - T0, e.kind, e.level, e.text) for e in paper.told]
+    assert told == [(0, "live", "warning", "fallen 15.0%"), (2, "live", "warning", "drift"),
+                    (5, "live", "warning", "fallen 15.0%")]
+    assert [row[0] for row in paper.rows("SELECT text FROM events WHERE kind = 'live' ORDER BY rowid")] == [
+        text for *_, text in told]

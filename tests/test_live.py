@@ -356,6 +356,92 @@ def test_absence_is_not_proved_by_balances_that_were_read_long_ago(at: Stand) ->
     assert at.session.executor.sent["LB1-000001"].state is OrderState.NOT_PLACED
 
 
+# ---- what is told of it --------------------------------------------------------------------------------------
+
+
+def found(at: Stand) -> dict[str, lunobiz.Banner]:
+    """The findings by their keys."""
+    banners = tuple(at.session.findings())
+    assert all(b.level == "warning" for b in banners)
+    return {b.key: b for b in banners}
+
+
+def test_a_sound_account_has_no_findings(at: Stand) -> None:
+    assert found(at) == {}  # nor one that was not looked at
+    at.look()
+    assert found(at) == {}
+
+
+def test_a_drift_is_told_with_its_number_and_can_be_resolved(at: Stand) -> None:
+    """50,000 were there, 40,000 are: after the owner's word they are all his, and nothing is told any more."""
+    at.look()
+    at.line.hold("ZAR", "40000")
+    at.look(UNSURE)
+    at.look(UNSURE)
+    (told,) = found(at).values()
+    assert (told.key, told.action) == ("drift", "resolve")
+    assert told.text.startswith("The account does not add up: ZAR ") and "10000" in told.text
+    assert told.text.endswith("resolve it: from then on it counts as yours.")
+    at.session.accept()
+    assert found(at) == {}
+    at.look(UNSURE)
+    at.look(UNSURE)
+    assert found(at) == {}
+
+
+def test_orders_of_others_and_with_our_mark_are_told_apart(at: Stand) -> None:
+    at.look()
+    for client in ("mine", "LB1-00000000-000001"):
+        at.line.accept(SentOrder("", "", "BBBZAR", Side.SELL, OrderKind.EXIT, D(5), D(1), D(0), NOW), client_id=client)
+    at.look(UNSURE)
+    banners = found(at)
+    assert {key: (b.text, b.action) for key, b in banners.items()} == {
+        "foreign": ("Open orders at Luno that are not the bot's: sell 1 BBBZAR. No entries while they are there.", ""),
+        "double": ("Orders with this bot's mark that it did not send: LB1-00000000-000001. Is a second copy using the"
+                   " key?", ""),
+    }
+    at.line.there.clear()
+    at.look(UNSURE)
+    assert found(at) == {}
+
+
+def test_orders_the_journal_lacks_are_told_until_the_owner_has_looked(at: Stand) -> None:
+    at.line.accept(SentOrder("", "", PAIR, Side.BUY, OrderKind.ENTRY, D(100), D(10), D(0), NOW), client_id=ONE)
+    at.line.end(ONE)
+    at.look()
+    (told,) = found(at).values()
+    assert (told.key, told.text) == ("lost", f"Orders at Luno that the audit does not have: {ONE}. Was an older"
+                                             " database restored? Look at the account.")
+    at.session.accept()
+    assert found(at) == {}
+
+
+def test_a_refused_key_and_a_contradiction_are_told(at: Stand) -> None:
+    at.look()
+    at.line.answers.append(PostAnswer(Answer.KEY, "", "ErrInsufficientPerms"))
+    at.place()
+    at.session.executor.contradictions |= {"LB1-2": "b, then a", "LB1-1": "a, then b", "LB1-3": "c"}
+    told = {key: b.text for key, b in found(at).items()}
+    assert told == {
+        "key": "Luno refuses the key (ErrInsufficientPerms). It is not tried again until you resolve this.",
+        "said": "What Luno says of an order cannot be: a, then b, b, then a.",
+    }
+    at.session.executor.contradictions.clear()
+    at.session.accept()
+    assert found(at) == {}
+
+
+def test_the_leash_is_told_and_locks_of_the_gates_are_not(at: Stand) -> None:
+    """They have their own place."""
+    at.locks.append("Evidence is 31 days old.")
+    at.look(cash=84_999.0, peak_equity=100_000.0)
+    (told,) = found(at).values()
+    assert (told.key, told.text) == (
+        "leash", "LIVE has fallen 15.0% from its peak; the gates allow 15%. No new entries.")
+    at.look(cash=90_000.0, peak_equity=100_000.0)
+    assert found(at) == {}
+
+
 # ---- what is the owner's ---------------------------------------------------------------------------------
 
 

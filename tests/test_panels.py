@@ -87,6 +87,12 @@ def test_the_live_button_follows_gates_and_mode(bar: lb.ActionBar) -> None:
     assert (bar.live.cget("text"), bar._live_tip.text) == ("Back to PAPER…", "Orders are real.")
 
 
+def test_the_button_closes_all(bar: lb.ActionBar, done: list[object]) -> None:
+    assert bar.close_all.cget("text") == "Close all…"
+    bar.close_all.invoke()
+    assert done == ["close all"]
+
+
 def test_only_a_stepped_market_has_a_speed(bar: lb.ActionBar, look: lb.Look, done: list[object]) -> None:
     bar.show(sc.news().status)
     sc.settle(look.root, 0.05)
@@ -508,6 +514,62 @@ def test_the_pace_forgets_what_is_long_past() -> None:
     assert tempo.per_s == pytest.approx(10.0)
     assert tempo.left_text(1_000, 1_000) == ""
     assert tempo.left_text(980, 1_000) == "about 00:05 left"
+
+
+# ---- account ----------------------------------------------------------------
+
+
+@pytest.fixture
+def account(look: lb.Look) -> lb.AccountPanel:
+    made = lb.AccountPanel(look.root, look)
+    made.frame.pack(fill="both", expand=True)
+    return made
+
+
+def live_news() -> lb.DeskNews:
+    """LIVE with an order in every state, a stop that does not rest and a coin that nothing explains."""
+    return sc.news(sc.working_desk(), mode=lb.Mode.LIVE)
+
+
+def test_the_account_shows_orders_and_coins_where_they_are(account: lb.AccountPanel, look: lb.Look) -> None:
+    account.show(live_news())
+    sc.settle(look.root, 0.2)
+    orders, coins = account.tables
+    assert orders.keys == ("stop of XRPZAR", "lb-1", "lb-2", "lb-SOL", "lb-LTC", "lb-ADA", "lb-LINK")
+    watched = [str(orders.tree.set(key, "8")).strip() for key in orders.keys]
+    assert watched == ["only in the program", "at Luno", "at Luno", "at Luno", "not certain", "at Luno",
+                       "in the program"]
+    assert coins.keys == ("ETH", "XBT", "XRP", "ZAR")  # there is no ADA
+    warned = [key for table in account.tables for key in table.keys if "warn" in table.tree.item(key, "tags")]
+    assert warned == ["stop of XRPZAR", "lb-LTC", "XRP"]
+
+
+def test_an_account_without_anything_says_what_would_be_there(account: lb.AccountPanel, look: lb.Look) -> None:
+    """In PAPER too: there are no coins to tell apart there."""
+    account.show(sc.news(sc.desk(held=())))
+    sc.settle(look.root, 0.2)
+    words = [t._empty for t in account.tables]
+    assert [str(w.cget("text")).split("\n")[0] for w in words] == ["No orders and no stops.", "Nothing to tell apart."]
+    assert all(w.winfo_ismapped() for w in words)
+    account.show(live_news())
+    sc.settle(look.root, 0.2)
+    assert not any(w.winfo_ismapped() for w in words)
+
+
+@pytest.mark.parametrize(("width", "is_wide"), [(1008, False), (1384, False), (1408, True), (1900, True)])
+def test_nothing_of_the_account_is_cut_off(
+    account: lb.AccountPanel, look: lb.Look, width: int, is_wide: bool
+) -> None:
+    """Every column at every width, side by side or one above the other; the words of an empty table as well."""
+    look.root.geometry(f"{look.px(width)}x{look.px(520)}")
+    for news in (live_news(), sc.news(sc.desk(held=()))):
+        account.show(news)
+        sc.settle(look.root, 0.3)
+        first, second = (t.frame for t in account.tables)
+        assert (first.winfo_y() == second.winfo_y()) is is_wide
+        for table in account.tables:
+            assert table._horizontal.winfo_manager() == "" and str(table._absent.cget("text")) == ""
+            assert table._empty.winfo_reqwidth() <= table.tree.winfo_width()
 
 
 # ---- log --------------------------------------------------------------------

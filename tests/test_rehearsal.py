@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +138,114 @@ def test_what_is_clean() -> None:
     empty = RehearsalReport((), {}, 0, (), TradingState.READY, ())
     assert not empty._replace(differences=("x",)).is_clean
     assert Amounts() == Amounts(*[Decimal(0)] * 4)
+
+
+# ---- the same run over again ------------------------------------------------------------------------------
+
+
+def check(database: Path) -> lunobiz.ParityReport:
+    """The replay check of all that was done in LIVE."""
+    return lunobiz.check_parity(lunobiz.read_audit(database, lunobiz.Mode.LIVE),
+                                lunobiz.code_hash(lunobiz.program_source()))
+
+
+def meddle(database: Path, change: Callable[[dict[str, Any]], bool], has_new_sum: bool = True) -> None:
+    """Change the first answer of the exchange in the inputs in which `change` finds something to do."""
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        query = "SELECT rowid, time_ms, mode, number, kind, packed FROM inputs WHERE kind = 'block' ORDER BY number"
+        for rowid, *head, packed in db.execute(query).fetchall():
+            block = json.loads(zlib.decompress(packed))
+            if any(change(e["settled"]) for e in block["entries"] if "settled" in e):
+                new = zlib.compress(lunobiz.input_text(block).encode())
+                db.execute("UPDATE inputs SET packed = ? WHERE rowid = ?", (new, rowid))
+                if has_new_sum:
+                    told = lunobiz._input_checksum(tuple(head), new)
+                    db.execute("UPDATE inputs SET checksum = ? WHERE rowid = ?", (told, rowid))
+                db.commit()
+                return
+    pytest.fail("nothing to change")
+
+
+@pytest.fixture
+def database(done: tuple[Rehearsal, RehearsalReport], tmp_path: Path) -> Path:
+    """A copy of the audit to meddle with."""
+    return Path(shutil.copy(done[0]._database, tmp_path / "rehearsal.db"))
+
+
+def test_live_runs_over_again_with_what_the_exchange_said(
+    done: tuple[Rehearsal, RehearsalReport], database: Path
+) -> None:
+    """All orders, fills and crashes of the rehearsal are in it, and none comes out otherwise."""
+    found = check(database)
+    assert found.is_equal, found.text
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        rows = {t: db.execute(f"SELECT COUNT(*) FROM {t}").fetchone()[0] for t in lunobiz.REPLAYED}
+    assert {t: found.counts[t] for t in rows} == rows
+    assert rows["fills"] > 0 and rows["order_intents"] >= len(done[1].orders) >= ORDERS and done[1].crashes > 0
+
+
+def changed_price(settled: dict[str, Any]) -> bool:
+    for fill in settled["fills"]:
+        fill["price"] *= 1.000001
+    return bool(settled["fills"])
+
+
+def without_fills(settled: dict[str, Any]) -> bool:
+    had, settled["fills"] = bool(settled["fills"]), []
+    return had
+
+
+def other_end(settled: dict[str, Any]) -> bool:
+    for outcome in settled["outcomes"]:
+        outcome["why"] += "?"
+    return bool(settled["outcomes"])
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    (changed_price, "fill"), (without_fills, "desk"), (other_end, "order outcome"),
+])
+def test_an_answer_that_was_changed_is_found(
+    database: Path, change: Callable[[dict[str, Any]], bool], what: str
+) -> None:
+    """A millionth on the price, a fill that is gone, other words: the row that was written does not come out."""
+    meddle(database, change)
+    found = check(database)
+    assert not found.is_equal
+    assert found.differences[0].what == what, found.text
+
+
+def test_an_answer_that_cannot_be_read_is_named(database: Path) -> None:
+    def change(settled: dict[str, Any]) -> bool:
+        return settled.pop("fills") is not None
+
+    meddle(database, change)
+    found = check(database)
+    assert found.differences[0].cause == "inputs-unreadable" and "recorded answer" in found.text
+
+
+def test_a_change_by_hand_is_damage(database: Path) -> None:
+    """Whoever edits the file does not have its sum."""
+    meddle(database, changed_price, has_new_sum=False)
+    with pytest.raises(lunobiz.AuditBroken, match="damaged in its table inputs"):
+        check(database)
+
+
+def test_each_look_of_live_tells_what_it_found(tmp_path: Path) -> None:
+    """An order at the exchange that is not the bot's: told once, in the window as long as it is there."""
+    made = rehearsal(tmp_path)
+    for _ in range(8):
+        made._look()
+    assert not made._engine.findings
+    made._session.lost = ("LB1-rehearsal-000999",)
+    for _ in range(3):
+        made._look()
+        assert [b.key for b in made._engine.findings] == ["lost"]
+    made._session.accept()
+    made._look()
+    assert not made._engine.findings
+    made._engine.close()
+    with contextlib.closing(sqlite3.connect(made._database)) as db:
+        texts = [row[0] for row in db.execute("SELECT text FROM events WHERE kind = 'live'")]
+    assert len(texts) == 1 and "LB1-rehearsal-000999" in texts[0]

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lunobiz
-from desks import CASH, HOUR, NOW, PAIR, cause, desk, market, moment, order, outlook, quote, setup, view
+from desks import CASH, HOUR, NOW, PAIR, cause, desk, fill, market, moment, order, outlook, quote, setup, view
 from lunobiz import (
     CauseKind,
     Conditions,
@@ -28,12 +28,16 @@ from lunobiz import (
     OrderState,
     Regime,
     Settings,
+    Settlement,
+    Side,
     StartRow,
     block_entries,
     moment_from_json,
     moment_from_row,
     moment_json,
     moment_row,
+    settlement_from_row,
+    settlement_row,
     trade_cycle,
 )
 
@@ -102,6 +106,105 @@ def test_settings_and_starts_come_back() -> None:
     row["settings"]["limits"]["unheard_of"] = 1
     with pytest.raises(DataError):
         lunobiz.start_from_text(json.dumps(row))
+
+
+# ---- what the exchange said of real orders ----------------------------------
+
+FILLED = st.builds(
+    lunobiz.Fill, st.text(max_size=9), st.text(max_size=9), st.sampled_from((PAIR, "BBBZAR")), st.sampled_from(Side),
+    st.sampled_from(OrderKind), st.integers(0, 2**50), NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.booleans(), st.text(),
+)  # fmt: skip
+ENDED = st.builds(lunobiz.Outcome, st.text(max_size=9), st.sampled_from(OrderState), st.text(), st.booleans(),
+                  st.sampled_from(("", "ErrInsufficientFunds")))
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(fills=st.lists(FILLED, max_size=3), outcomes=st.lists(ENDED, max_size=3))
+def test_an_answer_of_the_exchange_comes_back_to_the_last_bit(
+    fills: list[lunobiz.Fill], outcomes: list[lunobiz.Outcome]
+) -> None:
+    """Every side, kind and state, odd numbers and texts, in their order."""
+    told = Settlement(tuple(fills), tuple(outcomes))
+    text = lunobiz.input_text(settlement_row(told))
+    assert repr(settlement_from_row(json.loads(text))) == repr(told)
+
+
+SOUND = settlement_row(Settlement((fill(order(), 1.0, 99.9),), (lunobiz.Outcome("LB1-000001", OrderState.DONE, ""),)))
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [
+    ("fills", "side", "SIDEWAYS"), ("fills", "kind", "GIFT"), ("fills", "tip", 1.0), ("outcomes", "state", "LOST"),
+    ("outcomes", "odd", 1),
+])  # fmt: skip
+def test_an_answer_in_other_words_is_refused(part: str, name: str, value: object) -> None:
+    row = json.loads(lunobiz.input_text(SOUND))
+    assert settlement_from_row(row).fills[0].price == 99.9
+    row[part][0][name] = value
+    with pytest.raises(DataError, match="answer cannot be read"):
+        settlement_from_row(row)
+
+
+@pytest.mark.parametrize("row", [
+    None, [], {}, {"fills": []}, {"outcomes": []}, {"fills": {}, "outcomes": []}, {"fills": [], "outcomes": ["x"]},
+    {"fills": [{"side": "BUY", "kind": "ENTRY"}], "outcomes": []},
+])  # fmt: skip
+def test_what_is_no_answer_is_refused(row: object) -> None:
+    with pytest.raises(DataError, match="answer cannot be read"):
+        settlement_from_row(row)
+
+
+class Answering:
+    """Real orders, of which the exchange says what a test has told it."""
+
+    def __init__(self, *answers: Settlement) -> None:
+        self.answers = list(answers)
+        self.placed: list[lunobiz.Order] = []
+        self.cancelled: list[lunobiz.Order] = []
+
+    def settle(self, seen: Moment) -> Settlement:
+        """The next answer."""
+        return self.answers.pop(0)
+
+    def place(self, wanted: lunobiz.Order) -> None:
+        """Remember it."""
+        self.placed.append(wanted)
+
+    def cancel(self, wanted: lunobiz.Order) -> None:
+        """Remember it."""
+        self.cancelled.append(wanted)
+
+
+def test_real_answers_are_kept_and_a_rerun_believes_them() -> None:
+    """The exchange fills half at 99.80, which no quote would give; then the rest. The kill switch is not asked."""
+    at = Desktop(Desk(CASH))
+    half = fill(order(), 4.0, 99.8, fill_id="F1")
+    inner = Answering(
+        Settlement(), Settlement((half,), (lunobiz.Outcome("LB1-000001", OrderState.OPEN, "accepted"),)), Settlement(),
+    )  # fmt: skip
+    at.executor = lunobiz.ListeningExecutor(at.log, inner)  # type: ignore[assignment]
+    seen = [moment(WISH), moment(view(bar=None), now_ms=NOW + 10_000, due=()),
+            moment(view(bar=None), now_ms=NOW + 20_000, due=())]
+    told = [at.cycle(now) for now in seen]
+    assert [o.kind for o in inner.placed] == [OrderKind.ENTRY, OrderKind.PROTECTION]
+    entries = [e for e in at.taken() if e.moment is not None]
+    assert [e.heard for e in entries] == [r.settlement for r in told][: len(entries)] and len(entries) >= 2
+    rerun = lunobiz.Rerun(Settings(), Desk(CASH))
+    again = [rerun.cycle(e.moment, e.answers, e.heard) for e in entries if e.moment is not None]
+    assert [lunobiz.canonical(r.desk) for r in again] == [lunobiz.canonical(r.desk) for r in told][: len(again)]
+    assert again[1].desk.positions[0].volume == 4.0
+
+
+def test_an_answer_belongs_to_its_own_cycle() -> None:
+    """A cycle that was not settled by the exchange has none, even after one that was."""
+    log, inner = InputLog(Desk(CASH)), Answering(Settlement((fill(order(), 1.0, 99.9),)))
+    executor = lunobiz.ListeningExecutor(log, inner)
+    executor.settle(moment())
+    executor.cancel(order())
+    assert (inner.placed, inner.cancelled) == ([], [order()])
+    log.see(moment(now_ms=NOW + 1))
+    log.note(lunobiz.decide(Desk(CASH), moment(now_ms=NOW + 1), Settlement(), Settings()), True)
+    (entry,) = [e for row in log.take() for e in block_entries(row.text)[1]]
+    assert entry.heard is None
 
 
 # ---- what a session keeps --------------------------------------------------
