@@ -15787,13 +15787,12 @@ class Child:
         try:
             while self._pipe.poll():
                 yield self._pipe.recv()
-        except (EOFError, OSError):
+            self.is_done = not self._process.is_alive() and not self._pipe.poll()
+        except (EOFError, OSError):  # Windows raises where a pipe has no other end any more, when asked as well
             self._process.join(1.0)
             self.is_done = True
         if self._wall.mono_s() > self._ends_s:
             self._process.terminate()
-        if not self._process.is_alive() and not self._pipe.poll():
-            self.is_done = True
 
     @property
     def exit_code(self) -> int | None:
