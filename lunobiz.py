@@ -13930,8 +13930,9 @@ class KeyVault:
     Values go in and to the exchange, and are never shown. What `.env` or the environment says comes first.
     """
 
-    def __init__(self, folders: Sequence[Path], protection: Protection | None) -> None:
-        self._folders, self._protection, self._path = folders, protection, folders[0] / PROTECTED_FILE
+    def __init__(self, home: Path, folders: Sequence[Path], protection: Protection | None) -> None:
+        self._home, self._folders, self._protection = home, folders, protection
+        self._path = home / PROTECTED_FILE
 
     @property
     def trouble(self) -> str:
@@ -13980,7 +13981,7 @@ class KeyVault:
             self._drop(kept)
         plain = {name: value for name, value in values.items() if name not in kept}
         if plain:
-            write_env(self._folders[0] / ".env", plain)
+            write_env(self._home / ".env", plain)
 
     def move(self) -> tuple[str, ...]:
         """Protects the keys of `.env` and removes their lines, in its dated copies too; the names, or SettingsError."""
@@ -14653,7 +14654,7 @@ def _check_keys(env: Mapping[str, str], vault: KeyVault) -> Check:
 def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     """The settings as written; if they cannot be read, nothing is said about the rest of them."""
     try:
-        vault = KeyVault(facts.folders, facts.protection)
+        vault = KeyVault(facts.home, facts.folders, facts.protection)
         env = vault.env(facts.environ)
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
@@ -19396,7 +19397,7 @@ class Session:
     @property
     def vault(self) -> KeyVault:
         """Where keys are kept: `.env` in the same folders, or what the system protects."""
-        return KeyVault(self.kill_folders, system_protection())
+        return KeyVault(self.home, self.kill_folders, system_protection())
 
     @property
     def redactor(self) -> Redactor:
@@ -20009,7 +20010,7 @@ def run(argv: Sequence[str]) -> int:
     a = p.parse_args(argv)
     check_use(p, a)
     home = data_folder(a.home, os.environ)
-    vault = KeyVault((home, program_folder()), system_protection())
+    vault = KeyVault(home, (home, program_folder()), system_protection())
     env = vault.env(os.environ)
     for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")

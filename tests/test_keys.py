@@ -125,7 +125,7 @@ LOCKING = Protection(lock, unlock)
 def vault_of(home: Path, protection: Protection | None = LOCKING) -> KeyVault:
     """The keys of a data folder, with a folder of the program beside it."""
     (home / "program").mkdir(exist_ok=True)
-    return KeyVault((home, home / "program"), protection)
+    return KeyVault(home, (home, home / "program"), protection)
 
 
 def all_bytes(home: Path) -> bytes:
