@@ -57,8 +57,8 @@ Map:
     WIZARD     the first run, a step at a time
     DASHBOARD  the window
     SETUP      how the owner's changes are written, and what his tests find
-    SESSION    which parts make a mode
     ARGUMENTS  what the command line may say
+    SESSION    which parts make a mode
     MAIN       wire the parts, go
 
 Glossary:
@@ -7991,6 +7991,15 @@ class InputRow(NamedTuple):
     text: str
 
 
+class StoredInput(NamedTuple):
+    """A row of inputs read back; `number` counts them without a gap in each mode."""
+
+    number: int
+    time_ms: int
+    kind: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class StartRow:
     """Where a replay can begin: what the session was, its desk, and where the audit stood in each of its tables.
@@ -10794,15 +10803,6 @@ def _link_of(row: Sequence[object]) -> Link:
 
 
 Columns = dict[str, object]
-
-
-class StoredInput(NamedTuple):
-    """A row of inputs read back; `number` counts them without a gap in each mode."""
-
-    number: int
-    time_ms: int
-    kind: str
-    text: str
 
 
 class Audit(NamedTuple):
@@ -14416,8 +14416,9 @@ class KeyVault:
     Values go in and to the exchange, and are never shown. What `.env` or the environment says comes first.
     """
 
-    def __init__(self, folders: Sequence[Path], protection: Protection | None) -> None:
-        self._folders, self._protection, self._path = folders, protection, folders[0] / PROTECTED_FILE
+    def __init__(self, home: Path, folders: Sequence[Path], protection: Protection | None) -> None:
+        self._home, self._folders, self._protection = home, folders, protection
+        self._path = home / PROTECTED_FILE
 
     @property
     def trouble(self) -> str:
@@ -14466,7 +14467,7 @@ class KeyVault:
             self._drop(kept)
         plain = {name: value for name, value in values.items() if name not in kept}
         if plain:
-            write_env(self._folders[0] / ".env", plain)
+            write_env(self._home / ".env", plain)
 
     def move(self) -> tuple[str, ...]:
         """Protects the keys of `.env` and removes their lines, in its dated copies too; the names, or SettingsError."""
@@ -15107,7 +15108,7 @@ def _check_keys(env: Mapping[str, str], vault: KeyVault) -> Check:
 def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     """The settings as written; if they cannot be read, nothing is said about the rest of them."""
     try:
-        vault = KeyVault(facts.folders, facts.protection)
+        vault = KeyVault(facts.home, facts.folders, facts.protection)
         env = vault.env(facts.environ)
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
@@ -15963,9 +15964,9 @@ def offer_to_close(engine: Engine, is_running: bool) -> ClosingOffer:
     return closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
 
 
-def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...]) -> str:
+def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...], is_running: bool = True) -> str:
     """Leave all positions and take all entries off if they are the ones that were shown; returns what is wrong."""
-    offer = offer_to_close(engine, is_running=True)
+    offer = offer_to_close(engine, is_running)
     if offer.problem or offer.marks != marks:
         return offer.problem or "Nothing was closed: positions or orders have changed. Look again."
     engine.act("close_all", now_ms)
@@ -16522,13 +16523,12 @@ class Child:
         try:
             while self._pipe.poll():
                 yield self._pipe.recv()
-        except (EOFError, OSError):
+            self.is_done = not self._process.is_alive() and not self._pipe.poll()
+        except (EOFError, OSError):  # Windows raises where a pipe has no other end any more, when asked as well
             self._process.join(1.0)
             self.is_done = True
         if self._wall.mono_s() > self._ends_s:
             self._process.terminate()
-        if not self._process.is_alive() and not self._pipe.poll():
-            self.is_done = True
 
     @property
     def exit_code(self) -> int | None:
@@ -17477,7 +17477,7 @@ class Worker:
         elif isinstance(command, SetSpeed):
             self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
         elif isinstance(command, (Rearm, ResolveHalt, CloseAll)):
-            problem = (self._close_all(engine, now, command) if isinstance(command, CloseAll) else
+            problem = (close_all(engine, now, command.marks, self._is_running) if isinstance(command, CloseAll) else
                        engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
@@ -17491,9 +17491,6 @@ class Worker:
             self._obey_live(engine, command)
         else:
             self._obey_long(engine, command)
-
-    def _close_all(self, engine: Engine, now_ms: int, command: CloseAll) -> str:
-        return offer_to_close(engine, self._is_running).problem or close_all(engine, now_ms, command.marks)
 
     def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
         """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""
@@ -18215,116 +18212,6 @@ class ReadingCell:
         for label in (self._caption, self._note):
             label.configure(foreground=self._look.palette.muted)
         self._write()
-
-
-class StatusStrip:
-    """Mode, state and money across the top, with the clock and the kill switch at the right."""
-
-    def __init__(self, parent: tkinter.Misc, look: Look, on_kill: Callable[[], None]) -> None:
-        import ttkbootstrap as ttk
-        self._look, self._level = look, 0
-        self._status: Status | None = None
-        self.bar = ttk.TkFrame(parent, autostyle=False, height=look.px(4))
-        self.frame = ttk.Frame(parent, padding=(look.px(8), look.px(8), look.px(8), look.px(6)))
-        self._build_right(on_kill)
-        self._build_left()
-        self.frame.bind("<Configure>", lambda event: self.fit())
-        look.on_change(self.recolour)
-
-    def _build_right(self, on_kill: Callable[[], None]) -> None:
-        """The kill switch and the clock are packed first: a narrow window must not lose them."""
-        import ttkbootstrap as ttk
-        px = self._look.px
-        kill = ttk.Button(self.frame, text="KILL SWITCH", bootstyle="danger-outline", command=on_kill)
-        self.kill = packed(kill, side="right", padx=(px(8), 0), ipady=px(6))
-        add_tip(self.kill, "Stop all new orders at once (F9). Entry orders are cancelled, stops stay.")
-        clock = packed(ttk.Frame(self.frame), side="right", padx=px(6))
-        self._clock = packed(ttk.Label(clock, font=self._look.bold, anchor="e"), anchor="e")
-        self._clock_note = packed(ttk.Label(clock, font=self._look.small, anchor="e"), anchor="e")
-
-    def _build_left(self) -> None:
-        import ttkbootstrap as ttk
-        px = self._look.px
-        left = packed(ttk.Frame(self.frame), side="left")
-        pill = ttk.TkLabel(left, autostyle=False, font=self._look.title, padx=px(12), pady=px(5))
-        self._pill = packed(pill, fill="x")
-        self._run = packed(ttk.Label(left, font=self._look.small, anchor="center"), pady=(px(2), 0))
-        names = ("state", "equity", "cash", "exposure", "day", "cap", "api")
-        self._cells = {name: ReadingCell(self.frame, self._look, has_bar=name == "cap") for name in names}
-        for cell in self._cells.values():
-            cell.line.pack(side="left", fill="y", padx=px(10))
-            cell.frame.pack(side="left", anchor="n")
-
-    def show(self, status: Status) -> None:
-        """Show the newest status."""
-        if status == self._status:
-            return
-        self._status = status
-        readings = (status.state, status.equity, status.cash, status.exposure, status.day, status.cap, status.api)
-        for cell, reading in zip(self._cells.values(), readings, strict=True):
-            cell.show(reading, status.cap_used)
-        self._pill.configure(text=status.mode)
-        self._run.configure(text=status.run.value, foreground=self._look.colour(status.run.tone))
-        solid = "danger" if status.mode_tone == "live" else "danger-outline"
-        text, style = ("Re-arm…", "warning-outline") if status.is_killed else ("KILL SWITCH", solid)
-        if self.kill.cget("text") != text:
-            self.kill.configure(text=text, bootstyle=style)
-        self._paint_mode(status.mode_tone)
-        self.fit(only_if_short=True)
-
-    def show_clock(self, text: str, note: str) -> None:
-        """The time, and what it means or the same in UTC."""
-        self._clock.configure(text=text)
-        self._clock_note.configure(text=note)
-
-    def fade(self, note: str) -> None:
-        """Mute everything when the worker has been silent: old figures must not look new."""
-        for cell in self._cells.values():
-            cell.fade(note)
-
-    def unfade(self) -> None:
-        """Write the figures in their own colours, once fresh ones have come or the theme was switched."""
-        for cell in self._cells.values():
-            cell.recolour()
-
-    def fit(self, only_if_short: bool = False) -> None:
-        """Squeeze the cells just as far as the width of the window asks for."""
-        room = self.frame.winfo_width()
-        if room <= 1 or (only_if_short and self._needed() <= room):
-            return
-        for level in range(STRIP_LEVELS):
-            self._squeeze(level)
-            if self._needed() <= room:
-                break
-
-    def _squeeze(self, level: int) -> None:
-        self._level, pad = level, self._look.px(STRIP_PADS[level])
-        for cell in self._cells.values():
-            cell.squeeze(level)
-            cell.line.pack_configure(padx=pad)
-        font = self._look.title if level < 2 else self._look.bold
-        self._pill.configure(font=font, padx=self._look.px((12, 10, 8, 6, 4)[level]))
-
-    def _needed(self) -> int:
-        """The width all parts ask for now; the packer itself would only tell after the next redraw."""
-        around = 2 * self._look.px(STRIP_PADS[self._level]) + self._look.px(2)
-        cells = sum(cell.width + around for cell in self._cells.values())
-        pill = max(self._pill.winfo_reqwidth(), self._run.winfo_reqwidth())
-        clock = max(self._clock.winfo_reqwidth(), self._clock_note.winfo_reqwidth())
-        return cells + pill + clock + self.kill.winfo_reqwidth() + self._look.px(16 + 12 + 8 + 6)
-
-    def _paint_mode(self, tone: str) -> None:
-        background, text = self._look.palette.modes[tone]
-        self.bar.configure(background=background)
-        self._pill.configure(background=background, foreground=text)
-
-    def recolour(self) -> None:
-        """Colours after a switch of the theme."""
-        self.unfade()
-        self._clock_note.configure(foreground=self._look.palette.muted)
-        self._paint_mode("demo" if self._status is None else self._status.mode_tone)
-        if self._status is not None:
-            self._run.configure(foreground=self._look.colour(self._status.run.tone))
 
 
 # ==============================================================================
@@ -19389,6 +19276,16 @@ class SupportDialog:
 
 class FirstRun:
     """The choice of a start without a key: the demo, or a read-only key."""
+
+
+def ask_support(look: Look, draft: SupportDraft) -> SaveSupport | None:
+    """Show a bundle, and where to write it if that is wished."""
+    from tkinter import filedialog
+    if not SupportDialog(look, draft).ask():
+        return None
+    chosen = filedialog.asksaveasfilename(
+        parent=look.root, title="Save support bundle", initialfile="support.zip", defaultextension=".zip")
+    return SaveSupport(str(chosen), draft) if chosen else None
 
 
 # ==============================================================================
@@ -20458,12 +20355,12 @@ class Wizard:
 import gc
 
 DRAIN_MS, FIRST_RUN_MS = 100, 200
+DIALOG_ANSWERS = (LiveOffer, ClosingOffer, ChecksTold, WhyTold, SupportDraft)
 EVENTS_PER_DRAIN = 50
 SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
-JOIN_S, NOTES_KEPT = 5.0, 5
-FULL_COLLECTION = 60  # ticks
+JOIN_S, NOTES_KEPT, FULL_COLLECTION = 5.0, 5, 60  # seconds, notes, ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
@@ -20474,6 +20371,116 @@ PROTECTED_MEANS = (
     " another computer, or after Windows is installed anew, you enter them again.",
 )
 PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
+
+
+class StatusStrip:
+    """Mode, state and money across the top, with the clock and the kill switch at the right."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, on_kill: Callable[[], None]) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._level = look, 0
+        self._status: Status | None = None
+        self.bar = ttk.TkFrame(parent, autostyle=False, height=look.px(4))
+        self.frame = ttk.Frame(parent, padding=(look.px(8), look.px(8), look.px(8), look.px(6)))
+        self._build_right(on_kill)
+        self._build_left()
+        self.frame.bind("<Configure>", lambda event: self.fit())
+        look.on_change(self.recolour)
+
+    def _build_right(self, on_kill: Callable[[], None]) -> None:
+        """The kill switch and the clock are packed first: a narrow window must not lose them."""
+        import ttkbootstrap as ttk
+        px = self._look.px
+        kill = ttk.Button(self.frame, text="KILL SWITCH", bootstyle="danger-outline", command=on_kill)
+        self.kill = packed(kill, side="right", padx=(px(8), 0), ipady=px(6))
+        add_tip(self.kill, "Stop all new orders at once (F9). Entry orders are cancelled, stops stay.")
+        clock = packed(ttk.Frame(self.frame), side="right", padx=px(6))
+        self._clock = packed(ttk.Label(clock, font=self._look.bold, anchor="e"), anchor="e")
+        self._clock_note = packed(ttk.Label(clock, font=self._look.small, anchor="e"), anchor="e")
+
+    def _build_left(self) -> None:
+        import ttkbootstrap as ttk
+        px = self._look.px
+        left = packed(ttk.Frame(self.frame), side="left")
+        pill = ttk.TkLabel(left, autostyle=False, font=self._look.title, padx=px(12), pady=px(5))
+        self._pill = packed(pill, fill="x")
+        self._run = packed(ttk.Label(left, font=self._look.small, anchor="center"), pady=(px(2), 0))
+        names = ("state", "equity", "cash", "exposure", "day", "cap", "api")
+        self._cells = {name: ReadingCell(self.frame, self._look, has_bar=name == "cap") for name in names}
+        for cell in self._cells.values():
+            cell.line.pack(side="left", fill="y", padx=px(10))
+            cell.frame.pack(side="left", anchor="n")
+
+    def show(self, status: Status) -> None:
+        """Show the newest status."""
+        if status == self._status:
+            return
+        self._status = status
+        readings = (status.state, status.equity, status.cash, status.exposure, status.day, status.cap, status.api)
+        for cell, reading in zip(self._cells.values(), readings, strict=True):
+            cell.show(reading, status.cap_used)
+        self._pill.configure(text=status.mode)
+        self._run.configure(text=status.run.value, foreground=self._look.colour(status.run.tone))
+        solid = "danger" if status.mode_tone == "live" else "danger-outline"
+        text, style = ("Re-arm…", "warning-outline") if status.is_killed else ("KILL SWITCH", solid)
+        if self.kill.cget("text") != text:
+            self.kill.configure(text=text, bootstyle=style)
+        self._paint_mode(status.mode_tone)
+        self.fit(only_if_short=True)
+
+    def show_clock(self, text: str, note: str) -> None:
+        """The time, and what it means or the same in UTC."""
+        self._clock.configure(text=text)
+        self._clock_note.configure(text=note)
+
+    def fade(self, note: str) -> None:
+        """Mute everything when the worker has been silent: old figures must not look new."""
+        for cell in self._cells.values():
+            cell.fade(note)
+
+    def unfade(self) -> None:
+        """Write the figures in their own colours, once fresh ones have come or the theme was switched."""
+        for cell in self._cells.values():
+            cell.recolour()
+
+    def fit(self, only_if_short: bool = False) -> None:
+        """Squeeze the cells just as far as the width of the window asks for."""
+        room = self.frame.winfo_width()
+        if room <= 1 or (only_if_short and self._needed() <= room):
+            return
+        for level in range(STRIP_LEVELS):
+            self._squeeze(level)
+            if self._needed() <= room:
+                break
+
+    def _squeeze(self, level: int) -> None:
+        self._level, pad = level, self._look.px(STRIP_PADS[level])
+        for cell in self._cells.values():
+            cell.squeeze(level)
+            cell.line.pack_configure(padx=pad)
+        font = self._look.title if level < 2 else self._look.bold
+        self._pill.configure(font=font, padx=self._look.px((12, 10, 8, 6, 4)[level]))
+
+    def _needed(self) -> int:
+        """The width all parts ask for now; the packer itself would only tell after the next redraw."""
+        around = 2 * self._look.px(STRIP_PADS[self._level]) + self._look.px(2)
+        cells = sum(cell.width + around for cell in self._cells.values())
+        pill = max(self._pill.winfo_reqwidth(), self._run.winfo_reqwidth())
+        clock = max(self._clock.winfo_reqwidth(), self._clock_note.winfo_reqwidth())
+        return cells + pill + clock + self.kill.winfo_reqwidth() + self._look.px(16 + 12 + 8 + 6)
+
+    def _paint_mode(self, tone: str) -> None:
+        background, text = self._look.palette.modes[tone]
+        self.bar.configure(background=background)
+        self._pill.configure(background=background, foreground=text)
+
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        self.unfade()
+        self._clock_note.configure(foreground=self._look.palette.muted)
+        self._paint_mode("demo" if self._status is None else self._status.mode_tone)
+        if self._status is not None:
+            self._run.configure(foreground=self._look.colour(self._status.run.tone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20833,6 +20840,25 @@ def show_failure(text: str) -> None:
         root.destroy()
 
 
+def show_answer(screen: Screen, answer: object, send: Callable[[object], None]) -> None:
+    """Show in a dialog what the worker answered, and send what the owner says to it."""
+    look = screen.look
+    command: object = None
+    if isinstance(answer, WhyTold):
+        show_why(look, answer)
+    elif isinstance(answer, ClosingOffer):
+        mode = "" if screen.news is None else screen.news.status.mode
+        command = CloseAll(answer.marks) if ask_close_all(look, mode, answer) else None
+    elif isinstance(answer, ChecksTold):
+        command = ChecksDialog(look, answer).ask()
+    elif isinstance(answer, SupportDraft):
+        command = ask_support(look, answer)
+    elif isinstance(answer, LiveOffer):
+        command = LiveDialog(look, answer).ask()
+    if command is not None:
+        send(command)
+
+
 class Dashboard:
     """The window: it shows frozen news and sends commands; it never computes, waits or uses the network."""
 
@@ -20929,24 +20955,9 @@ class Dashboard:
         elif ask_leave_live(self.look):
             self._worker.send(LeaveLive())
 
-    def _show_checks(self, told: ChecksTold) -> None:
-        ticked = ChecksDialog(self.look, told).ask()
-        if ticked is not None:
-            self._worker.send(ticked)
-
     def _ask_why(self, name: str) -> None:
         """Ask what kept a market, named as in the ranking, from trading."""
         self._worker.send(AskWhy(name.partition(" ")[0].replace("/", "")))
-
-    def _show_offer(self, offer: LiveOffer | ClosingOffer) -> None:
-        if isinstance(offer, ClosingOffer):
-            mode = "" if self.screen.news is None else self.screen.news.status.mode
-            if ask_close_all(self.look, mode, offer):
-                self._worker.send(CloseAll(offer.marks))
-            return
-        request = LiveDialog(self.look, offer).ask()
-        if request is not None:
-            self._worker.send(request)
 
     def _act_on_banner(self, action: str) -> None:
         news = self.screen.news
@@ -20972,15 +20983,6 @@ class Dashboard:
         chosen = filedialog.askdirectory(parent=self.root, title="Export to folder", mustexist=True)
         if chosen:
             self._worker.send(Export(str(chosen)))
-
-    def _show_support(self, draft: SupportDraft) -> None:
-        """Show a bundle, and have it written if that is wished."""
-        from tkinter import filedialog
-        if SupportDialog(self.look, draft).ask():
-            chosen = filedialog.asksaveasfilename(
-                parent=self.root, title="Save support bundle", initialfile="support.zip", defaultextension=".zip")
-            if chosen:
-                self._worker.send(SaveSupport(str(chosen), draft))
 
     def _open_folder(self) -> None:
         try:
@@ -21025,14 +21027,8 @@ class Dashboard:
                 break
             if isinstance(event, DeskNews):
                 newest = event
-            elif isinstance(event, (LiveOffer, ClosingOffer)):
-                self.root.after_idle(partial(self._show_offer, event))  # a dialog may not hold up the drain
-            elif isinstance(event, ChecksTold):
-                self.root.after_idle(partial(self._show_checks, event))
-            elif isinstance(event, WhyTold):
-                self.root.after_idle(partial(show_why, self.look, event))
-            elif isinstance(event, SupportDraft):
-                self.root.after_idle(partial(self._show_support, event))
+            elif isinstance(event, DIALOG_ANSWERS):  # a dialog may not hold up the drain
+                self.root.after_idle(partial(show_answer, self.screen, event, self._worker.send))
             else:
                 has_lines = self.screen.take(event) or has_lines
         if newest is not None:
@@ -21195,6 +21191,144 @@ def desktop_words() -> str:
 
 
 # ==============================================================================
+# ARGUMENTS | what the command line may say
+# shell | uses TYPES SETTINGS
+# ==============================================================================
+
+import argparse
+
+DEMO_SEED = 6  # a market that gets going in its first hours
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
+
+
+def _durations(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(w) for w in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or any(s not in DURATIONS_S for s in found):
+        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
+    return found
+
+
+def _fees(text: str) -> tuple[float, float]:
+    words = text.split(",")
+    try:
+        maker, taker = (plain_number(w) for w in words)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
+    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
+        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
+    return maker, taker
+
+
+def _time(text: str) -> int:
+    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
+    try:
+        given = datetime.fromisoformat(text) if not text.isdigit() else None
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
+    if given is None:
+        return int(text)
+    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _speed(text: str) -> float:
+    try:
+        value = plain_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value <= 1e6:
+        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
+        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
+        " 4 damaged or locked data.",
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
+    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
+    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
+    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
+    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
+    what.add_argument("--rehearse-live", action="store_true", help=words)
+    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
+    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
+    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
+    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
+    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
+    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
+    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
+    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
+    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
+    words = f"seed of everything random (default {DEMO_SEED})"
+    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
+    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
+    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
+    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
+    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
+    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
+    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
+    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
+    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
+    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
+    return p
+
+
+def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """What may run on the demo or a recording, and what may not."""
+    if a.rehearse_live and not a.demo:
+        p.error("--rehearse-live needs --demo: it never touches Luno")
+    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+    if a.headless and not (a.demo or a.replay) and a.speed is not None:
+        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
+
+
+def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Combinations that mean nothing are refused, not ignored."""
+    if a.backtest and not (a.data and a.json):
+        p.error("--backtest needs --data DIR and --json OUT")
+    if a.self_test and not a.json:
+        p.error("--self-test needs --json OUT; its rows are added to that file")
+    if a.gates and not a.data:
+        p.error("--gates needs --data DIR")
+    is_study = a.backtest or a.gates or a.self_test
+    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
+        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
+    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
+        p.error("--kinds, --count and --shard belong to --self-test")
+    if a.as_of is not None and not a.gates:
+        p.error("--as-of belongs to --gates")
+    if a.cycles and not a.headless:
+        p.error("--cycles belongs to --headless")
+    _check_source(p, a)
+
+
+# ==============================================================================
 # SESSION | which parts make a mode
 # shell | uses ERRORS TYPES SETTINGS STRATEGIES RISK CYCLE LEDGER SYSTEM STORE HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE JOBS WORKER FORMS SETUP
 # ==============================================================================
@@ -21239,7 +21373,7 @@ class Session:
     @property
     def vault(self) -> KeyVault:
         """Where keys are kept: `.env` in the same folders, or what the system protects."""
-        return KeyVault(self.kill_folders, system_protection())
+        return KeyVault(self.home, self.kill_folders, system_protection())
 
     @property
     def redactor(self) -> Redactor:
@@ -21514,7 +21648,7 @@ class Pipe(Protocol):
 
 def all_settings(home: Path) -> dict[str, str]:
     """The settings of the environment, of `.env`, and keys that the system protects."""
-    return KeyVault((home, program_folder()), system_protection()).env(os.environ)
+    return KeyVault(home, (home, program_folder()), system_protection()).env(os.environ)
 
 
 def _loaded_secrets(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -21611,146 +21745,8 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 
 # ==============================================================================
-# ARGUMENTS | what the command line may say
-# shell | uses TYPES SETTINGS
-# ==============================================================================
-
-import argparse
-
-DEMO_SEED = 6  # a market that gets going in its first hours
-
-
-def _pairs(text: str) -> tuple[str, ...]:
-    return tuple(p.strip().upper() for p in text.split(",") if p.strip())
-
-
-def _durations(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(w) for w in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or any(s not in DURATIONS_S for s in found):
-        raise argparse.ArgumentTypeError(f"allowed are {', '.join(map(str, DURATIONS_S))}, as a comma list")
-    return found
-
-
-def _fees(text: str) -> tuple[float, float]:
-    words = text.split(",")
-    try:
-        maker, taker = (plain_number(w) for w in words)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write maker,taker as fractions, such as 0.004,0.006") from None
-    if not (-0.01 <= maker <= 0.05 and 0 <= taker <= 0.05):
-        raise argparse.ArgumentTypeError("a fee is a fraction of at most 0.05, such as 0.006 for 0.6 %")
-    return maker, taker
-
-
-def _time(text: str) -> int:
-    """A UTC time in ms from an ISO date, an ISO time or milliseconds."""
-    try:
-        given = datetime.fromisoformat(text) if not text.isdigit() else None
-    except ValueError:
-        raise argparse.ArgumentTypeError("write a UTC time such as 2019-12-31 or 2019-12-31T14:00") from None
-    if given is None:
-        return int(text)
-    return round((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("write a whole number, 0 or more")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError("write the number of the part and how many there are, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def _speed(text: str) -> float:
-    try:
-        value = plain_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if not 0 <= value <= 1e6:
-        raise argparse.ArgumentTypeError("allowed is 0 (as fast as possible) to 1,000,000")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="lunobiz", description="A trading desk for the Luno exchange. Without options: the dashboard.",
-        epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong use or settings; 3 network or exchange;"
-        " 4 damaged or locked data.",
-    )
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--headless", action="store_true", help="no window: one JSON object a line on stdout")
-    what.add_argument("--backtest", action="store_true", help="backtest the candles in --data, report to --json")
-    what.add_argument("--gates", action="store_true", help="evaluate all gates for LIVE on the candles in --data")
-    what.add_argument("--replay-check", action="store_true", help="run the recorded inputs again: the same decisions?")
-    words = "with --demo: LIVE on the built-in exchange, its line going wrong"
-    what.add_argument("--rehearse-live", action="store_true", help=words)
-    what.add_argument("--doctor", action="store_true", help="check this computer, folder, settings and connection")
-    what.add_argument("--export", metavar="DIR", help="write the audit as CSV and JSON lines into a new folder in DIR")
-    what.add_argument("--support", metavar="OUT.zip", help="write a bundle for who is to help: no keys, no amounts")
-    what.add_argument("--self-test", action="store_true", help="measure how often the gates are wrong, rows to --json")
-    what.add_argument("--version", action="version", version=f"LunoBiz {__version__}")
-    source = p.add_mutually_exclusive_group()
-    source.add_argument("--demo", action="store_true", help="trade on the built-in demo exchange; no key, no network")
-    source.add_argument("--replay", metavar="DIR", help="trade on recorded candles, PAIR_SECONDS.csv[.gz]")
-    p.add_argument("--home", metavar="DIR", help="folder of .env, database, log and kill file")
-    p.add_argument("--cycles", type=_count, default=0, metavar="N", help="with --headless: end after N candles")
-    p.add_argument("--speed", type=_speed, metavar="X", help="market seconds per second, 0 for as fast as possible")
-    words = f"seed of everything random (default {DEMO_SEED})"
-    p.add_argument("--seed", type=_count, default=DEMO_SEED, metavar="S", help=words)
-    p.add_argument("--data", metavar="DIR", help="folder of recorded candles to backtest, judge or draw from")
-    p.add_argument("--pairs", type=_pairs, default=(), metavar="A,B", help="with --backtest, --gates: only these")
-    p.add_argument("--timeframe", type=_durations, default=(), metavar="S[,S]", help="decision candles in seconds")
-    p.add_argument("--fees", type=_fees, metavar="M,T", help="maker and taker fee of a study, as fractions")
-    p.add_argument("--as-of", type=_time, metavar="TIME", help="with --gates: now, in UTC; else the last candle")
-    p.add_argument("--json", metavar="OUT", help="a study's or --replay-check's file for the report")
-    p.add_argument("--kinds", type=_pairs, default=(), metavar="A0,E15", help="with --self-test: only these markets")
-    p.add_argument("--count", type=_count, default=0, metavar="N", help="with --self-test: seeds of each kind")
-    p.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/K", help="with --self-test: part I of K")
-    return p
-
-
-def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """What may run on the demo or a recording, and what may not."""
-    if a.rehearse_live and not a.demo:
-        p.error("--rehearse-live needs --demo: it never touches Luno")
-    if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
-    if a.headless and not (a.demo or a.replay) and a.speed is not None:
-        p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
-
-
-def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Combinations that mean nothing are refused, not ignored."""
-    if a.backtest and not (a.data and a.json):
-        p.error("--backtest needs --data DIR and --json OUT")
-    if a.self_test and not a.json:
-        p.error("--self-test needs --json OUT; its rows are added to that file")
-    if a.gates and not a.data:
-        p.error("--gates needs --data DIR")
-    is_study = a.backtest or a.gates or a.self_test
-    if not is_study and (a.data or (a.json and not a.replay_check) or a.pairs or a.fees):
-        p.error("--data, --pairs, --fees and --json belong to --backtest, --gates and --self-test")
-    if not a.self_test and (a.kinds or a.count or a.shard != (1, 1)):
-        p.error("--kinds, --count and --shard belong to --self-test")
-    if a.as_of is not None and not a.gates:
-        p.error("--as-of belongs to --gates")
-    if a.cycles and not a.headless:
-        p.error("--cycles belongs to --headless")
-    _check_source(p, a)
-
-
-# ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD SESSION ARGUMENTS
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback
@@ -22117,7 +22113,7 @@ def run(argv: Sequence[str]) -> int:
     a = p.parse_args(argv)
     check_use(p, a)
     home = data_folder(a.home, os.environ)
-    vault = KeyVault((home, program_folder()), system_protection())
+    vault = KeyVault(home, (home, program_folder()), system_protection())
     env = vault.env(os.environ)
     for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import lunobiz as lb
 from lunobiz import (
     AuditBroken,
     Check,
@@ -329,3 +330,24 @@ def test_no_secret_is_in_any_output(facts: DoctorFacts) -> None:
     for case in (facts, broken, replace(facts, environ=KEYS), replace(facts, folders=(), environ=KEYS)):
         checks = run_checks(case)
         assert "canary" not in f"{format_checks(checks)}{checks!r}".lower()
+
+
+def test_the_doctor_tells_of_keys_that_could_be_protected_or_not_opened(facts: DoctorFacts, tmp_path: Path) -> None:
+    """Protection here is a mark in front; a file without it is another user's."""
+    secret = "s" * 43
+
+    def unlock(data: bytes) -> bytes:
+        if not data.startswith(b"!"):
+            raise ValueError("not yours")
+        return data[1:]
+
+    locking = lb.Protection(lambda data: b"!" + data, unlock)
+    given = replace(facts, protection=locking)
+    lb.write_env(tmp_path / ".env", {"LUNOBIZ_READ_KEY_ID": "abcdefghijklm", "LUNOBIZ_READ_KEY_SECRET": secret})
+    loose = next(c for c in lb.run_checks(given) if c.name == "Keys")
+    assert loose.result == "warn" and "readable in .env" in loose.text and secret not in loose.text
+    lb.KeyVault(tmp_path, (tmp_path,), locking).move()
+    assert next(c for c in lb.run_checks(given) if c.name == "Keys").result == "ok"
+    (tmp_path / lb.PROTECTED_FILE).write_bytes(b"?")
+    shut = next(c for c in lb.run_checks(given) if c.name == "Keys")
+    assert shut.result == "warn" and "cannot be opened" in shut.text

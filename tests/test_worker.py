@@ -8,11 +8,14 @@ import math
 import os
 import re
 import sqlite3
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -619,6 +622,49 @@ def test_a_process_that_crashes_is_noticed(tmp_path: Path) -> None:
         assert list(child.poll()) == []
         time.sleep(0.02)
     assert child.is_done and child.exit_code == 3
+
+
+def speak(pipe: Connection) -> None:
+    """A process that says two words and ends."""
+    pipe.send("one")
+    pipe.send("two")
+    pipe.close()
+
+
+class WindowsPipe:
+    """A pipe as Windows has it: where the other end is gone, asking whether something is there raises as well."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._next = pipe, deque[object]()
+
+    def poll(self) -> bool:
+        """True if something is there; BrokenPipeError where nothing can come any more."""
+        while self._pipe.poll():
+            try:
+                self._next.append(self._pipe.recv())
+            except EOFError:
+                break
+        else:
+            return bool(self._next)
+        if not self._next:
+            raise BrokenPipeError
+        return True
+
+    def recv(self) -> object:
+        """The next word."""
+        return self._next.popleft()
+
+
+def test_a_process_that_has_ended_is_no_fault_where_its_pipe_is_broken(tmp_path: Path) -> None:
+    child = Child(speak)
+    if sys.platform != "win32":
+        child._pipe = WindowsPipe(child._pipe)  # type: ignore[assignment]
+    end, told = time.monotonic() + PATIENCE_S, list[object]()
+    while not child.is_done and time.monotonic() < end:
+        told += child.poll()
+        time.sleep(0.02)
+    assert told == ["one", "two"]
+    assert list(child.poll()) == [] and child.is_done and child.exit_code == 0
 
 
 # ---- closing all ------------------------------------------------------------------
