@@ -15963,9 +15963,9 @@ def offer_to_close(engine: Engine, is_running: bool) -> ClosingOffer:
     return closing_offer(engine.desk, engine.parts.feed.markets, engine.settings)
 
 
-def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...]) -> str:
+def close_all(engine: Engine, now_ms: int, marks: tuple[str, ...], is_running: bool = True) -> str:
     """Leave all positions and take all entries off if they are the ones that were shown; returns what is wrong."""
-    offer = offer_to_close(engine, is_running=True)
+    offer = offer_to_close(engine, is_running)
     if offer.problem or offer.marks != marks:
         return offer.problem or "Nothing was closed: positions or orders have changed. Look again."
     engine.act("close_all", now_ms)
@@ -17477,7 +17477,7 @@ class Worker:
         elif isinstance(command, SetSpeed):
             self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
         elif isinstance(command, (Rearm, ResolveHalt, CloseAll)):
-            problem = (self._close_all(engine, now, command) if isinstance(command, CloseAll) else
+            problem = (close_all(engine, now, command.marks, self._is_running) if isinstance(command, CloseAll) else
                        engine.rearm(now) if isinstance(command, Rearm) else engine.resolve_halt(now))
             if problem:
                 self._events.put(Note("warning", problem))
@@ -17491,9 +17491,6 @@ class Worker:
             self._obey_live(engine, command)
         else:
             self._obey_long(engine, command)
-
-    def _close_all(self, engine: Engine, now_ms: int, command: CloseAll) -> str:
-        return offer_to_close(engine, self._is_running).problem or close_all(engine, now_ms, command.marks)
 
     def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
         """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""
