@@ -19808,8 +19808,8 @@ class SecretsBox:
         self.setup = ttk.Button(parent, text="Enter key or Telegram bot…", command=on_setup)
         self.setup.grid(row=row + 3, column=0, columnspan=3, sticky="w", pady=px(6))
         self._about = ttk.Label(parent, font=look.caption, wraplength=px(280), justify="left",
-                                text="Secrets are kept in the .env file of the data folder, never shown or logged. The"
-                                     " live key is entered there.")
+                                text="Secrets are kept private in the data folder, never shown or logged. The"
+                                     " live key is entered in .env.")
         self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew", pady=(0, px(8)))
         look.on_change(self.recolour)
 
