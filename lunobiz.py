@@ -7991,7 +7991,7 @@ class InputRow(NamedTuple):
     text: str
 
 
-class StoredInput(NamedTuple):
+class KeptInput(NamedTuple):
     """A row of inputs read back; `number` counts them without a gap in each mode."""
 
     number: int
@@ -10809,7 +10809,7 @@ class Audit(NamedTuple):
     """What the audit knows of a mode: its inputs, the rows of its cycles per table, and the owner's acts."""
 
     mode: Mode
-    inputs: tuple[StoredInput, ...]
+    inputs: tuple[KeptInput, ...]
     rows: Mapping[str, tuple[Columns, ...]]
     acts: tuple[int, ...]
     candles: CandleRows
@@ -10828,12 +10828,12 @@ def _input_checksum(row: Sequence[object], packed: bytes) -> str:
     return hashlib.sha256(repr(tuple(row)).encode() + packed).hexdigest()[:32]
 
 
-def _read_input(row: Sequence[object], path: Path) -> StoredInput:
+def _read_input(row: Sequence[object], path: Path) -> KeptInput:
     """A row of `inputs` from its time on; AuditBroken if it is not as it was written."""
     time_ms, mode, number, kind, packed, checksum = row
     if not isinstance(packed, bytes) or checksum != _input_checksum((time_ms, mode, number, kind), packed):
         raise AuditBroken(f"{path} is damaged in its table inputs: {MOVE_AWAY}")
-    return StoredInput(int(str(number)), int(str(time_ms)), str(kind), zlib.decompress(packed).decode())
+    return KeptInput(int(str(number)), int(str(time_ms)), str(kind), zlib.decompress(packed).decode())
 
 
 def cycle_rows(report: CycleReport, mode: Mode, markets: Mapping[str, Market],
@@ -11183,7 +11183,7 @@ def _numbers(db: sqlite3.Connection, mode: Mode, from_ms: int, to_ms: int) -> tu
 
 
 def _read_rows(
-    db: sqlite3.Connection, mode: Mode, inputs: Sequence[StoredInput], is_closed: bool
+    db: sqlite3.Connection, mode: Mode, inputs: Sequence[KeptInput], is_closed: bool
 ) -> dict[str, tuple[Columns, ...]]:
     """The audit's rows beside these inputs, up to the last start if they are closed; and the snapshot before them."""
     if not inputs:
@@ -11364,13 +11364,13 @@ class ParityReport:
 class Stretch(NamedTuple):
     """A start and the rows of inputs after it up to the next start; `gap` is the first number missing, 0 for none."""
 
-    first: StoredInput
-    rest: tuple[StoredInput, ...]
-    following: StoredInput | None
+    first: KeptInput
+    rest: tuple[KeptInput, ...]
+    following: KeptInput | None
     gap: int
 
 
-def stretches_of(inputs: Sequence[StoredInput], to_ms: int) -> Iterator[Stretch]:
+def stretches_of(inputs: Sequence[KeptInput], to_ms: int) -> Iterator[Stretch]:
     """The stretches that begin before a time; what comes before the first start has no desk to begin from."""
     places = [i for i, row in enumerate(inputs) if row.kind == "start"]
     for place, end in zip_longest(places, places[1:]):

@@ -273,7 +273,7 @@ def test_rows_are_never_changed_or_removed(store: Store, path: Path) -> None:
 # ---- inputs ----------------------------------------------------------------------------------------
 
 
-def inputs(path: Path) -> list[lunobiz.StoredInput]:
+def inputs(path: Path) -> list[lunobiz.KeptInput]:
     """The inputs of PAPER, whatever they begin with."""
     db = sqlite3.connect(path)
     rows = db.execute("SELECT * FROM inputs WHERE mode = 'paper' ORDER BY number").fetchall()
