@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Two windows on one screen take the focus from each other: each process of tests starts a screen of its own.
+if os.environ.get("PYTEST_XDIST_WORKER") and shutil.which("Xvfb"):
+    os.environ.pop("DISPLAY", None)
 
 # No deadline: a slow machine is no fault. In CI the examples stay the same, so a red run can be repeated.
 settings.register_profile("house", deadline=None)
