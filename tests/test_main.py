@@ -348,6 +348,9 @@ def test_ctrl_c_cancels_an_evaluation_and_leaves_no_process(tmp_path: Path) -> N
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
         end = time.monotonic() + 60
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while children.exists() and len(children.read_text().split()) < 2 and time.monotonic() < end:
+            time.sleep(0.01)  # while processes start, Ctrl-C is not listened to
         while not (tmp_path / lunobiz.KEY_FILE).exists() and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(0.1)
