@@ -71,7 +71,7 @@ ARROWS = {  # from what was last written of an order to what may be written next
                                                                          "not placed"),
     "open": ("open", "done"), "done": (), "rejected": (), "not placed": (),
 }
-BARE_LOOKS, BARE_MS = 2, 60_000
+BARE_LOOKS, BARE_MS, BARE_IN_ALL_MS = 2, 60_000, 300_000
 SETTLE_BEATS = 120  # of five seconds: ten minutes
 
 
@@ -287,7 +287,8 @@ class World:
         self.is_struck, self.is_runaway = True, False
         self.listed = set(PAIRS)
         self.locks: tuple[str, ...] = ()  # why the gates lock entries
-        self.bare: dict[str, tuple[int, int]] = {}  # looks at a position without protection while all was certain
+        # looks at a position without protection while all was certain, since when in all, with which order, since when
+        self.bare: dict[str, tuple[int, int, frozenset[str], int]] = {}
         self.day = (0, 0.0)
         self.seen: dict[str, Decimal] = {}
         self.causes_before: frozenset[CauseKind] = frozenset()
@@ -610,7 +611,8 @@ class World:
     def _check_protection(self) -> None:
         """A position has a sale at the exchange soon after all is certain, or the owner has been told.
 
-        Soon: at the second look at which the program knows that there is none, and within a minute if it does not.
+        Soon: at the second look at which the program knows that there is none, and within a minute if it does not know
+        what became of one order. A cancel and a new order whose answers are both lost are two such minutes.
         """
         is_certain = self.desk.state is TradingState.READY and not self.session.in_the_way()
         now = self.true.now_ms()
@@ -620,11 +622,12 @@ class World:
             sales = [o for o in self.own() if o.market.pair == pair and not o.is_buy and o.status != "COMPLETE"]
             is_told = held is not None and (held.refused > 0 or held.phase is not ExitPhase.NONE)
             is_bare = is_certain and volume >= known.min_volume and not sales and not is_told and pair in self.listed
-            is_known = not self.desk.orders_of(pair, OrderKind.PROTECTION)
-            looks, since_ms = self.bare.pop(pair, (0, now))
+            ours = frozenset(o.order_id for o in self.desk.orders_of(pair, OrderKind.PROTECTION))
+            looks, since_ms, asked, asked_ms = self.bare.pop(pair, (0, now, ours, now))
             if is_bare:
-                self.bare[pair] = looks + is_known, since_ms
-                is_late = looks >= BARE_LOOKS or now - since_ms > BARE_MS
+                asked_ms = asked_ms if asked == ours else now
+                self.bare[pair] = looks + (not ours), since_ms, ours, asked_ms
+                is_late = looks >= BARE_LOOKS or now - asked_ms > BARE_MS or now - since_ms > BARE_IN_ALL_MS
                 self._hold(not is_late, "I21", f"{volume} {pair} without protection, looks {looks}")
 
     def _check_day(self) -> None:
