@@ -8585,10 +8585,10 @@ GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
 RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
                                   "STALE": ("– STALE", "warn")})
 SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
-    "pbo": ("PBO", "share", "how often the training winner ends in the lower half"),
-    "dsr": ("DSR", "share", "chance of a better Sharpe ratio than luck's best try"),
-    "psr": ("PSR", "share", "chance of a true Sharpe ratio above 0"),
-    "min_trl": ("MinTRL", "days", "days of results needed to call it above 0"),
+    "pbo": ("Overfit (PBO)", "share", "how often the training winner ends in the lower half"),
+    "dsr": ("Skill (DSR)", "share", "chance of a better Sharpe ratio than luck's best try"),
+    "psr": ("Above 0 (PSR)", "share", "chance of a true Sharpe ratio above 0"),
+    "min_trl": ("Days (MinTRL)", "days", "days of results needed to call it above 0"),
     "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
     "total_return": ("Return", "change", "of the unseen days, after costs"),
     "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
@@ -8994,7 +8994,7 @@ def _protection_note(desk: Desk, position: Position) -> str:
     if position.phase is not ExitPhase.NONE:
         return "exiting"
     resting = desk.orders_of(position.pair, OrderKind.PROTECTION)
-    return "" if any(o.state is OrderState.OPEN for o in resting) else "stop pending"
+    return "" if any(o.state is OrderState.OPEN for o in resting) else "stop due"
 
 
 def _position_row(position: Position, market: Market, desk: Desk, now_ms: int) -> Row:
@@ -9170,7 +9170,8 @@ def compare_rows(first: Mapping[str, object], second: Mapping[str, object]) -> t
     return tuple(rows)
 
 
-def _pair_name(pair: str, counter: str) -> str:
+def pair_name(pair: str, counter: str) -> str:
+    """A market as it is shown: `XBT/ZAR` for XBTZAR."""
     base = pair.removesuffix(counter)
     return f"{base}/{counter}" if base != pair and base else pair
 
@@ -9187,7 +9188,7 @@ def run_parts(values: Mapping[str, object]) -> tuple[str, str, str]:
     """What a run was made on: its markets, its candles and its period."""
     period, counter, frames = group_in(values, "period"), text_in(values, "counter"), values.get("timeframes")
     durations = [duration_word(s) for s in frames if isinstance(s, int)] if isinstance(frames, list | tuple) else []
-    pairs = ", ".join(_pair_name(pair, counter) for pair in group_in(values, "data"))
+    pairs = ", ".join(pair_name(pair, counter) for pair in group_in(values, "data"))
     span = f"{day_in(period, 'from')} to {_last_day(text_in(period, 'to'))}" if period else DASH
     return pairs or DASH, " and ".join(durations) or DASH, span
 
@@ -9216,7 +9217,7 @@ def split_rows(values: Mapping[str, object], name: str) -> tuple[Row, ...]:
         key, profit = text_in(part, "name"), number_in(part, "profit")
         share = profit / start if profit is not None and start else None
         change = number_in(part, "return") if "return" in part else share
-        word = SETUP_WORDS.get(key) or (_pair_name(key, counter) if key.isupper() else key.capitalize())
+        word = SETUP_WORDS.get(key) or (pair_name(key, counter) if key.isupper() else key.capitalize())
         cells = (
             word, signed_percent(change), signed_number(profit, scale), number_text(number_in(part, "trades"), 0),
             percent_text(number_in(part, "win_rate"), 0), number_text(number_in(part, "profit_factor"), 2),
@@ -9254,11 +9255,11 @@ def margin_text(key: str, gate: Mapping[str, object]) -> str:
 def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
     """The gates in order: Gate, Name, Result, Needed, Actual, Margin; one that is missing counts as not passed."""
     gates, rows = group_in(evaluation, "gates"), []
-    for key in GATE_IDS:
-        gate = group_in(gates, key)
+    for key, gate in ((key, group_in(gates, key)) for key in GATE_IDS):
         word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
-        cells = (key, text_in(gate, "name"), word, text_in(gate, "needed"), text_in(gate, "actual"))
-        rows.append(Row(key, (*cells, margin_text(key, gate)), tone))
+        needed = text_in(gate, "needed").replace(">=", "≥").replace("<=", "≤")
+        cells = (key, text_in(gate, "name"), word, needed, text_in(gate, "actual"), margin_text(key, gate))
+        rows.append(Row(key, cells, tone))
     return tuple(rows)
 
 
@@ -9304,6 +9305,8 @@ def shown_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
 # pure | uses TYPES SETTINGS PORTFOLIO RISK CYCLE ORDERS ROWS
 # ==============================================================================
 
+PURPOSES = types.MappingProxyType({OrderKind.ENTRY: "Entry", OrderKind.TAKER_ENTRY: "Taker entry",
+                                   OrderKind.EXIT: "Exit", OrderKind.PROTECTION: "Stop"})
 LIVE_CHECKS = (  # what was never seen at Luno itself: what to do there by hand or by the bot, what must come of it
     ("The live key's boxes", "At Luno, under API keys, Send, Withdrawals, Addresses and Beneficiaries are not ticked."
      " The program cannot try those without using them."),
@@ -9365,9 +9368,16 @@ class ClosingOffer:
 def _closing_line(position: Position, market: Market) -> str:
     """One position with what a sale at the last bid would bring, after the taker fee."""
     value, fee = position.volume * position.mark, position.volume * position.mark * position.exit_fee
-    return (f"•  {market.name}   {number_text(position.volume, market.volume_scale)} at the bid of"
+    return (f"•  {market.name}   {number_text(position.volume, market.volume_scale)} at bid"
             f" {number_text(position.mark, market.price_scale)} = {money_text(value - fee, market.counter)} after"
             f" {money_text(fee, market.counter)} fee   ({signed_money(unrealised(position), market.counter)})")
+
+
+def _cancel_line(order: Order, market: Market | None) -> str:
+    """One entry order that would be cancelled; a market that is no longer traded has but its code."""
+    name, price = (order.pair, plain(order.limit)) if market is None else (
+        market.name, number_text(order.limit, market.price_scale))
+    return f"•  {name}   entry order at {price} is cancelled"
 
 
 def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings) -> ClosingOffer:
@@ -9380,31 +9390,31 @@ def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings)
     if not (held or entries):
         return ClosingOffer(problem="There is nothing to close: no position that is not being left already, no entry.")
     lines = [_closing_line(p, markets[p.pair]) for p in held if p.pair in markets]
-    lines += [f"•  {o.pair}   entry order at {plain(o.limit)} is cancelled" for o in entries]
+    lines += [_cancel_line(o, markets.get(o.pair)) for o in entries]
     bound, counter = settings.costs.exit_bound, settings.schedule.counter
     value = sum(market_value(p) for p in held)
     if held:
-        lines.append(f"About {money_text(value, counter)} comes in. Each sale takes the bids down to {bound:.1%} below"
-                     f" the best one, so at worst {money_text(value * (1 - bound), counter)}; what is left over is"
-                     " offered again.")
+        lines.append(f"About {money_text(value, counter)} comes in. Each sale takes the bids down to"
+                     f" {percent_text(bound, 1)} below the best one, so at worst"
+                     f" {money_text(value * (1 - bound), counter)}; what is left over is offered again.")
     return ClosingOffer(tuple(sorted((*(p.pair for p in held), *(o.order_id for o in entries)))), tuple(lines))
 
 
 def _place_of(order: Order, mode: Mode) -> str:
     """Where an order is watched."""
     if mode is not Mode.LIVE:
-        return "simulated"
+        return "Simulated"
     if order.state is OrderState.UNKNOWN:
-        return "not certain"
-    return "at Luno" if order.state is OrderState.OPEN else "in the program"
+        return "Not certain"
+    return "At Luno" if order.state is OrderState.OPEN else "In the program"
 
 
 def _order_state(order: Order) -> str:
     if order.is_cancelling:
-        return "being cancelled"
-    words = {OrderState.INTENT: "being sent", OrderState.UNKNOWN: "outcome unknown"}
-    resting = "stop reached" if order.is_triggered else "waits for its stop" if order.stop and order.side is Side.SELL \
-        and order.kind is OrderKind.PROTECTION else "resting"
+        return "Being cancelled"
+    words = {OrderState.INTENT: "Being sent", OrderState.UNKNOWN: "Outcome unknown"}
+    resting = "Stop reached" if order.is_triggered else "Waits for its stop" if order.stop and order.side is Side.SELL \
+        and order.kind is OrderKind.PROTECTION else "Resting"
     return words.get(order.state, resting)
 
 
@@ -9412,19 +9422,19 @@ def _order_row(order: Order, market: Market, mode: Mode, now_ms: int) -> Row:
     where = _place_of(order, mode)
     has_stop = order.kind is OrderKind.PROTECTION
     cells = (
-        market.name, order.kind.value, order.side.value, number_text(order.limit, market.price_scale),
+        market.name, PURPOSES[order.kind], order.side.value.upper(), number_text(order.limit, market.price_scale),
         number_text(order.stop if has_stop else None, market.price_scale),
         number_text(order.volume, market.volume_scale), number_text(order.filled, market.volume_scale),
         _order_state(order), where, age_text(now_ms - order.created_ms),
     )
-    return Row(order.order_id, cells, "warn" if where == "not certain" else "")
+    return Row(order.order_id, cells, "warn" if where == "Not certain" else "")
 
 
 def _bare_stop_row(position: Position, market: Market, now_ms: int) -> Row:
     """The stop of a position that nothing at the exchange watches."""
     stop, volume = number_text(position.stop, market.price_scale), number_text(position.volume, market.volume_scale)
-    cells = (market.name, "stop", Side.SELL.value, DASH, stop, volume, DASH, "does not rest", "only in the program",
-             age_text(now_ms - position.opened_ms))
+    cells = (market.name, PURPOSES[OrderKind.PROTECTION], Side.SELL.value.upper(), DASH, stop, volume, DASH,
+             "Does not rest", "Only in the program", age_text(now_ms - position.opened_ms))
     return Row(f"stop of {position.pair}", cells, "warn")
 
 
@@ -9442,7 +9452,7 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
     rows = []
     for asset, bot, owner, odd in holdings:
         if bot or owner or odd:
-            cells = (asset, *(format(n.normalize(), "f") for n in (bot, owner, odd, bot + owner + odd)))
+            cells = (asset, *(format(n.normalize(), ",f") for n in (bot, owner, odd, bot + owner + odd)))
             rows.append(Row(asset, cells, "warn" if odd else ""))
     return tuple(rows)
 
@@ -9491,14 +9501,14 @@ def _reason_row(number: int, reason: ReasonRow, now_ms: int, zone: Zone) -> Row:
     return Row(str(number), cells, "muted" if reason.action == "wait" else "")
 
 
-def blocker_rows(reasons: Iterable[ReasonRow]) -> tuple[Row, ...]:
+def blocker_rows(reasons: Iterable[ReasonRow], counter: str = "ZAR") -> tuple[Row, ...]:
     """What kept markets from trading, the most frequent first, with how often, its share and the markets."""
     held_back = [r for r in reasons if r.action not in TRADING_ACTIONS]
     counts = Counter(r.code for r in held_back).most_common(BLOCKERS_SHOWN)
     rows = []
     for code, count in counts:
-        pairs = sorted({r.pair for r in held_back if r.code == code})
-        cells = (code_word(code).capitalize(), str(count), percent_text(count / len(held_back), 0), ", ".join(pairs))
+        pairs = sorted({pair_name(r.pair, counter) for r in held_back if r.code == code})
+        cells = (code_word(code).capitalize(), f"{count:,}", percent_text(count / len(held_back), 0), ", ".join(pairs))
         rows.append(Row(code, cells))
     return tuple(rows)
 
@@ -9508,7 +9518,8 @@ def why_told(pair: str, name: str, reasons: Sequence[ReasonRow], now_ms: int, zo
     mine = [r for r in reasons if r.pair == pair]
     rows = tuple(_reason_row(n, r, now_ms, zone) for n, r in enumerate(mine))
     sentence = mine[0].why if mine else NOTHING_YET
-    return WhyTold(name, sentence, rows, blocker_rows(r for r in reasons if r.time_ms > now_ms - DAY_MS))
+    of_a_day = (r for r in reasons if r.time_ms > now_ms - DAY_MS)
+    return WhyTold(name, sentence, rows, blocker_rows(of_a_day, name.partition("/")[2] or "ZAR"))
 
 
 # ==============================================================================
@@ -17590,6 +17601,7 @@ BANDED_ROWS = 60
 WIDE = 900  # two tables stand side by side from this width on, in pixels at 96 dpi
 # how far the status strip can be squeezed: roomy, snug, short notes, no notes, small
 STRIP_LEVELS, NO_NOTES, STRIP_PADS = 5, 3, (11, 7, 4, 3, 2)
+BAR_STYLES = types.MappingProxyType({"warn": "warning", "error": "danger"})
 LEVEL_GLYPHS = types.MappingProxyType({"error": "✖", "warning": "▲", "info": "●"})
 
 
@@ -17898,9 +17910,9 @@ class Table:
             names = ", ".join(self.columns[i].heading for i in hidden)
             self._absent.configure(text=f"no room for {names}" if names else "")
         stretching = [i for i in shown if self.columns[i].stretches]
-        spare = room - sum(self._widths[i] for i in shown if i not in stretching)
+        spare = max(0, room - sum(self._widths[i] for i in shown))
         for index in stretching:
-            width = max(self._widths[index], spare // len(stretching))
+            width = self._widths[index] + spare // len(stretching)
             self.tree.column(str(index), width=width)  # Tk would not fill the gap of a column left out
             self._rooms[index] = width - self.look.px(CELL_PADDING)
             self._cut(index)
@@ -17978,7 +17990,7 @@ class Table:
     def _values(self, row: Row) -> tuple[str, ...]:
         texts = [self._padded(index, text) for index, text in enumerate(row.cells)]
         for index, text in enumerate(texts):
-            if self.columns[index].stretches:
+            if self.columns[index].stretches and not self.columns[index].is_number:  # a number is never cut
                 texts[index] = self._fitting(index, text)
             else:
                 self._widen(index, self.look.body.measure(text))
@@ -18175,7 +18187,7 @@ class ReadingCell:
             return
         self._reading = reading
         if self._bar is not None:
-            self._bar.configure(value=used, bootstyle="warning" if reading.tone else "primary")
+            self._bar.configure(value=used, bootstyle=BAR_STYLES.get(reading.tone, "primary"))
         self._write()
 
     def _write(self) -> None:
@@ -18243,7 +18255,7 @@ NO_GATES = (
     "Choose candles on the left (1,150 days of at least two markets), then Evaluate gates."
 )
 NO_WINDOWS = "No windows yet.\nEvaluate gates trains on 365 days, then tests on 60 unseen ones, over and over."
-NO_SHOWN = "PBO, DSR, PSR and others stand here\nonce the gates have been evaluated."
+NO_SHOWN = "Drawdown, exposure, chance of overfitting and others\nstand here once the gates have been evaluated."
 NO_LOG = "Nothing logged yet, or nothing that fits the filter."
 
 
@@ -18332,10 +18344,10 @@ def _desk_columns(unit: str) -> tuple[tuple[Column, ...], ...]:
     """The columns of positions, ranking, decisions and fills, with the currency of their amounts."""
     time, market = Column("Time", "14:05:00"), Column("Market", "XBT/ZAR")
     positions = (
-        Column("Market", "XBT/ZAR", stretches=True), Column(f"P&L {unit}", "▲ +1,182.44", True),
+        Column("Market", "XBT/ZAR stop due", stretches=True), Column(f"P&L {unit}", "▲ +1,182.44", True),
         Column("P&L %", "+1.17 %", True), Column("Last", "1,262,905", True), Column("Stop", "1,223,344", True),
-        Column("To stop", "3.1 %", True, rank=3), Column("Entry", "1,248,310", True, rank=2),
-        Column("Size", "0.012500", True), Column("Age", "2h 14m", True, rank=1),
+        Column("To stop", "3.1 %", True, rank=4), Column("Entry", "1,248,310", True, rank=2),
+        Column("Size", "0.012500", True, rank=3), Column("Age", "2h 14m", True, rank=1),
     )
     ranking = (
         Column("#", "7", True, rank=1), market, Column("Score", "0.81", True), Column("Regime", "Trending", rank=2),
@@ -18417,17 +18429,17 @@ class AccountPanel:
     def __init__(self, parent: tkinter.Misc, look: Look) -> None:
         import ttkbootstrap as ttk
         self.frame = ttk.Frame(parent)
-        halves = Halves(self.frame, look, (12, 7), wide=1_400)  # both whole, or one above the other
+        halves = Halves(self.frame, look, (11, 7), wide=1_460)  # both whole, or one above the other
         number = "12,345.678900"
         orders = (
-            Column("Market", "XBT/ZAR"), Column("For", "protection"), Column("Side", "SELL"),
+            Column("Market", "XBT/ZAR"), Column("For", "Taker entry"), Column("Side", "SELL"),
             Column("Limit", "1,248,310", True), Column("Stop", "1,223,344", True), Column("Size", "0.012500", True),
-            Column("Filled", "0.012500", True, rank=2), Column("State", "outcome unknown", stretches=True),
-            Column("Watched", "only in the program"), Column("Age", "2h 14m", True, rank=1),
+            Column("Filled", "0.012500", True, rank=2), Column("State", "Outcome unknown", stretches=True),
+            Column("Watched", "Only in the program"), Column("Age", "2h 14m", True, rank=1),
         )
-        coins = (Column("Coin", "USDT", stretches=True), Column("Bot's", number, True),
-                 Column("Yours", number, True), Column("Unexplained", number, True),
-                 Column("At Luno", number, True, rank=1))
+        coins = (Column("Coin", "USDT"), Column("Bot's", number, True, stretches=True),
+                 Column("Yours", number, True, stretches=True), Column("Unexplained", number, True, stretches=True),
+                 Column("At Luno", number, True, stretches=True, rank=1))
         self.orders = Table(halves.frame, look, "Orders and stops", orders, NO_ORDERS)
         self.coins = Table(halves.frame, look, "Coins", coins, NO_COINS)
         self.checks = packed(ttk.Button(self.coins.head, text="LIVE checklist…"), side="right")
@@ -19109,10 +19121,10 @@ def ask_leave_live(look: Look) -> bool:
     return _is_confirmed(look, "Back to PAPER", "Leave LIVE?", lines, ("Back to PAPER", "Stay in LIVE"))
 
 
-def show_row(look: Look, headings: Sequence[str], cells: Sequence[str]) -> None:
+def show_row(look: Look, headings: Sequence[str], cells: Sequence[str], title: str = "Details") -> None:
     """One row of a table in full, for texts that do not fit their column."""
     import ttkbootstrap as ttk
-    dialog = Dialog(look, "Details")
+    dialog = Dialog(look, title)
     for number, (heading, cell) in enumerate(zip(headings, cells, strict=False)):
         name = ttk.Label(dialog.body, text=heading, font=look.bold)
         name.grid(row=number, column=0, sticky="nw", padx=(0, look.px(16)), pady=look.px(3))
@@ -19140,12 +19152,12 @@ class ChecksDialog:
             words = packed(ttk.Frame(line), side="left", fill="x")
             ttk.Label(words, text=what, font=look.bold).pack(anchor="w")
             ttk.Label(words, text=sign, wraplength=px(480), justify="left").pack(anchor="w")
-        self.close = dialog.button("Close", dialog.close, "primary")
-        dialog.button("Keep ticks", partial(dialog.finish, "keep"))
+        self.close = dialog.button("Cancel", dialog.close)
+        self.keep = dialog.button("Keep ticks", partial(dialog.finish, "keep"), "primary")
 
     def ask(self) -> ChecksTold | None:
         """The ticks to keep, or nothing."""
-        is_kept = self.dialog.show(self.close) == "keep"
+        is_kept = self.dialog.show(self.keep) == "keep"
         return ChecksTold(frozenset(n for n, t in enumerate(self.ticks) if t.get())) if is_kept else None
 
 
@@ -19170,7 +19182,8 @@ def show_why(look: Look, told: WhyTold) -> None:
 
 def show_help(look: Look, about: str) -> None:
     """The keys, and what the program is."""
-    show_row(look, [key for key, _ in KEYS_HELP] + ["About"], [text for _, text in KEYS_HELP] + [about])
+    show_row(look, [key for key, _ in KEYS_HELP] + ["About"], [text for _, text in KEYS_HELP] + [about],
+             "Keys")
 
 
 class LiveDialog:
@@ -19247,19 +19260,24 @@ class SupportDialog:
         dialog.say("Nothing has been written or sent yet. Look at each file; you send the bundle yourself.")
         frame = packed(ttk.Frame(dialog.body), fill="both", expand=True, pady=(0, px(8)))
         self.names = ttk.Treeview(frame, columns=("size",), height=12, selectmode="browse")
-        for column, heading, width in (("#0", "File", 150), ("size", "Size", 90)):
-            self.names.heading(column, text=heading, anchor="w")
-            self.names.column(column, width=px(width), anchor="w")
+        sizes = [f"{len(file.text.encode('utf-8', 'replace')):,} bytes" for file in draft.files]
+        self._column("#0", "File", "w", [file.name for file in draft.files])
+        self._column("size", "Size", "e", sizes)
         self.names.pack(side="left", fill="y")
         self.text = ttk.Text(frame, width=72, height=18, wrap="none", font=look.small, state="disabled")
         self.text.pack(side="left", fill="both", expand=True, padx=(px(8), 0))
-        for number, file in enumerate(draft.files):
-            size = f"{len(file.text.encode('utf-8', 'replace')):,} bytes"
+        for number, (file, size) in enumerate(zip(draft.files, sizes, strict=True)):
             self.names.insert("", "end", iid=str(number), text=file.name, values=(size,))
         self.names.bind("<<TreeviewSelect>>", lambda event: self._show())
         self.close = dialog.button("Cancel", dialog.close, "primary")
         self.save = dialog.button("Save bundle…", partial(dialog.finish, "save"))
         self.names.selection_set("0")
+
+    def _column(self, column: str, heading: str, side: Literal["e", "w"], texts: Sequence[str]) -> None:
+        """A column as wide as its longest text; a tree indents the first one."""
+        width = max(self.dialog.look.body.measure(text) for text in (*texts, "123,456 bytes"))
+        self.names.heading(column, text=heading, anchor=side)
+        self.names.column(column, width=width + self.dialog.look.px(30), anchor=side)
 
     def _show(self) -> None:
         """The first lines of the chosen file."""
@@ -19272,6 +19290,18 @@ class SupportDialog:
     def ask(self) -> bool:
         """True if the bundle may be written."""
         return self.dialog.show(self.close) == "save"
+
+
+def show_failure(text: str) -> None:
+    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
+    import tkinter
+    from tkinter import messagebox
+
+    with contextlib.suppress(tkinter.TclError):
+        root = tkinter.Tk()
+        root.withdraw()
+        messagebox.showerror("LunoBiz cannot start", text, parent=root)
+        root.destroy()
 
 
 class FirstRun:
@@ -19786,6 +19816,11 @@ class Wardrobe:
         if (before.points, before.colours) != (prefs.points, prefs.colours):
             self._look.dress(prefs.points, prefs.colours == "classic")
         write_prefs(self._folder, prefs)
+
+    def follow(self) -> None:
+        """Light or dark as Windows has it by now, unless the owner has chosen one."""
+        if not self.prefs.theme and self._is_dark("") != self._look.is_dark:
+            self._look.toggle()
 
     def keep_place(self, root: ttk.App) -> None:
         """Where the window is, for the next start; a maximised one keeps the place it had before."""
@@ -20360,7 +20395,7 @@ EVENTS_PER_DRAIN = 50
 SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
 WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
 SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
-JOIN_S, NOTES_KEPT, FULL_COLLECTION = 5.0, 5, 60  # seconds, notes, ticks
+JOIN_S, NOTES_KEPT, FULL_COLLECTION, FOLLOW_THEME = 5.0, 5, 60, 3  # seconds, notes, ticks, ticks
 SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
 SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
@@ -20378,7 +20413,7 @@ class StatusStrip:
 
     def __init__(self, parent: tkinter.Misc, look: Look, on_kill: Callable[[], None]) -> None:
         import ttkbootstrap as ttk
-        self._look, self._level = look, 0
+        self._look, self._level, self._kill_look = look, 0, ("KILL SWITCH", "danger-outline")
         self._status: Status | None = None
         self.bar = ttk.TkFrame(parent, autostyle=False, height=look.px(4))
         self.frame = ttk.Frame(parent, padding=(look.px(8), look.px(8), look.px(8), look.px(6)))
@@ -20391,7 +20426,8 @@ class StatusStrip:
         """The kill switch and the clock are packed first: a narrow window must not lose them."""
         import ttkbootstrap as ttk
         px = self._look.px
-        kill = ttk.Button(self.frame, text="KILL SWITCH", bootstyle="danger-outline", command=on_kill)
+        text, style = self._kill_look
+        kill = ttk.Button(self.frame, text=text, bootstyle=style, command=on_kill)
         self.kill = packed(kill, side="right", padx=(px(8), 0), ipady=px(6))
         add_tip(self.kill, "Stop all new orders at once (F9). Entry orders are cancelled, stops stay.")
         clock = packed(ttk.Frame(self.frame), side="right", padx=px(6))
@@ -20422,9 +20458,10 @@ class StatusStrip:
         self._pill.configure(text=status.mode)
         self._run.configure(text=status.run.value, foreground=self._look.colour(status.run.tone))
         solid = "danger" if status.mode_tone == "live" else "danger-outline"
-        text, style = ("Re-arm…", "warning-outline") if status.is_killed else ("KILL SWITCH", solid)
-        if self.kill.cget("text") != text:
-            self.kill.configure(text=text, bootstyle=style)
+        wanted = ("Re-arm…", "warning") if status.is_killed else ("KILL SWITCH", solid)
+        if self._kill_look != wanted:
+            self._kill_look = wanted
+            self.kill.configure(text=wanted[0], bootstyle=wanted[1])
         self._paint_mode(status.mode_tone)
         self.fit(only_if_short=True)
 
@@ -20776,6 +20813,8 @@ class Screen:
             self._notes = [n for n in self._notes if n.key != "kill"]
         if before is None or before.status.mode != news.status.mode:
             self.root.title(f"{news.status.mode} — {self.options.title}")
+        if before is None or before.status.is_running != news.status.is_running:
+            self.show_silence(is_alive=True)  # the foot is not to say "stopped" for another second
         self._show_banners()
         self.show_clock()
         if self.tab in (0, 3):
@@ -20826,18 +20865,6 @@ class Screen:
         if tone in ("warn", "error") and self.news is not None:
             self._is_faded = True
             self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
-
-
-def show_failure(text: str) -> None:
-    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
-    import tkinter
-    from tkinter import messagebox
-
-    with contextlib.suppress(tkinter.TclError):
-        root = tkinter.Tk()
-        root.withdraw()
-        messagebox.showerror("LunoBiz cannot start", text, parent=root)
-        root.destroy()
 
 
 def show_answer(screen: Screen, answer: object, send: Callable[[object], None]) -> None:
@@ -21044,6 +21071,8 @@ class Dashboard:
         try:
             self._ticks += 1
             gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
+            if self._ticks % FOLLOW_THEME == 0:
+                self.wardrobe.follow()
             self.screen.come_forward()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
@@ -21746,7 +21775,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DIALOGS DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback

@@ -43,9 +43,9 @@ def test_one_position_in_full() -> None:
     offer = closing_offer(desk(positions=(position(mark=99.9),)), MARKETS, SETTINGS)
     assert (offer.marks, offer.problem) == ((PAIR,), "")
     assert offer.lines == (
-        "•  AAA/ZAR   10.0000 at the bid of 99.90 = R993.01 after R5.99 fee   (-R10.99)",
-        "About R993.01 comes in. Each sale takes the bids down to 2.0% below the best one, so at worst R973.15; what is"
-        " left over is offered again.",
+        "•  AAA/ZAR   10.0000 at bid 99.90 = R993.01 after R5.99 fee   (-R10.99)",
+        "About R993.01 comes in. Each sale takes the bids down to 2.0 % below the best one, so at worst R973.15; what"
+        " is left over is offered again.",
     )
 
 
@@ -55,7 +55,7 @@ def test_a_position_that_was_sold_in_part_bears_its_share() -> None:
     """
     rest = position(volume=4.0, mark=120.0, bought=10.0, entry_value=1000.0, fees=4.0)
     line = closing_offer(desk(positions=(rest,)), MARKETS, SETTINGS).lines[0]
-    assert line.endswith("4.0000 at the bid of 120.00 = R477.12 after R2.88 fee   (+R75.52)")
+    assert line.endswith("4.0000 at bid 120.00 = R477.12 after R2.88 fee   (+R75.52)")
 
 
 def test_two_positions_and_an_entry_add_up() -> None:
@@ -63,7 +63,7 @@ def test_two_positions_and_an_entry_add_up() -> None:
     other = position(0.5, 2000.0, pair=BBB)
     offer = closing_offer(desk(positions=(position(mark=99.9), other), orders=(ENTRY,)), MARKETS, SETTINGS)
     assert offer.marks == (PAIR, BBB, "LB1-000007")
-    assert [line.split("   ")[0] for line in offer.lines[:3]] == ["•  AAA/ZAR", "•  BBB/ZAR", f"•  {BBB}"]
+    assert [line.split("   ")[0] for line in offer.lines[:3]] == ["•  AAA/ZAR", "•  BBB/ZAR", "•  BBB/ZAR"]
     assert "entry order at 1,250,000 is cancelled" in offer.lines[2]
     assert "About R1,987.01 comes in." in offer.lines[3] and "at worst R1,947.27;" in offer.lines[3]
 
@@ -76,7 +76,7 @@ def test_the_worst_price_follows_the_setting_and_the_counter_its_sign() -> None:
     held = position(mark=99.9, pair="AAAUSDT")
     lines = closing_offer(desk(positions=(held,)), {"AAAUSDT": coin}, settings).lines
     assert "= 993.01 USDT after 5.99 USDT fee   (-10.99 USDT)" in lines[0]
-    assert "5.0% below" in lines[1] and "at worst 943.36 USDT;" in lines[1]
+    assert "5.0 % below" in lines[1] and "at worst 943.36 USDT;" in lines[1]
 
 
 def test_entries_alone_bring_nothing_in() -> None:
@@ -84,8 +84,13 @@ def test_entries_alone_bring_nothing_in() -> None:
     taking = order(OrderKind.TAKER_ENTRY, order_id="LB1-000003", limit=100.2)
     offer = closing_offer(desk(orders=(ENTRY, taking, protection(order_id="LB1-000001"))), MARKETS, SETTINGS)
     assert offer.marks == ("LB1-000003", "LB1-000007")
-    assert offer.lines == (f"•  {BBB}   entry order at 1,250,000 is cancelled",
-                           f"•  {PAIR}   entry order at 100.2 is cancelled")
+    assert offer.lines == ("•  BBB/ZAR   entry order at 1,250,000 is cancelled",
+                           "•  AAA/ZAR   entry order at 100.20 is cancelled")
+
+
+def test_an_entry_of_a_market_that_is_no_longer_known_is_told_by_its_code() -> None:
+    lines = closing_offer(desk(orders=(ENTRY,)), {}, SETTINGS).lines
+    assert lines == (f"•  {BBB}   entry order at 1,250,000 is cancelled",)
 
 
 @pytest.mark.parametrize("phase", [ExitPhase.CANCELLING, ExitPhase.EXITING])
@@ -159,33 +164,33 @@ def one(rows: tuple[Row, ...]) -> Row:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("changes", "live", "state"), [
-    ({"state": OrderState.OPEN}, "at Luno", "resting"),
-    ({"state": OrderState.INTENT}, "in the program", "being sent"),
-    ({"state": OrderState.UNKNOWN}, "not certain", "outcome unknown"),
-    ({"state": OrderState.OPEN, "is_cancelling": True}, "at Luno", "being cancelled"),
+    ({"state": OrderState.OPEN}, "At Luno", "Resting"),
+    ({"state": OrderState.INTENT}, "In the program", "Being sent"),
+    ({"state": OrderState.UNKNOWN}, "Not certain", "Outcome unknown"),
+    ({"state": OrderState.OPEN, "is_cancelling": True}, "At Luno", "Being cancelled"),
 ])
 def test_where_an_order_is_watched(mode: Mode, changes: dict[str, object], live: str, state: str) -> None:
     """Only LIVE has an exchange; what is not certain there warns."""
     at = desk(orders=(replace(order(), **changes),))  # type: ignore[arg-type]
     row = one(order_rows(at, MARKETS, mode, NOW))
-    assert row.cells[7:9] == (state, live if mode is Mode.LIVE else "simulated")
-    assert row.tone == ("warn" if mode is Mode.LIVE and live == "not certain" else "")
+    assert row.cells[7:9] == (state, live if mode is Mode.LIVE else "Simulated")
+    assert row.tone == ("warn" if mode is Mode.LIVE and live == "Not certain" else "")
 
 
 def test_an_entry_in_full() -> None:
     """It is 2 h 14 min old; its own stop is none that waits anywhere yet."""
     at = desk(orders=(order(volume=10.0, filled=2.5, created_ms=NOW - 2 * HOUR - 14 * 60_000),))
     row = one(order_rows(at, MARKETS, Mode.PAPER, NOW))
-    assert row == Row("LB1-000001", ("AAA/ZAR", "entry", "buy", "99.90", DASH, "10.0000", "2.5000", "resting",
-                                     "simulated", "2h 14m"), "")
+    assert row == Row("LB1-000001", ("AAA/ZAR", "Entry", "BUY", "99.90", DASH, "10.0000", "2.5000", "Resting",
+                                     "Simulated", "2h 14m"), "")
 
 
-@pytest.mark.parametrize(("is_triggered", "state"), [(False, "waits for its stop"), (True, "stop reached")])
+@pytest.mark.parametrize(("is_triggered", "state"), [(False, "Waits for its stop"), (True, "Stop reached")])
 def test_a_protection_has_its_stop_and_says_whether_it_was_reached(is_triggered: bool, state: str) -> None:
     """95.00 is the stop, 1 % below it the limit: 94.05."""
     at = desk(positions=(position(),), orders=(protection(is_triggered=is_triggered, filled=1.0),))
     row = one(order_rows(at, MARKETS, Mode.LIVE, NOW))
-    assert row.cells == ("AAA/ZAR", "protection", "sell", "94.05", "95.00", "10.0000", "1.0000", state, "at Luno", "0s")
+    assert row.cells == ("AAA/ZAR", "Stop", "SELL", "94.05", "95.00", "10.0000", "1.0000", state, "At Luno", "0s")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -198,8 +203,8 @@ def test_a_stop_that_does_not_rest_comes_first_and_warns(mode: Mode, resting: tu
     held = position(opened_ms=NOW - 38 * 60_000)
     at = replace(desk(positions=(held,)), orders=(ENTRY, *resting))  # type: ignore[arg-type]
     rows = order_rows(at, MARKETS, mode, NOW)
-    assert rows[0] == Row("stop of AAAZAR", ("AAA/ZAR", "stop", "sell", DASH, "95.00", "10.0000", DASH,
-                                             "does not rest", "only in the program", "38m"), "warn")
+    assert rows[0] == Row("stop of AAAZAR", ("AAA/ZAR", "Stop", "SELL", DASH, "95.00", "10.0000", DASH,
+                                             "Does not rest", "Only in the program", "38m"), "warn")
     assert [r.key for r in rows[1:]] == [o.order_id for o in at.orders] and len(rows) == 2 + len(resting)
 
 
@@ -213,14 +218,14 @@ def test_a_market_that_is_not_known_is_no_row_and_no_error() -> None:
 
 
 def test_coins_in_columns_to_the_last_decimal() -> None:
-    """0.1 + 0.2 is 0.3 here, and 1E-8 is written out; zeros behind the point are not."""
+    """0.1 + 0.2 is 0.3 here, and 1E-8 is written out; zeros behind the point are not, thousands are set apart."""
     rows = coin_rows((Holding("XBT", D("0.10000000"), D("0.20000000"), D(0)),
                       Holding("ZAR", D("-12.5"), D("1000"), D("0")),
                       Holding("ETH", D(0), D("1E+2"), D("-0.00000001")),
                       Holding("ADA", D("0E-8"), D("1E-8"), D("0.00"))))
     assert [(r.key, r.cells, r.tone) for r in rows] == [
         ("XBT", ("XBT", "0.1", "0.2", "0", "0.3"), ""),
-        ("ZAR", ("ZAR", "-12.5", "1000", "0", "987.5"), ""),
+        ("ZAR", ("ZAR", "-12.5", "1,000", "0", "987.5"), ""),
         ("ETH", ("ETH", "0", "100", "-0.00000001", "99.99999999"), "warn"),
         ("ADA", ("ADA", "0", "0.00000001", "0", "0.00000001"), ""),
     ]

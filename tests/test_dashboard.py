@@ -277,6 +277,30 @@ def test_a_stopped_bot_is_not_silent(bench: Bench) -> None:
     assert bench.screen.footer._cycle.cget("text") == "▲ Last cycle 42 s ago"  # it should have been heard all the same
 
 
+def test_the_foot_says_at_once_that_the_bot_runs(bench: Bench) -> None:
+    for is_running, words in ((False, "Bot stopped"), (True, "Last cycle 2 s ago"), (False, "Bot stopped")):
+        bench.screen.show(sc.news(is_running=is_running))
+        assert bench.screen.footer._cycle.cget("text") == words
+
+
+def test_the_kill_switch_is_solid_while_money_is_real(bench: Bench) -> None:
+    styles = []
+    for mode in (lb.Mode.PAPER, lb.Mode.LIVE, lb.Mode.PAPER):
+        bench.tell(sc.news(mode=mode))
+        assert bench.screen.strip.kill.cget("text") == "KILL SWITCH"
+        styles.append(str(bench.screen.strip.kill.cget("style")).lower())
+    assert ["outline" in style for style in styles] == [True, False, True]
+
+
+def test_a_cap_that_is_reached_is_marked_as_an_error(bench: Bench) -> None:
+    bar, styles = bench.screen.strip._cells["cap"]._bar, []
+    reached = lb.Cause(lb.CauseKind.DAILY_CAP, sc.NOON, 0, "the cap")
+    for causes in ((), (reached,)):
+        bench.tell(sc.news(sc.desk(*causes)))
+        styles.append(str(bar.cget("style")).lower() if bar is not None else "")
+    assert ["danger" in style for style in styles] == [False, True]
+
+
 # ---- commands ---------------------------------------------------------------
 
 

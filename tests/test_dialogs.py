@@ -294,6 +294,15 @@ def test_a_support_bundle_shows_each_file_first(look: lb.Look, is_saved: bool) -
     assert seen[2] == "True"  # the safe answer has the focus
 
 
+def test_the_sizes_of_large_files_have_room(look: lb.Look) -> None:
+    draft = lb.SupportDraft((lb.SupportFile("log.jsonl", "x" * 12_345_678),))
+    dialog = lb.SupportDialog(look, draft)
+    assert dialog.names.set("0", "size") == "12,345,678 bytes"
+    assert dialog.names.column("size", "width") > look.body.measure("12,345,678 bytes")
+    assert str(dialog.names.column("size", "anchor")) == "e"
+    dialog.dialog.close()
+
+
 def test_escape_writes_no_bundle(look: lb.Look) -> None:
     dialog = lb.SupportDialog(look, lb.SupportDraft((lb.SupportFile("about.txt", "x"),)))
     during(look, lambda: dialog.dialog.window.event_generate("<Escape>"))

@@ -440,6 +440,26 @@ def test_size_theme_and_colours_are_worn_at_once_and_remembered(screen: None, tm
     again.end()
 
 
+@pytest.mark.parametrize(("theme", "is_followed"), [("", True), ("dark", False)])
+def test_the_theme_of_windows_is_followed_while_the_program_runs(
+    screen: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theme: str, is_followed: bool
+) -> None:
+    """Unless the owner has chosen one; what is followed is not kept as his choice."""
+    asked: list[bool] = []
+    monkeypatch.setattr(lb, "prefers_light", lambda: bool(asked))
+    window = sc.open_dashboard(sc.FakeWorker(), tmp_path, theme=theme)
+    assert window.look.is_dark
+    asked.append(True)
+    window._ticks = 3 * lb.FOLLOW_THEME - 1  # it is looked at every few seconds only
+    window._tick()
+    assert window.look.is_dark is not is_followed
+    assert window.wardrobe.prefs.theme == theme
+    asked.clear()
+    window.wardrobe.follow()
+    assert window.look.is_dark
+    window.end()
+
+
 def test_news_and_answers_reach_the_tab(screen: None, tmp_path: Path) -> None:
     worker = sc.FakeWorker(sc.news())
     window = sc.open_dashboard(worker, tmp_path)

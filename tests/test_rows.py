@@ -424,7 +424,7 @@ def test_positions() -> None:
 
 def test_a_position_without_a_resting_stop_says_so() -> None:
     naked = replace(sc.desk(), orders=())
-    assert lb.position_rows(naked, VIEWS, NOW)[0].cells[0] == "ETH/ZAR stop pending"
+    assert lb.position_rows(naked, VIEWS, NOW)[0].cells[0] == "ETH/ZAR stop due"
     assert lb.position_rows(naked, VIEWS, NOW)[0].tone == "warn"
     leaving = sc.desk(held=(replace(sc.HELD[0], phase=lb.ExitPhase.EXITING),))
     assert lb.position_rows(leaving, VIEWS, NOW)[0].cells[0] == "ETH/ZAR exiting"
@@ -648,7 +648,7 @@ def test_one_row_per_gate() -> None:
     assert [r.key for r in rows] == [f"G{n}" for n in range(10)]
     luck = ("G2", "Better than luck", "✖ FAIL", "at most 0 of 299", "2 of 37", "-2 shuffles")
     assert rows[2] == lb.Row("G2", luck, "down")
-    assert rows[1].cells[2:] == ("✔ PASS", "p <= 0.20", "0.041", "+0.159 p")
+    assert rows[1].cells[2:] == ("✔ PASS", "p ≤ 0.20", "0.041", "+0.159 p")
     assert rows[8].cells[2:] == ("… WAIT", "60 days", "12 days", "-48 days")
     assert (rows[1].tone, rows[8].tone, rows[9].cells[5]) == ("up", "muted", "—")
 
@@ -693,7 +693,8 @@ def test_windows_and_figures() -> None:
     assert second.cells == ("2", "2016-11-01 to —", "2017-11-04 to 2018-01-03", "cash", "—", "0.00 %", "0")
     told = lb.shown_rows(sc.EVALUATION)
     assert [(r.cells[0], r.cells[1]) for r in told] == [
-        ("PBO", "37.00 %"), ("DSR", "—"), ("PSR", "88.31 %"), ("MinTRL", "412"), ("Odd one", "1.50"),
+        ("Overfit (PBO)", "37.00 %"), ("Skill (DSR)", "—"), ("Above 0 (PSR)", "88.31 %"), ("Days (MinTRL)", "412"),
+        ("Odd one", "1.50"),
     ]
     assert lb.window_rows({}) == lb.shown_rows({}) == ()
 

@@ -55,8 +55,8 @@ def test_blockers_are_counted_over_all_markets_of_a_day() -> None:
     """Of four that held back in 24 hours two were the spread: 50 %; entries and holds hold nothing back."""
     rows = why_told("XBTZAR", "XBT/ZAR", ROWS, NOW, Zone()).blockers
     assert [r.cells for r in rows] == [
-        ("Spread", "2", "50 %", "ETHZAR, XBTZAR"), ("No signal", "1", "25 %", "ETHZAR"),
-        ("Stale candles", "1", "25 %", "ETHZAR"),
+        ("Spread", "2", "50 %", "ETH/ZAR, XBT/ZAR"), ("No signal", "1", "25 %", "ETH/ZAR"),
+        ("Stale candles", "1", "25 %", "ETH/ZAR"),
     ]
     assert blocker_rows(()) == () and blocker_rows([reason(0, "A", "enter", "enter")]) == ()
 

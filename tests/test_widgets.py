@@ -352,3 +352,20 @@ def test_the_icon_is_drawn_sharp_at_every_size(size: int) -> None:
     corner, middle = image.getpixel((0, 0)), image.getpixel((size // 2, size // 2))
     assert isinstance(corner, tuple) and corner[3] < 128
     assert middle == (*lb.ICON_CANDLES[1][0], 255)
+
+
+def test_a_number_is_never_cut_even_where_its_column_stretches(look: lb.Look) -> None:
+    """Spare room is shared out evenly; without any the column is as wide as its longest number."""
+    columns = (lb.Column("Coin", "XBT"), lb.Column("Bot's", "1", True, stretches=True),
+               lb.Column("Yours", "1", True, stretches=True))
+    made = lb.Table(look.root, look, "Coins", columns, "")
+    made.frame.pack(fill="both", expand=True)
+    number = "-123,456,789,012.123456789012345678"
+    for width in (250, 900):
+        look.root.geometry(f"{width}x300")
+        made.show((lb.Row("a", ("XBT", number, "7")),))
+        sc.settle(look.root, 0.1)
+        assert made.tree.set("a", "1") == number
+        assert int(made.tree.column("1", "width")) >= look.body.measure(number)
+    extra = [int(made.tree.column(str(n), "width")) - made._widths[n] for n in (1, 2)]
+    assert abs(extra[0] - extra[1]) <= 2 and extra[0] > 0
