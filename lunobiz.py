@@ -17833,6 +17833,7 @@ class Table:
         self._shown: dict[str, tuple[Row, bool]] = {}
         self._hidden: list[int] = []
         self._rooms: dict[int, int] = {}
+        self._pad = look.px(CELL_PADDING)
         self._head(title)
         self._build_tree()
         self._empty = ttk.Label(self.tree, text=empty, justify="center", anchor="center", font=look.body)
@@ -17889,9 +17890,11 @@ class Table:
             self.tree.heading(str(index), text=text, anchor=side)
             self.tree.column(str(index), anchor=side, stretch=column.stretches)
             self._widen(index, max(self.look.bold.measure(text), self.look.body.measure(sample)))
+        for row, _ in self._shown.values():
+            self._texts(row)
 
     def _widen(self, index: int, text_width: int) -> None:
-        width = text_width + self.look.px(CELL_PADDING) + 4
+        width = text_width + self._pad + 4
         if width > self._widths[index]:
             self._widths[index] = width
             self.tree.column(str(index), width=width, minwidth=width)
@@ -17914,7 +17917,7 @@ class Table:
         for index in stretching:
             width = self._widths[index] + spare // len(stretching)
             self.tree.column(str(index), width=width)  # Tk would not fill the gap of a column left out
-            self._rooms[index] = width - self.look.px(CELL_PADDING)
+            self._rooms[index] = width - self._pad
             self._cut(index)
 
     def _cut(self, index: int) -> None:
@@ -17977,24 +17980,35 @@ class Table:
     def _put(self, index: int, row: Row, is_band: bool) -> None:
         tags = (row.tone or "plain", "band") if is_band else (row.tone or "plain",)
         if row.key not in self._shown:
-            self.tree.insert("", index, iid=row.key, values=self._values(row), tags=tags)
+            self.tree.insert("", index, iid=row.key, values=self._texts(row), tags=tags)
             self._order.insert(index, row.key)
         elif self._order[index] != row.key:
             self.tree.move(row.key, "", index)
             self._order.remove(row.key)
             self._order.insert(index, row.key)
-        if self._shown.get(row.key, (row, is_band)) != (row, is_band):
-            self.tree.item(row.key, values=self._values(row), tags=tags)
+        before, was_band = self._shown.get(row.key, (row, is_band))
+        if before is not row and before.cells != row.cells:
+            self._amend(before, row)
+        if (before.tone, was_band) != (row.tone, is_band):
+            self.tree.item(row.key, tags=tags)
         self._shown[row.key] = (row, is_band)
 
-    def _values(self, row: Row) -> tuple[str, ...]:
-        texts = [self._padded(index, text) for index, text in enumerate(row.cells)]
-        for index, text in enumerate(texts):
-            if self.columns[index].stretches and not self.columns[index].is_number:  # a number is never cut
-                texts[index] = self._fitting(index, text)
-            else:
-                self._widen(index, self.look.body.measure(text))
-        return tuple(texts)
+    def _amend(self, before: Row, row: Row) -> None:
+        """Write the cells that differ: to measure and write all of them holds the window up."""
+        for index, text in enumerate(row.cells):
+            if before.cells[index : index + 1] != (text,):
+                self.tree.set(row.key, str(index), self._fitted(index, text))
+
+    def _fitted(self, index: int, cell: str) -> str:
+        """The text of a cell as it is shown; a column that does not cut its texts takes the room they need."""
+        text = self._padded(index, cell)
+        if self.columns[index].stretches and not self.columns[index].is_number:  # a number is never cut
+            return self._fitting(index, text)
+        self._widen(index, self.look.body.measure(text))
+        return text
+
+    def _texts(self, row: Row) -> tuple[str, ...]:
+        return tuple(self._fitted(index, text) for index, text in enumerate(row.cells))
 
     def _anchor(self) -> str:
         """The row at the top of the view, if the view was scrolled and should stay where it is."""

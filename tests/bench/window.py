@@ -1,8 +1,9 @@
 """PU: does the window stay smooth while a backtest runs, and what does a refresh of its four tables cost.
 
 The real window over a real demo session, on a virtual screen where there is none. A heartbeat of 5 ms tells how late
-the window's thread is: first with the demo alone, then while a backtest runs in its process. The clock on the wall
-counts here, so other programs on the same cores make it worse.
+the window's thread is: first with the demo alone, then while a backtest runs in its process, last with a crowded desk:
+20 markets ranked and 200 rows in each other table, a tenth of which changes with each news, five times a second. The
+clock on the wall counts here, so other programs on the same cores make it worse.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from own import lb, tell
 
 BEAT_MS, ALONE_S, WITH_S, PATIENCE_S, REFRESHES = 5, 8.0, 20.0, 60.0, 200
+MARKETS, ROWS, CHANGED, NEWS_MS, CROWD_S = 20, 200, 10, 200, 15.0
 LATE_P99_MS, LATE_MAX_MS, REFRESH_P95_MS = 15.0, 50.0, 25.0
 
 
@@ -96,6 +98,39 @@ def refreshes_ms(window: lb.Dashboard, news: list[lb.DeskNews]) -> np.ndarray:
     return np.array(found[len(found) // 10 :])
 
 
+def crowd(news: lb.DeskNews, step: int) -> lb.DeskNews:
+    """The same news with full tables; each step changes every tenth row in its last cell but one."""
+    def full(rows: tuple[lb.Row, ...], count: int) -> tuple[lb.Row, ...]:
+        found = []
+        for n in range(count if rows else 0):
+            row = rows[n % len(rows)]
+            cells = list(row.cells)
+            cells[-2] = f"{1_000 + n + step:,}" if n % CHANGED == step % CHANGED else cells[-2]
+            found.append(lb.Row(f"{n}-{row.key}", tuple(cells), row.tone))
+        return tuple(found)
+
+    tables = {name: full(getattr(news, name), ROWS) for name in ("positions", "decisions", "fills", "orders")}
+    return replace(news, time_ms=news.time_ms + step, ranking=full(news.ranking, MARKETS), **tables)
+
+
+def crowded(window: lb.Dashboard, heart: Heart, news: lb.DeskNews) -> tuple[np.ndarray, np.ndarray]:
+    """With a crowded desk: how late the beats are while news come, and CPU of a refresh, both in ms."""
+    said, steps = [crowd(news, step) for step in range(CHANGED)], [0]
+
+    def say() -> None:
+        window.screen.show(said[steps[0] % CHANGED])
+        steps[0] += 1
+        window.root.after(NEWS_MS, say)
+
+    window._take_events = lambda: None  # the news of the demo would throw all rows out again
+    cost = refreshes_ms(window, said)
+    say()
+    heart.listen(1.0)
+    late = heart.listen(CROWD_S)
+    del window._take_events
+    return late, cost
+
+
 def words(late: np.ndarray) -> str:
     """The beats in short."""
     return f"p50 {np.percentile(late, 50):.1f}, p99 {np.percentile(late, 99):.1f}, max {late.max():.1f} ms"
@@ -110,8 +145,7 @@ def main(folder: Path) -> None:
         settings = lb.Settings(schedule=lb.Schedule(timeframes=(3600,)))  # as the demo has them
         session = lb.Session(lb.Mode.DEMO, settings, home / "desk", {}, lb.DEMO_SEED, "", lb.DEMO_SPEED)
         worker = lb.Worker(lambda listen: lb.open_engine(session, listen))
-        window = lb.Dashboard(worker, lb.WindowOptions(lb.Mode.DEMO, home / "desk", "benchmark", lambda: None,
-                                                       lambda key_id, secret: ""))
+        window = lb.Dashboard(worker, lb.WindowOptions(lb.Mode.DEMO, home / "desk", "benchmark", lambda: None))
         done: list[object] = []
         show_result = window.screen.backtest.show_result
 
@@ -134,6 +168,8 @@ def main(folder: Path) -> None:
         heart.listen(1.0)
         news = heart.news[-20:]
         cost = refreshes_ms(window, [replace(n, time_ms=n.time_ms + 1) for n in news])
+        fullest = max(heart.news, key=lambda n: (bool(n.positions), bool(n.fills), len(n.decisions)))
+        busy, crowd_cost = crowded(window, heart, fullest)
         window.leave()
         window.root.mainloop()
     note = f"{len(during):,} beats in {ran_s:.0f} s of backtest: {words(during)}; demo alone: {words(alone)}"
@@ -142,6 +178,11 @@ def main(folder: Path) -> None:
     tell("PU", "the same, latest of all", LATE_MAX_MS, float(during.max()), "ms")
     tell("PU", "refresh of the four tables, CPU at p95", REFRESH_P95_MS, float(np.percentile(cost, 95)), "ms",
          f"{len(news)} states of a demo in turn, {len(news[-1].decisions)} decisions; median {np.median(cost):.1f} ms")
+    sizes = ", ".join(f"{ROWS if getattr(fullest, name) else 0} {name}" for name in ("positions", "decisions", "fills"))
+    tell("PU", f"window's beat of {BEAT_MS} ms with a crowded desk, late at p99", LATE_P99_MS,
+         float(np.percentile(busy, 99)), "ms", f"{MARKETS} ranked, {sizes}; {words(busy)}")
+    tell("PU", "refresh of the crowded tables, CPU at p95", REFRESH_P95_MS, float(np.percentile(crowd_cost, 95)), "ms",
+         f"p99 {np.percentile(crowd_cost, 99):.1f}, median {np.median(crowd_cost):.1f} ms")
 
 
 if __name__ == "__main__":
