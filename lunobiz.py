@@ -14020,6 +14020,29 @@ NOTICE_TITLES = types.MappingProxyType({
     "kill": "Kill switch engaged", "state": "Held back", "state info": "Over",
     "api_error": "Exchange trouble", "api_retry": "Exchange slow, trying again", "api_ok": "Exchange answers again",
 })  # fmt: skip
+NOTICE_GROUPS = types.MappingProxyType({
+    "entry": "ENTRIES", "exit": "EXITS", "stop": "EXITS", "close_all": "EXITS", "kill": "HALTS", "daily_cap": "HALTS",
+    "weekly_cap": "HALTS", "cooldown": "HALTS", "rearm": "HALTS", "state": "HOLDS", "live": "LIVE",
+    "live_left": "LIVE", "gates": "LIVE", "api_error": "EXCHANGE", "api_retry": "EXCHANGE", "api_ok": "EXCHANGE",
+    "summary": "SUMMARY",
+})  # fmt: skip
+ALL_CLEAR = frozenset(("state info", "cooldown", "api_ok"))  # these are told without a sound
+NOTICE_PREFIX = "NOTICE_"
+FREE_KIND, SAFETY_KIND = "on, silent or off", "on or silent"
+NOTICE_FIELDS = (
+    Field("NOTICE_ENTRIES", "", FREE_KIND, "on", 0, 0, "", "a position was opened"),
+    Field("NOTICE_EXITS", "", FREE_KIND, "on", 0, 0, "", "a position was left, a stop was hit, all is being closed"),
+    Field("NOTICE_HALTS", "", SAFETY_KIND, "on", 0, 0, "", "kill switch, loss caps, halts, re-armed; never off"),
+    Field("NOTICE_HOLDS", "", FREE_KIND, "on", 0, 0, "",
+          "held back for a while, such as without a network, and when that is over"),
+    Field("NOTICE_LIVE", "", FREE_KIND, "on", 0, 0, "", "LIVE was left or locked, or the account does not add up"),
+    Field("NOTICE_EXCHANGE", "", FREE_KIND, "on", 0, 0, "", "no answer from the exchange, once an hour at most"),
+    Field("NOTICE_SUMMARY", "", FREE_KIND, "silent", 0, 0, "", "the result of the day, at midnight UTC"),
+    Field("NOTICE_TROUBLE", "", SAFETY_KIND, "on", 0, 0, "",
+          "all else that needs you, such as messages that fail; never off"),
+)
+ALL_FIELDS = (*FIELDS, *NOTICE_FIELDS)
+NO_CHOICES: Mapping[str, str] = types.MappingProxyType({})
 _PERCENT = re.compile(r"(?<![\d.,])[-+\u2212]?\d{1,4}(?:\.\d{1,4})?\s?%")
 _PAIR_WORD = re.compile(r"[A-Z0-9]{6,10}")
 _CHAT = re.compile(r"-?\d{1,20}|@[A-Za-z0-9_]{4,32}")
@@ -14028,11 +14051,12 @@ _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One message to the owner; `level` is info, warning or error."""
+    """One message to the owner; `level` is info, warning or error. A silent one makes no sound and pops up nowhere."""
 
     level: str
     title: str
     text: str
+    is_silent: bool = False
 
 
 class Delivery(NamedTuple):
@@ -14051,6 +14075,7 @@ class Channel(Protocol):
     """A way to the owner. `send` may take seconds; `idle` is called often and must be quick."""
 
     name: str
+    can_be_silent: bool
 
     def send(self, notice: Notice) -> Delivery:
         """Try once to deliver a notice."""
@@ -14070,6 +14095,63 @@ def clip16(text: str, units: int) -> str:
     return text[: bisect_right(sizes, units - 1)] + "\u2026" if units > 0 else ""
 
 
+def choices_of(spec: Field) -> tuple[str, ...]:
+    """The words that a setting with a choice of them allows."""
+    return tuple(re.split(", | or ", spec.range_text))
+
+
+def read_setting(spec: Field, text: str) -> object:
+    """The value of a setting of trading or of notices; ValueError says what is allowed."""
+    if spec.kind not in (FREE_KIND, SAFETY_KIND):
+        return read_field(spec, text)
+    word = text.strip().lower()
+    if word not in choices_of(spec):
+        raise ValueError(f"allowed is {spec.range_text}")
+    return word
+
+
+def notice_choices(env: Mapping[str, str]) -> dict[str, str]:
+    """How each group of notices is sent: on, silent or off; SettingsError names what is wrong and what is allowed."""
+    found, problems = {}, []
+    for spec in NOTICE_FIELDS:
+        text = env.get(PREFIX + spec.name, "")
+        try:
+            found[spec.name.removeprefix(NOTICE_PREFIX)] = str(read_setting(spec, text.strip() or spec.default))
+        except ValueError as error:
+            problems.append(f'{PREFIX}{spec.name} is "{text[:60]}": {error}')
+    if problems:
+        raise SettingsError(*problems)
+    return found
+
+
+def unknown_settings(env: Mapping[str, str]) -> list[str]:
+    """One sentence per LUNOBIZ_ name that neither trading nor notices have."""
+    known = {PREFIX + spec.name for spec in NOTICE_FIELDS}
+    return unknown_names({name: text for name, text in env.items() if name not in known})
+
+
+def notices_example() -> str:
+    """What .env.example says of the notices, after the other settings."""
+    lines = []
+    for spec in NOTICE_FIELDS:
+        meaning = spec.meaning[0].upper() + spec.meaning[1:]
+        lines += [f"# {meaning}. Allowed: {spec.range_text}. Default: {spec.default}.", f"{PREFIX}{spec.name}="]
+    return "\n".join(lines) + "\n"
+
+
+def notices_table() -> str:
+    """The rows of the notices in README.md's table of settings."""
+    return "\n".join(f"| `{PREFIX}{s.name}` | {s.default} | {s.range_text} | - | {s.meaning} |" for s in NOTICE_FIELDS)
+
+
+def notice_group(event: Event) -> str:
+    """The group whose setting decides on this event; a halt is one whatever brought it."""
+    stops = (TradingState.HALTED, TradingState.KILLED)
+    if event.kind == "state" and any(k.words in event.text for k in CauseKind if k.state in stops):
+        return "HALTS"
+    return NOTICE_GROUPS.get(event.kind, "TROUBLE")
+
+
 def notice_of(event: Event) -> Notice | None:
     """The notice that an event is worth, if any: event, pair, percent and cause, never the whole text."""
     title = NOTICE_TITLES.get(f"{event.kind} {event.level}") or NOTICE_TITLES.get(event.kind, "")
@@ -14079,7 +14161,8 @@ def notice_of(event: Event) -> Notice | None:
     words = [event.pair] if _PAIR_WORD.fullmatch(event.pair) else []
     words += _PERCENT.findall(event.text)[:2]
     words += [kind.words for kind in CauseKind if kind.words in event.text]
-    return Notice(event.level, title, ", ".join(words) or "See the program for details.")
+    is_silent = event.kind in ALL_CLEAR or f"{event.kind} {event.level}" in ALL_CLEAR
+    return Notice(event.level, title, ", ".join(words) or "See the program for details.", is_silent)
 
 
 def _telegram_delivery(reply: Reply) -> Delivery:
@@ -14104,7 +14187,7 @@ class Telegram:
     """Messages from the owner's bot to one chat. It takes no commands."""
 
     def __init__(self, transport: Transport, token: Credentials, chat_id: str) -> None:
-        self.name = "Telegram"
+        self.name, self.can_be_silent = "Telegram", True
         self._transport, self._token, self._chat_id = transport, token, chat_id.strip()
 
     def send(self, notice: Notice) -> Delivery:
@@ -14113,7 +14196,7 @@ class Telegram:
             return Delivery(False, "token or chat id missing", is_refused=True)
         text = clip16(_UNPRINTABLE.sub(" ", f"LunoBiz: {notice.title}\n{notice.text}"), TELEGRAM_UNITS)
         params = (("chat_id", self._chat_id), ("text", text),
-                  ("disable_notification", "true" if notice.level == "info" else "false"))
+                  ("disable_notification", "true" if notice.is_silent else "false"))
         try:
             reply = self._transport.send("POST", f"/bot{self._token.secret}/sendMessage", params)
         except LunobizError:
@@ -14157,7 +14240,7 @@ class Desktop:
     """Notices of the operating system, best effort. One thread only: Windows ties windows to threads."""
 
     def __init__(self, platform: str = sys.platform) -> None:
-        self.name = "Desktop"
+        self.name, self.can_be_silent = "Desktop", False
         self._platform = platform
         self._balloon: _Balloon | None = None
 
@@ -14229,9 +14312,18 @@ class _Lane:
         back_off = min(2.0 ** min(self.failures, 20), MAX_REST_S)
         self.rest_until_s = now_s + max(delivery.wait_s, back_off)
 
+    @property
+    def is_off(self) -> bool:
+        """True once it was refused so often that it is not asked again."""
+        return self.refusals >= MAX_REFUSALS
+
+    def takes(self, notice: Notice) -> bool:
+        """True if this channel may ever send that notice."""
+        return not self.is_off and (self.channel.can_be_silent or not notice.is_silent)
+
     def text(self) -> str:
         """The channel's state in words."""
-        if self.refusals >= MAX_REFUSALS:
+        if self.is_off:
             return f"{self.channel.name} off: {self.why}"
         state = f"failing: {self.why}" if self.failures else "OK"
         return f"{self.channel.name} {state}, {self.sent} sent"
@@ -14243,19 +14335,21 @@ class Notifier:
     `tell` and `offer` belong to one thread, `pump` and `close` to another; only an append crosses over.
     """
 
-    def __init__(self, channels: Sequence[Channel], clock: Clock, clean: Callable[[str], str] = str) -> None:
+    def __init__(self, channels: Sequence[Channel], clock: Clock, clean: Callable[[str], str] = str,
+                 choices: Mapping[str, str] = NO_CHOICES) -> None:
         self._lanes = tuple(_Lane(channel) for channel in channels)
-        self._clock, self._clean = clock, clean
+        self._clock, self._clean, self._choices = clock, clean, choices
         self._inbox: deque[Notice] = deque(maxlen=INBOX_BOUND)
         self._waiting: Counter[Notice] = Counter()  # oldest first, with how often each was offered
-        self._tries = self._dropped = 0  # tries of the oldest one
+        self._tries: Counter[Notice] = Counter()
+        self._dropped = 0
         self._told_s: dict[str, float] = {}
         self._held_back: Counter[str] = Counter()
 
     def tell(self, event: Event) -> None:
-        """Offer what an event is worth; trouble with the exchange and the state at most once an hour each."""
-        notice = notice_of(event)
-        if notice is None:
+        """Offer what an event is worth, as the owner chose for its group; some of it at most once an hour."""
+        notice, choice = notice_of(event), self._choices.get(notice_group(event), "on")
+        if notice is None or choice == "off":
             return
         is_api = event.kind.startswith("api_")
         if is_api or event.kind == "state":
@@ -14266,27 +14360,29 @@ class Notifier:
             self._told_s[key], more = now_s, self._held_back.pop(key, 0)
             tail = f" (and {more} more since the last message)" if more else ""
             notice = replace(notice, text=notice.text + tail)
-        self.offer(notice)
+        self.offer(replace(notice, is_silent=notice.is_silent or choice == "silent"))
 
     def offer(self, notice: Notice) -> None:
-        """Take a notice for later; returns at once."""
-        if self._lanes:
+        """Take a notice for later; returns at once. A silent one needs a channel that can be silent."""
+        if any(lane.channel.can_be_silent or not notice.is_silent for lane in self._lanes):
             self._inbox.append(notice)
 
     def pump(self) -> None:
         """Send at most one notice that is due; a failure is kept for `state_text`, never raised."""
         while self._inbox:  # equal notices become one, the oldest make room
             self._waiting[self._inbox.popleft()] += 1
-        self._drop(len(self._waiting) - QUEUE_BOUND)
+        self._drop(list(self._waiting)[: max(len(self._waiting) - QUEUE_BOUND, 0)])
+        self._drop([notice for notice in self._waiting if not any(lane.takes(notice) for lane in self._lanes)])
         for lane in self._lanes:
             with contextlib.suppress(*CHANNEL_ERRORS):
                 lane.channel.idle()
-        lanes, now_s = [lane for lane in self._lanes if lane.refusals < MAX_REFUSALS], self._clock.mono_s()
-        ready = next((lane for lane in lanes if lane.rest_until_s <= now_s), None)
-        if not lanes:
-            self._drop(len(self._waiting))
-        elif ready is not None and self._waiting and ready.due_s <= now_s:
-            self._send_oldest(ready)
+        now_s = self._clock.mono_s()
+        for notice in self._waiting:
+            ready = next((lane for lane in self._lanes if lane.takes(notice) and lane.rest_until_s <= now_s), None)
+            if ready is not None:
+                if ready.due_s <= now_s:
+                    self._send(notice, ready)
+                return
 
     def state_text(self) -> str:
         """How delivery goes, for the status line."""
@@ -14295,32 +14391,43 @@ class Notifier:
         words += [f"{self._dropped} dropped"] if self._dropped else []
         return "; ".join(words)
 
+    @property
+    def trouble(self) -> str:
+        """A sentence on a channel that is off, and what takes its place; "" while none is."""
+        off = [lane for lane in self._lanes if lane.is_off]
+        left = [lane.channel.name for lane in self._lanes if not lane.is_off]
+        instead = f"messages go by {left[0]}" if left else "no message reaches you"
+        cure = "Test it in Settings, under Keys and notifications" if off else ""
+        return f"{'; '.join(lane.text() for lane in off)}: {instead}. {cure}." if off else ""
+
     def close(self) -> None:
         """Close every channel; what still waits is not sent."""
         for lane in self._lanes:
             with contextlib.suppress(*CHANNEL_ERRORS):
                 lane.channel.close()
 
-    def _drop(self, notices: int) -> None:
-        for notice in list(self._waiting)[: max(notices, 0)]:
+    def _drop(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
             self._dropped += self._waiting.pop(notice)
-            self._tries = 0
+            self._tries.pop(notice, None)
 
-    def _send_oldest(self, lane: _Lane) -> None:
-        notice, count = next(iter(self._waiting.items()))
+    def _send(self, notice: Notice, lane: _Lane) -> None:
+        count = self._waiting[notice]
         times = f" ({count} times)" if count > 1 else ""
-        shown = Notice(notice.level, self._clean(notice.title), self._clean(notice.text) + times)
+        shown = replace(notice, title=self._clean(notice.title), text=self._clean(notice.text) + times)
         try:
             delivery = lane.channel.send(shown)
         except CHANNEL_ERRORS as error:  # told by its type only
             delivery = Delivery(False, type(error).__name__, is_refused=True)
         lane.book(delivery, self._clock.mono_s())
-        self._tries += 1
+        self._tries[notice] += 1
         if delivery.is_sent:
-            del self._waiting[notice]
-            self._tries = 0
-        elif self._tries >= MAX_TRIES:
-            self._drop(1)
+            del self._waiting[notice], self._tries[notice]
+        elif self._tries[notice] >= MAX_TRIES:
+            self._drop([notice])
+        alarm = Notice("error", "Messages failed", lane.text(), self._choices.get("TROUBLE") == "silent")
+        if lane.is_off and any(other.takes(alarm) for other in self._lanes):
+            self.offer(alarm)
 
 
 # ==============================================================================
@@ -15080,6 +15187,7 @@ def _check_folders(facts: DoctorFacts) -> Iterator[Check]:
 def _check_settings(env: Mapping[str, str]) -> Check:
     try:
         settings = parse_settings(env)
+        notice_choices(env)
     except SettingsError as error:
         return Check("Settings", "fail", str(error), "correct these lines in .env or the environment")
     text, cure = f"TEST EXCHANGE {settings.exchange_url}", "remove LUNOBIZ_EXCHANGE_URL to use Luno"
@@ -15113,7 +15221,7 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
         return
-    text, problems = ", ".join(map(str, facts.env_files)), unknown_names(env)
+    text, problems = ", ".join(map(str, facts.env_files)), unknown_settings(env)
     text = text or "none, so the defaults and the environment hold"
     wrong = f"{text}; {'; '.join(problems)}"
     yield _judge(".env", text, (bool(problems), "warn", wrong, "correct or remove these names"))
@@ -15231,7 +15339,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # SUPPORT | what may leave this computer when somebody is to help
-# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE FILES DOCTOR
+# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE NOTIFY FILES DOCTOR
 # ==============================================================================
 
 import zipfile
@@ -15314,6 +15422,7 @@ def is_valid_setting(name: str, value: str) -> bool:
     """True if the value is one that this setting may have; what is not could be a key in the wrong place."""
     try:
         parse_settings({name: value})
+        notice_choices({name: value})
     except SettingsError:
         return False
     return True
@@ -15327,21 +15436,21 @@ def is_shown(field: Field) -> bool:
 def settings_text(env: Mapping[str, str]) -> str:
     """The settings by name; of secrets, and of values that are no settings, only whether they are set."""
     lines = []
-    for item in FIELDS:
+    for item in ALL_FIELDS:
         name = PREFIX + item.name
         value = env.get(name, "").strip()
         told = "not set" if not value else "set"
         if value and is_shown(item):
             told = value if is_valid_setting(name, value) else "set, not valid"
         lines.append(f"{name:<36} {told}")
-    known = {PREFIX + item.name for item in FIELDS}
+    known = {PREFIX + item.name for item in ALL_FIELDS}
     lines += [f"{name:<36} set, but it is no setting" for name in sorted(env.keys() - known)]
     return "\n".join(lines) + "\n"
 
 
 def private_values(env: Mapping[str, str]) -> Iterator[str]:
     """All values that a helper may not see: secrets, what has no setting's name, and what is not valid."""
-    shown = {PREFIX + item.name for item in FIELDS if is_shown(item)}
+    shown = {PREFIX + item.name for item in ALL_FIELDS if is_shown(item)}
     for name, value in env.items():
         if len(value.strip()) >= SHORTEST_SECRET and not (name in shown and is_valid_setting(name, value)):
             yield value.strip()
@@ -17006,6 +17115,7 @@ class Newsroom:
         self._fills: deque[Fill] = deque(maxlen=HISTORY_ROWS)
         self._latest: tuple[Decision, ...] = ()
         self._outlooks: tuple[Outlook, ...] = ()
+        self._notice_trouble = ""
 
     def add(self, reports: Sequence[CycleReport]) -> None:
         """Remember what a step brought."""
@@ -17032,10 +17142,20 @@ class Newsroom:
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
-            parity=self._checks.text, is_parity_broken=self._checks.is_broken, findings=engine.findings,
+            parity=self._checks.text, is_parity_broken=self._checks.is_broken,
+            findings=(*engine.findings, *self._notice_findings()),
             next_cycle_ms=self._next_decision(now),
             order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "",
         )
+
+    def _notice_findings(self) -> Iterator[Banner]:
+        """A banner while a channel of notices is off; told in the log when that begins."""
+        trouble = self._engine.parts.notifier.trouble
+        if trouble != self._notice_trouble and trouble:
+            self._engine.tell(Event(self._options.clock.now_ms(), "notices", "warning", trouble))
+        self._notice_trouble = trouble
+        if trouble:
+            yield Banner("warning", trouble, key="notices")
 
     def _next_decision(self, now_ms: int) -> int:
         """When the next candle that decides has closed and is looked at."""
@@ -19307,6 +19427,9 @@ LABELS = types.MappingProxyType({
     "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
     "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
     "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
+    "NOTICE_ENTRIES": "Entries", "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch",
+    "NOTICE_HOLDS": "Held back", "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble",
+    "NOTICE_SUMMARY": "Daily summary", "NOTICE_TROUBLE": "Other trouble",
 })
 GROUPS = types.MappingProxyType({
     "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
@@ -19314,6 +19437,8 @@ GROUPS = types.MappingProxyType({
     "Gates for LIVE": ("MAX_DRAWDOWN_GATE", "WORST_DAY_GATE", "MIN_TRADES_GATE"),
     "Entries and costs": ("MAX_SPREAD", "MIN_VOLUME_24H", "MIN_CONFIDENCE", "MIN_EDGE", "ENTRY_TIMEOUT_CANDLES",
                           "ENTRY_TAKER_AFTER_TIMEOUT", "SLIPPAGE", "STOP_GAP"),
+    "What is told, and how": ("NOTICE_ENTRIES", "NOTICE_EXITS", "NOTICE_HALTS", "NOTICE_HOLDS", "NOTICE_LIVE",
+                             "NOTICE_EXCHANGE", "NOTICE_SUMMARY", "NOTICE_TROUBLE"),
     "Trading": ("COUNTER", "PAIRS", "TIMEFRAME_S", "PAPER_CASH", "TARGET_DAILY_RETURN"),
     "Keys and notifications": ("TELEGRAM_CHAT_ID", "DESKTOP_NOTICES"),
 })
@@ -19394,8 +19519,8 @@ class FormOptions:
 
 
 def field_named(name: str) -> Field:
-    """The row of FIELDS with this name."""
-    return next(spec for spec in FIELDS if spec.name == name)
+    """The row of ALL_FIELDS with this name."""
+    return next(spec for spec in ALL_FIELDS if spec.name == name)
 
 
 def crossed(problem: object) -> str:
@@ -19436,7 +19561,7 @@ def shown_text(spec: Field, text: str) -> str:
 
 def env_text(spec: Field, typed: str) -> str:
     """What was typed as .env has it; ValueError says what is wrong in the window's units."""
-    value = read_field(as_shown(spec), typed)
+    value = read_setting(as_shown(spec), typed)
     if spec.name == "TELEGRAM_CHAT_ID" and value and not _CHAT.fullmatch(str(value)):
         raise ValueError("write the chat's number such as 123456789, or @channel")
     if isinstance(value, bool):
@@ -19532,8 +19657,8 @@ class FieldInput:
         self.stops: list[tkinter.Widget] = []  # what Tab stops at
         if spec.kind == "yesno":
             self.widget = ttk.Checkbutton(parent, variable=self.text, onvalue="yes", offvalue="no")
-        elif spec.kind == "action":
-            self.widget = ttk.Combobox(parent, textvariable=self.text, values=("close", "hold"), state="readonly",
+        elif spec.kind in ("action", FREE_KIND, SAFETY_KIND):
+            self.widget = ttk.Combobox(parent, textvariable=self.text, values=choices_of(spec), state="readonly",
                                        width=9)
         elif spec.kind == "durations":
             self.widget = self._build_ticks(parent)
@@ -19615,7 +19740,7 @@ class FieldRow:
         """True if what stands there means something else than at the start."""
         start = self._start if self._start.strip() else self.spec.default
         try:
-            return read_field(self.spec, self.env_text) != read_field(self.spec, start)
+            return read_setting(self.spec, self.env_text) != read_setting(self.spec, start)
         except ValueError:
             return True
 
@@ -19872,8 +19997,8 @@ class SettingsPanel:
         return group
 
     def add_looks(self, looks: LooksBox) -> None:
-        """The appearance box, made on `area.inner`, comes after the groups on entries."""
-        self._groups.insert(3, looks.frame)
+        """The appearance box, made on `area.inner`, comes last."""
+        self._groups.append(looks.frame)
         self.area.follow(looks.frame)
 
     def _arrange(self, width: int) -> None:
@@ -19919,6 +20044,7 @@ class SettingsPanel:
     def _tell_consequences(self) -> None:
         try:
             said = consequences(self.before, self._after(), self._mode)
+            said = said or ((when_words(self._mode),) if self.changes() else ())
         except SettingsError as error:  # what no single field can tell
             self.apply.configure(state="disabled")
             self._words.say(f"✖ {self._across(error)}", "error")
@@ -21114,6 +21240,7 @@ def _checked(env: Mapping[str, str], values: Mapping[str, str], environ: Mapping
     parse_settings(changed)
     parse_live_key(changed)
     telegram_token(changed)
+    notice_choices(changed)
     return changed
 
 
@@ -21132,7 +21259,7 @@ def change_words(name: str, before: str, after: str) -> str:
     """One change for the audit; a secret is named, never shown."""
     if name in SECRET_NAMES:
         return f"{name} was {'set' if after else 'removed'} by the owner"
-    default = next((spec.default for spec in FIELDS if PREFIX + spec.name == name), "")
+    default = next((spec.default for spec in ALL_FIELDS if PREFIX + spec.name == name), "")
     return f"{name} was changed by the owner from {before or default or 'nothing'} to {after or default or 'nothing'}"
 
 
@@ -21429,7 +21556,7 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
         channels.append(Telegram(HttpTransport(TELEGRAM_URL), token, session.settings.notices.telegram_chat))
     if is_real and session.settings.notices.desktop:
         channels.append(Desktop())
-    return Notifier(channels, clock, session.redactor.clean)
+    return Notifier(channels, clock, session.redactor.clean, notice_choices(session.env))
 
 
 def _fresh_store(session: Session) -> Store:
@@ -21449,6 +21576,7 @@ def _fresh_store(session: Session) -> Store:
 def mode_settings(mode: Mode, env: Mapping[str, str]) -> Settings:
     """The owner's settings; the demo keeps its lively set, and hourly candles unless the owner chose others."""
     settings = parse_settings(env)
+    notice_choices(env)  # a wrong one is told at the start, not when there is something to tell
     if mode is not Mode.DEMO:
         return replace(settings, params=parameter_sets()[0])
     if env.get(TIMEFRAME_NAME, "").strip():
@@ -21507,7 +21635,7 @@ def _ask_telegram(token: str, chat: str) -> str:
 
 def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> FormOptions:
     """What the forms of the window show and may do."""
-    shown = [spec.name for spec in FIELDS if spec.is_in_window and spec.kind != "secret"]
+    shown = [spec.name for spec in ALL_FIELDS if spec.is_in_window and spec.kind != "secret"]
     return FormOptions(
         session.home, {name: session.env.get(PREFIX + name, "") for name in shown},
         frozenset(name for name in shown if os.environ.get(PREFIX + name, "").strip()),
@@ -21729,7 +21857,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         way = partial(open_engine, live)
         options = replace(options, offer_live=partial(live_offer, live), open_live=way)
     engine = Engine(parts, ways.settings)
-    for sentence in unknown_names(session.env):
+    for sentence in unknown_settings(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
     locks = engine.lock_reasons(wall.now_ms())
     if session.settings.wants_live and session.mode is not Mode.LIVE and sys.stderr is not None:
@@ -21746,7 +21874,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback
@@ -22115,7 +22243,7 @@ def run(argv: Sequence[str]) -> int:
     home = data_folder(a.home, os.environ)
     vault = KeyVault(home, (home, program_folder()), system_protection())
     env = vault.env(os.environ)
-    for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
+    for sentence in (*unknown_settings(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor or a.support:
         return run_aid(home, env, a)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ttkbootstrap as ttk
 
 SECRET = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
-SHOWN = {f.name: f for f in lb.FIELDS if f.is_in_window and f.kind != "secret"}
+SHOWN = {f.name: f for f in lb.ALL_FIELDS if f.is_in_window and f.kind != "secret"}
 
 
 class Form:
@@ -86,7 +86,7 @@ def test_every_setting_of_the_window_stands_in_one_group_and_no_secret_does() ->
 def test_a_default_is_shown_and_read_back_as_it_was(spec: lb.Field) -> None:
     shown = lb.shown_text(spec, "")
     if spec.default:
-        assert lb.read_field(spec, lb.env_text(spec, shown)) == lb.read_field(spec, spec.default)
+        assert lb.read_setting(spec, lb.env_text(spec, shown)) == lb.read_setting(spec, spec.default)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,8 @@ def test_wrong_input_in_every_field_is_told_with_its_cure_and_cannot_be_applied(
         assert form.hint(name) == usual
         assert form.words == lb.SAME_AS_BEFORE
         tried.add(name)
-    assert tried == {f.name for f in SHOWN.values() if f.kind not in ("yesno", "action")}  # these only offer what fits
+    listed = ("yesno", "action", lb.FREE_KIND, lb.SAFETY_KIND)  # these only offer what fits
+    assert tried == {f.name for f in SHOWN.values() if f.kind not in listed}
 
 
 def test_a_mark_goes_as_soon_as_the_field_is_right(form: Form) -> None:
@@ -255,6 +256,17 @@ def test_tightening_is_written_without_a_question(form: Form, monkeypatch: pytes
     assert form.panel.changes() == {} and form.panel.before.limits.risk_per_trade == 0.0025
 
 
+def test_notices_are_chosen_from_a_list_and_applied(form: Form) -> None:
+    boxes = {name: row.input.widget for name, row in form.panel.rows.items() if name.startswith("NOTICE_")}
+    assert len(boxes) == 8 and "never off" in form.hint("NOTICE_HALTS")
+    assert boxes["NOTICE_ENTRIES"].cget("values") == ("on", "silent", "off")
+    assert boxes["NOTICE_HALTS"].cget("values") == ("on", "silent")
+    assert {str(box.cget("state")) for box in boxes.values()} == {"readonly"}
+    form.write("NOTICE_ENTRIES", "off")
+    assert form.words == lb.when_words("PAPER")
+    assert form.apply() == {"LUNOBIZ_NOTICE_ENTRIES": "off"}
+
+
 @pytest.mark.parametrize("answer", [True, False])
 def test_loosening_is_asked_about(form: Form, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
     asked: list[lb.Question] = []
@@ -313,7 +325,7 @@ def test_tab_goes_through_the_fields_in_reading_order(form: Form) -> None:
     owners = {str(stop): name for name, row in form.panel.rows.items() for stop in row.input.stops}
     here.focus_force()
     classes = set[str]()
-    for _ in range(40):
+    for _ in range(50):
         form.root.update()
         focus = form.root.focus_get()
         assert focus is not None
@@ -369,6 +381,14 @@ def test_applying_keeps_comments_other_lines_and_secrets(tmp_path: Path) -> None
     store.close()
     assert texts == ["LUNOBIZ_RISK_PER_TRADE was changed by the owner from 0.004 to 0.003",
                      "LUNOBIZ_MAX_POSITIONS was changed by the owner from 3 to 2"]
+
+
+def test_a_choice_that_is_not_allowed_is_not_written(tmp_path: Path) -> None:
+    problem, session = changed(tmp_path, {}, NOTICE_HALTS="off")
+    assert problem == 'Nothing was changed: LUNOBIZ_NOTICE_HALTS is "off": allowed is on or silent.'
+    assert not (tmp_path / ".env").exists() and session.env == {}
+    assert changed(tmp_path, {}, NOTICE_HALTS="silent")[0] == ""
+    assert lb.change_words("LUNOBIZ_NOTICE_SUMMARY", "", "off").endswith("from silent to off")
 
 
 def test_a_secret_is_written_and_told_by_name(tmp_path: Path) -> None:

@@ -485,7 +485,8 @@ def test_where_nobody_answers_a_second_start_says_so(tmp_path: Path, monkeypatch
 
 
 def test_the_readme_has_the_settings_the_program_has() -> None:
-    assert lunobiz.settings_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    table = f"{lunobiz.settings_table()}\n{lunobiz.notices_table()}\n\n"
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_options_are_the_programs() -> None:
