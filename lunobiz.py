@@ -53,6 +53,7 @@ Map:
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
+    TOASTS     what has just happened, said in passing
     FORMS      the owner's settings as forms
     WIZARD     the first run, a step at a time
     DASHBOARD  the window
@@ -16474,10 +16475,11 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A short message for the owner."""
+    """A short message for the owner; one in passing goes by itself, all others stay until they are dismissed."""
 
     level: str
     text: str
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -16569,7 +16571,8 @@ def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> 
     """Runs in a process of its own: write the audit of a database to a folder."""
     try:
         store, is_luno = Store(Path(database), Redactor()), Path(database).name != TEST_DATABASE
-        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms, is_luno))} files to {folder}"))
+        many = len(export_audit(store, Path(folder), now_ms, is_luno))
+        pipe.send(Note("info", f"Exported {many} files to {folder}", is_passing=True))
         store.close()
     except LunobizError as error:
         pipe.send(Note("error", f"Export failed: {error}"))
@@ -18334,6 +18337,30 @@ class ReadingCell:
         self._write()
 
 
+def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
+    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
+    if sys.platform == "win32":
+        root.protocol("WM_SAVE_YOURSELF", action)
+
+
+def show_folder(folder: Path) -> None:
+    """Open a folder in the system's file manager."""
+    import webbrowser
+    webbrowser.open(folder.resolve().as_uri())
+
+
+def show_failure(text: str) -> None:
+    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
+    import tkinter
+    from tkinter import messagebox
+
+    with contextlib.suppress(tkinter.TclError):
+        root = tkinter.Tk()
+        root.withdraw()
+        messagebox.showerror("LunoBiz cannot start", text, parent=root)
+        root.destroy()
+
+
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
 # shell | uses TYPES SETTINGS METRICS ROWS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
@@ -19409,6 +19436,89 @@ def ask_support(look: Look, draft: SupportDraft) -> SaveSupport | None:
 
 
 # ==============================================================================
+# TOASTS | what has just happened, said in passing
+# shell | uses JOBS WIDGETS | owns tkinter ttkbootstrap
+# ==============================================================================
+
+TOAST_S, TOAST_SOON_S, TOASTS_WAITING = 5.0, 2.0, 3  # seconds a line stays, the same when others wait, how many wait
+TOAST_KINDS = frozenset(("entry", "exit", "stop"))
+
+
+def toast_of(event: object, is_asked: bool) -> str:
+    """What to say in passing of an event of the worker; "" for most. `is_asked` is true while a study runs."""
+    if isinstance(event, LogLine):
+        return event.text if event.kind in TOAST_KINDS else ""
+    if isinstance(event, Note):
+        return event.text if event.is_passing else ""
+    if isinstance(event, SettingsSaved):
+        many = "1 setting" if len(event.values) == 1 else f"{len(event.values)} settings"
+        return f"{many} saved" if event.values and not event.problem else ""
+    if isinstance(event, BacktestDone):
+        return "The backtest has finished" if event.run is not None and is_asked else ""
+    is_told = isinstance(event, GatesDone) and event.payload and is_asked  # at the start there is one on record
+    return "The gates have been evaluated" if is_told else ""
+
+
+class Toasts:
+    """A line at a time in the empty room beside the tabs: it covers nothing, takes no key and goes by itself."""
+
+    def __init__(self, root: tkinter.Misc, look: Look, tabs: ttk.Notebook) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._tabs, self._end_s = look, tabs, 0.0
+        self._waiting: deque[str] = deque(maxlen=TOASTS_WAITING)
+        self.label = ttk.TkLabel(root, autostyle=False, font=look.small, padx=look.px(10), pady=look.px(2))
+        self.label.bind("<Button-1>", lambda event: self._hide())
+        tabs.bind("<Configure>", lambda event: self._fit(event.width), add="+")
+        look.on_change(self.recolour)
+        self.text, self._width = "", 0
+
+    def say(self, text: str, now_s: float) -> None:
+        """Show a line, after those that wait; too many at once and the oldest stand only in the log."""
+        self._waiting.append(text)
+        self.pass_time(now_s)
+
+    def pass_time(self, now_s: float) -> None:
+        """Called once a second: the line goes, and sooner if another waits."""
+        if self.text and now_s >= self._end_s - (TOAST_S - TOAST_SOON_S if self._waiting else 0.0):
+            self._hide()
+        if self._waiting and not self.text and self._width:
+            self._show(self._waiting.popleft(), now_s)
+
+    def _fit(self, width: int) -> None:
+        """In another width it might lie on a tab; a banner that comes or goes changes the height alone."""
+        if width != self._width:
+            self._width = width
+            self._hide()
+
+    def _hide(self) -> None:
+        self.text = ""
+        self.label.place_forget()
+
+    def _room(self) -> int:
+        """Pixels that are free to the right of the last tab."""
+        width, y = self._tabs.winfo_width(), self._look.px(12)
+        last = next((x for x in range(width - 1, 0, -4) if self._tabs.identify(x, y)), width)
+        return width - last - self._look.px(24)
+
+    def _show(self, text: str, now_s: float) -> None:
+        """In a narrow window the line is cut; where there is hardly any room it is left to the log."""
+        room, shown = self._room() - self._look.px(20), f"✔ {text}"
+        if room < self._look.px(100):
+            return
+        while self._look.small.measure(shown) > room:
+            shown = f"{shown[:-2]}…"
+        self.text, self._end_s = shown, now_s + TOAST_S
+        self.label.configure(text=shown)
+        self.label.place_configure(in_=self._tabs, relx=1.0, x=-self._look.px(4), y=self._look.px(3), anchor="ne")
+        self.label.lift()
+
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        background, text = self._look.palette.banners["info"]
+        self.label.configure(background=background, foreground=text)
+
+
+# ==============================================================================
 # FORMS | the owner's settings as forms
 # shell | uses ERRORS TYPES SETTINGS LEDGER ROWS SYSTEM NOTIFY JOBS WIDGETS DIALOGS | owns tkinter ttkbootstrap
 # ==============================================================================
@@ -20475,7 +20585,7 @@ class Wizard:
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS FORMS WIZARD | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -20746,18 +20856,6 @@ class WindowOptions:
     protect_keys: Callable[[], str] | None = None  # only where keys stand readable that could be protected
 
 
-def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
-    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
-    if sys.platform == "win32":
-        root.protocol("WM_SAVE_YOURSELF", action)
-
-
-def show_folder(folder: Path) -> None:
-    """Open a folder in the system's file manager."""
-    import webbrowser
-    webbrowser.open(folder.resolve().as_uri())
-
-
 def fault_text(error: BaseException) -> str:
     """What went wrong in the window and where, without the library's own words."""
     place = error.__traceback__
@@ -20816,6 +20914,7 @@ class Screen:
         for part in (self.strip, self.actions, self.banners):
             part.frame.pack(side="top", fill="x")
         self.tabs = packed(ttk.Notebook(root), fill="both", expand=True, padx=look.px(8))
+        self.toasts = Toasts(root, look, self.tabs)
         self.desk = DeskPanel(self.tabs, look)
         self.backtest = BacktestPanel(self.tabs, look, post, self.clock, self.zone)
         self.backtest.form.tick(options.timeframes)
@@ -20841,11 +20940,12 @@ class Screen:
 
     def take(self, event: object) -> bool:
         """Act on one event of the worker; True if the log has a new line."""
+        is_told = self._say_in_passing(toast_of(event, self.backtest.is_running), isinstance(event, LogLine))
         if self.backtest.take(event):
-            return False
+            return is_told
         if isinstance(event, LogLine):
             self.log.add(event, self.now_ms())
-        elif isinstance(event, Note):
+        elif isinstance(event, Note) and not event.is_passing:
             self.note(event.level, event.text)
         elif isinstance(event, SettingsSaved):
             self.settings.take(event)
@@ -20853,6 +20953,14 @@ class Screen:
             self.backtest.end("✖ Ended with an error", "error")
             self.note("error", event.text)
         return True
+
+    def _say_in_passing(self, text: str, is_logged: bool) -> bool:
+        """A line that goes by itself, and stands in the log as well."""
+        if text:
+            self.toasts.say(text, self.clock.mono_s())
+            if not is_logged:
+                self.log.add(LogLine(self.now_ms(), "info", "window", text), self.now_ms())
+        return bool(text)
 
     def note(self, level: str, text: str, key: str = "", action: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
@@ -20952,18 +21060,6 @@ class Screen:
         if tone in ("warn", "error") and self.news is not None:
             self._is_faded = True
             self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
-
-
-def show_failure(text: str) -> None:
-    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
-    import tkinter
-    from tkinter import messagebox
-
-    with contextlib.suppress(tkinter.TclError):
-        root = tkinter.Tk()
-        root.withdraw()
-        messagebox.showerror("LunoBiz cannot start", text, parent=root)
-        root.destroy()
 
 
 def show_answer(screen: Screen, answer: object, send: Callable[[object], None]) -> None:
@@ -21171,6 +21267,7 @@ class Dashboard:
             self._ticks += 1
             gc.collect(2 if self._ticks % FULL_COLLECTION == 0 else 1)
             self.screen.come_forward()
+            self.screen.toasts.pass_time(self.screen.clock.mono_s())
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -21802,7 +21899,7 @@ def support_child(home: Path, database: str, mode: Mode, command: AskSupport | S
         if isinstance(command, SaveSupport):
             secrets = _loaded_secrets(home, all_settings(home))
             write_support(Path(command.path), command.draft, secrets)
-            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+            pipe.send(Note("info", f"The support bundle is in {command.path}", is_passing=True))
         else:
             pipe.send(support_draft(home, database, mode)[0])
     except LunobizError as error:
@@ -21874,7 +21971,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback
