@@ -10089,12 +10089,36 @@ def _default_folder(program: Path, env: Mapping[str, str], platform: str) -> Pat
     return Path(base) / "LunoBiz"
 
 
+POINTER_FILE = "folder.txt"
+
+
+def usual_folder(argument: str | None, env: Mapping[str, str]) -> Path | None:
+    """The folder that a choice of another one is kept in; None where the owner names the data folder at each start."""
+    is_named = (argument or "").strip() or env.get(PREFIX + "HOME", "").strip()
+    return None if is_named else _default_folder(program_folder(), env, sys.platform)
+
+
+def pointed_folder(usual: Path) -> Path | None:
+    """The data folder that was chosen in the first run; SettingsError if it is gone: a new one would be empty."""
+    path = usual / POINTER_FILE
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text or not Path(text).is_absolute() or not Path(text).is_dir():
+        raise SettingsError(f"{path} names the data folder {text or 'unreadably'}, which is not there: bring it back,"
+                            " or delete that file to begin in the usual folder")
+    return Path(text)
+
+
 def data_folder(argument: str | None, env: Mapping[str, str]) -> Path:
     """The folder of database, logs and kill file, made if missing; SettingsError if it cannot be written."""
     wanted = (argument or "").strip() or env.get(PREFIX + "HOME", "").strip()
+    usual = usual_folder(argument, env)
     try:
-        default = _default_folder(program_folder(), env, sys.platform)
-        folder = (Path(wanted).expanduser() if wanted else default).resolve()
+        folder = (pointed_folder(usual) or usual if usual else Path(wanted).expanduser()).resolve()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError):
         raise SettingsError(f"the data folder {wanted!r} cannot be made; choose one with --home") from None
@@ -15185,6 +15209,22 @@ def _check_folders(facts: DoctorFacts) -> Iterator[Check]:
     )  # fmt: skip
 
 
+def folder_problem(text: str, env: Mapping[str, str]) -> str:
+    """Why this cannot be the data folder, or "". Nothing is left behind, and a folder that is missing is not made."""
+    folder = Path(text)
+    if not text.strip() or not folder.is_absolute():
+        return "name the whole path of a folder"
+    folder = folder.resolve()
+    doubts = folder_doubts(folder, env)
+    if doubts:
+        return f"{doubts[0]}; choose a local folder that is not synced"
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not there.is_dir() or not is_writable(there):
+        return f"{there} cannot be written, or the path is too long"
+    free = disk_usage(there).free
+    return f"only {free / 2**30:.1f} GB are free there" if free < FREE_FAIL else ""
+
+
 def _check_settings(env: Mapping[str, str]) -> Check:
     try:
         settings = parse_settings(env)
@@ -19613,8 +19653,9 @@ def no_way(*words: object) -> str:
 class FormOptions:
     """What MAIN hands to the forms: the settings as texts, which are fixed by the environment, and what can be done.
 
-    `secrets` are the names of those that are set; no secret is in here. The tests wait for the network and answer in
-    words; `save` writes to .env while no session runs and answers with what is wrong.
+    `secrets` are the names of those that are set; no secret is in here. `move` takes another data folder and answers
+    with what is wrong; where it is None the folder was named at the start. The tests wait for the network and answer
+    in words; `save` writes to .env while no session runs and answers with what is wrong.
     """
 
     folder: Path = field(default_factory=Path)
@@ -19626,6 +19667,8 @@ class FormOptions:
     test_key: Callable[[str, str], str] = no_way
     test_telegram: Callable[[str, str], str] = no_way
     test_desktop: Callable[[], str] = no_way
+    check_folder: Callable[[str], str] = no_way
+    move: Callable[[str], str] | None = None
 
 
 def field_named(name: str) -> Field:
@@ -20241,8 +20284,9 @@ TELEGRAM_STEPS = (
     "2. Write anything to your new bot, or it may not write to you.",
     "3. Ask @userinfobot for the number of your chat.",
 )
-HOW_ELSEWHERE = ("Another folder: close the program and start it with --home FOLDER, or set LUNOBIZ_HOME; "
-                 "a file named portable.txt beside the exe keeps the data there.")
+HOW_ELSEWHERE = ("A start with --home FOLDER or with LUNOBIZ_HOME set uses that folder; a file named portable.txt"
+                 " beside the exe keeps the data there.")
+HOW_KEPT = "Another folder holds for all later starts. It is made, and used, when you finish; nothing is copied to it."
 
 
 class TestLine:
@@ -20304,28 +20348,52 @@ def _say(parent: tkinter.Misc, look: Look, text: str, tone: str = "") -> None:
 
 
 class FolderPage:
-    """Where everything is kept, and what speaks against it."""
+    """Where everything is kept, what speaks against it, and another place for it."""
 
     title = "Data folder"
 
     def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions) -> None:
         import ttkbootstrap as ttk
-        self.frame = ttk.Frame(parent)
+        self.frame, self._options, self.chosen = ttk.Frame(parent), options, ""
         _say(self.frame, look, "Settings, database and log are kept in this folder:")
-        ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)).pack(anchor="w")
-        ttk.Frame(self.frame, height=look.px(8)).pack()
-        for doubt in options.doubts:
-            _say(self.frame, look, f"▲ {doubt}. PAPER works there; LIVE refuses it.", "warn")
-        if not options.doubts:
-            _say(self.frame, look, "✔ It can be written and is neither synchronised, removable nor on a network.", "up")
+        self._name = packed(ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)),
+                            anchor="w")
+        self.words = Prose(self.frame, look, look.body, lines=2, pad=0)
+        if options.doubts:
+            doubts = "\n".join(f"▲ {doubt}. PAPER works there; LIVE refuses it." for doubt in options.doubts)
+            self.words.say(doubts, "warn")
+        else:
+            self.words.say("✔ It can be written and is neither synchronised, removable nor on a network.", "up")
+        self.other = ttk.Button(self.frame, text="Choose another folder…", command=self.ask)
+        if options.move is not None:
+            self.other.pack(anchor="w", pady=look.px(8))
+            _say(self.frame, look, HOW_KEPT, "muted")
         _say(self.frame, look, HOW_ELSEWHERE, "muted")
+
+    def ask(self) -> None:
+        """Let the owner look for a folder, and say whether it will do."""
+        from tkinter import filedialog
+        start = str(self._options.folder.parent)
+        found = filedialog.askdirectory(parent=self.frame, title="Data folder", initialdir=start, mustexist=False)
+        if found:
+            self.take(str(Path(str(found))))
+
+    def take(self, text: str) -> None:
+        """Take this folder if nothing speaks against it; else all stays as it was."""
+        problem = self._options.check_folder(text)
+        if problem:
+            self.words.say(crossed(f"{problem}."), "error")
+            return
+        self.chosen = text
+        self._name.configure(text=text)
+        self.words.say("✔ It can be written, has room, and is neither synchronised, removable nor on a network.", "up")
 
     def begin(self) -> None:
         """Nothing to type here."""
 
     def values(self) -> dict[str, str]:
-        """Nothing to write."""
-        return {}
+        """The folder, if it is another one."""
+        return {"HOME": self.chosen} if self.chosen and Path(self.chosen) != self._options.folder else {}
 
 
 class KeyPage:
@@ -20573,7 +20641,9 @@ class Wizard:
     def _end(self, choice: str) -> None:
         """Write what the finished steps have found, empty the secret fields, and close."""
         found = {name: text for values in self._done.values() for name, text in values.items()}
-        problem = self._options.save(found) if found else ""
+        home, move = found.pop("HOME", ""), self._options.move
+        problem = move(home) if home and move is not None else ""
+        problem = problem or (self._options.save(found) if found else "")
         if problem:
             self.problem.say(crossed(problem), "error")
             return
@@ -21558,6 +21628,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 # ==============================================================================
 
 POLL_S = 0.05
+LOCK_FILE = "instance.lock"
 SHOW_WAIT_S = 5.0  # the window looks once a second
 if sys.platform == "win32":
     END_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)  # a console that is closed sends the last
@@ -21582,6 +21653,7 @@ class Session:
     replay: str
     speed: float
     synchronous: str = "FULL"
+    usual: Path | None = None  # where a choice of another data folder is kept; None if the folder was named
 
     @property
     def database(self) -> Path:
@@ -21730,7 +21802,46 @@ def _ask_telegram(token: str, chat: str) -> str:
     return telegram_words(Telegram(HttpTransport(TELEGRAM_URL), Credentials("telegram", token), chat))
 
 
-def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> FormOptions:
+class Tenancy:
+    """The session a window shows, with what was changed in it, and the lock of a data folder it has moved to."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self._lock = session, InstanceLock(session.home / LOCK_FILE)
+
+    def save(self, values: Mapping[str, str]) -> str:
+        """Write settings by the names of FIELDS while no session of PAPER is open; says what is wrong."""
+        problem, self.session = change_stopped(self.session, {PREFIX + name: text for name, text in values.items()})
+        return problem
+
+    def move(self, text: str) -> str:
+        """Use another data folder from now on and at later starts; says what is wrong, and then nothing has changed."""
+        usual, home = self.session.usual, Path(text).resolve()
+        problem = folder_problem(text, os.environ) if usual is not None else "the folder was named at the start"
+        if problem or usual is None or home == self.session.home:
+            return problem
+        lock = InstanceLock(home / LOCK_FILE)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            moved = replace(self.session, home=home)
+            env = moved.vault.env(os.environ)
+            moved = replace(moved, env=env, settings=mode_settings(moved.mode, env))
+            if not lock.acquire():
+                return f"another LunoBiz is running on {home}"
+            write_safely(usual / POINTER_FILE, str(home).encode())
+        except (SettingsError, OSError, ValueError) as error:
+            lock.release()
+            return str(error) if isinstance(error, SettingsError) else f"{home} cannot be used"
+        self.leave()
+        self.session, self._lock = moved, lock
+        return ""
+
+    def leave(self) -> None:
+        """Let go of the folder that was moved to."""
+        self._lock.release()
+
+
+def form_options(session: Session, save: Callable[[Mapping[str, str]], str],
+                 move: Callable[[str], str] | None = None) -> FormOptions:
     """What the forms of the window show and may do."""
     shown = [spec.name for spec in ALL_FIELDS if spec.is_in_window and spec.kind != "secret"]
     return FormOptions(
@@ -21738,6 +21849,7 @@ def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> 
         frozenset(name for name in shown if os.environ.get(PREFIX + name, "").strip()),
         frozenset(name.removeprefix(PREFIX) for name in SECRET_NAMES if session.env.get(name, "").strip()),
         folder_doubts(session.home, os.environ), save, partial(_ask_key, session), _ask_telegram, desktop_words,
+        lambda text: folder_problem(text, os.environ), move,
     )
 
 
@@ -22244,22 +22356,25 @@ def _hook_faults(log: JsonLog) -> None:
     hook_threads(on_fault)
 
 
+def chosen_session(session: Session, choice: str) -> Session | None:
+    """The session that was chosen in the first run, "demo" or "paper"; None if it was closed."""
+    if choice == "demo":
+        return replace(session, mode=Mode.DEMO, settings=mode_settings(Mode.DEMO, session.env), speed=DEMO_SPEED)
+    return session if choice == "paper" else None
+
+
 def run_window(session: Session, asks: bool = True) -> int:
     """The dashboard; the worker opens the session in its own thread. Without a key the first run is asked, once."""
-    has_key, held = session.mode is not Mode.PAPER or bool(parse_read_key(session.env)), deque((session,), maxlen=1)
+    has_key, tenancy = session.mode is not Mode.PAPER or bool(parse_read_key(session.env)), Tenancy(session)
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
     request, is_loose = ShowRequest(session.home), session.mode is Mode.PAPER and bool(session.vault.movable())
     request.take()  # one that nobody answered
 
-    def save(values: Mapping[str, str]) -> str:
-        problem, changed = change_stopped(held[0], {PREFIX + name: text for name, text in values.items()})
-        held.append(changed)
-        return problem
-
+    forms = form_options(session, tenancy.save, tenancy.move if session.usual is not None else None)
     window = Dashboard(worker, WindowOptions(
-        session.mode, session.home, __version__, lambda: write_kill_file(session.home), form_options(session, save),
+        session.mode, session.home, __version__, lambda: write_kill_file(session.home), forms,
         is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=asks and not has_key, write_log=lambda text: log.write("error", "window", text),
         timeframes=session.settings.schedule.timeframes, is_asked_for=request.take,
@@ -22269,10 +22384,11 @@ def run_window(session: Session, asks: bool = True) -> int:
         signal.signal(number, lambda *_: window.leave())
     choice = window.run()
     log.close()
-    if choice == "demo":
-        settings = mode_settings(Mode.DEMO, held[0].env)
-        return run_window(replace(held[0], mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
-    return run_window(held[0], asks=False) if choice == "paper" else EXIT_OK
+    try:
+        chosen = chosen_session(tenancy.session, choice)
+        return EXIT_OK if chosen is None else run_window(chosen, asks=False)
+    finally:
+        tenancy.leave()
 
 
 def _show_rehearsal(done: int, total: int) -> bool:
@@ -22301,7 +22417,8 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     settings = mode_settings(mode, env)
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
-    return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
+    usual = usual_folder(a.home, os.environ)
+    return Session(mode, settings, home, env, a.seed, a.replay or "", speed, usual=usual)
 
 
 def is_shown_instead(home: Path) -> bool:
@@ -22319,7 +22436,7 @@ def is_shown_instead(home: Path) -> bool:
 
 def run_alone(session: Session, a: argparse.Namespace) -> int:
     """Trade, in the window or without; one program per data folder, a second start shows the window of the first."""
-    lock = InstanceLock(session.home / "instance.lock")
+    lock = InstanceLock(session.home / LOCK_FILE)
     if not lock.acquire():
         if not a.headless and is_shown_instead(session.home):
             if sys.stdout is not None:

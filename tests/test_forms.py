@@ -676,11 +676,77 @@ def test_messages_are_tested_and_need_both_parts(look: lb.Look) -> None:
 def test_doubts_of_the_folder_are_shown(look: lb.Look) -> None:
     doubt = "C:/OneDrive/LunoBiz is synchronised by a cloud program, which can damage the database"
     run = Run(look, doubts=(doubt,), folder=Path("C:/OneDrive/LunoBiz"))
-    texts = [str(child.cget("text")) for child in run.wizard.pages[0].frame.winfo_children()
-             if child.winfo_class() == "TLabel"]  # fmt: skip
-    assert f"▲ {doubt}. PAPER works there; LIVE refuses it." in texts
-    assert str(Path("C:/OneDrive/LunoBiz")) in texts
+    page = cast("lb.FolderPage", run.wizard.pages[0])
+    assert page.words.label.cget("text") == f"▲ {doubt}. PAPER works there; LIVE refuses it."
+    assert page._name.cget("text") == str(Path("C:/OneDrive/LunoBiz"))
+    assert not page.other.winfo_manager(), "the folder was named at the start"
     run.walk(run.wizard.dialog.close)
+
+
+class Places:
+    """The usual folder and others: what was looked at and moved to, in which order with what was saved."""
+
+    def __init__(self, look: lb.Look, problem: str = "") -> None:
+        self.problem, self.steps = problem, list[object]()
+        self.run = Run(look, folder=Path("/usual"), check_folder=self.check, move=self.move, save=self.save)
+        self.page = cast("lb.FolderPage", self.run.wizard.pages[0])
+
+    def check(self, text: str) -> str:
+        return "it is synchronised" if "OneDrive" in text else ""
+
+    def move(self, text: str) -> str:
+        self.steps.append(text)
+        return self.problem
+
+    def save(self, values: Mapping[str, str]) -> str:
+        self.steps.append(dict(values))
+        return ""
+
+
+def test_another_folder_is_looked_at_first_and_moved_to_before_anything_is_saved(
+    look: lb.Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(look)
+    wizard, page, answers = places.run.wizard, places.page, iter(["", "/OneDrive/x", "/new"])
+    monkeypatch.setattr("tkinter.filedialog.askdirectory", lambda **given: next(answers))
+
+    def steps() -> None:
+        for shown, words in (("/usual", "✔"), ("/usual", "✖ It is synchronised."), ("/new", "✔")):
+            page.other.invoke()
+            assert page._name.cget("text") == shown and page.words.label.cget("text").startswith(words)
+        wizard.go_on()
+        wizard.go_past()
+        wizard.limits.rows["PAPER_CASH"].input.text.set("50,000")
+        wizard.go_on()
+        assert places.steps == []
+        wizard.go_past()
+
+    assert places.run.walk(steps) == "paper"
+    assert places.steps == ["/new", {"PAPER_CASH": "50000"}]
+
+
+def test_a_folder_that_was_skipped_is_not_moved_to(look: lb.Look) -> None:
+    places = Places(look)
+
+    def steps() -> None:
+        places.page.take("/new")
+        for _ in range(4):
+            places.run.wizard.go_past()
+
+    assert places.run.walk(steps) == "paper" and places.steps == []
+
+
+def test_a_move_that_fails_keeps_the_wizard_open_and_saves_nothing(look: lb.Look) -> None:
+    places = Places(look, "another LunoBiz is running on /new")
+
+    def steps() -> None:
+        places.page.take("/new")
+        places.run.wizard.go_on()
+        places.run.wizard.watch()
+        assert places.run.wizard.problem.label.cget("text") == "✖ Another LunoBiz is running on /new"
+        places.run.wizard.dialog.close()
+
+    assert places.run.walk(steps) == "" and places.steps == ["/new"]
 
 
 def test_return_goes_on_from_a_field(look: lb.Look) -> None:
