@@ -14592,12 +14592,17 @@ class KeyVault:
         return tuple(sorted(KEY_NAMES & read_env(self._folders, {}).keys())) if self._protection is not None else ()
 
     def save(self, values: Mapping[str, str]) -> None:
-        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError."""
+        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError.
+
+        A key that is set to "" is gone afterwards, out of `.env` and its dated copies too.
+        """
         kept = {name: value for name, value in values.items() if self._protection and name in KEY_NAMES}
+        gone = [name for name, value in values.items() if name in KEY_NAMES and not value]
         if kept:
             self._protect(kept)
-            self._drop(kept)
-        plain = {name: value for name, value in values.items() if name not in kept}
+        if kept or gone:
+            self._drop([*kept, *gone])
+        plain = {name: value for name, value in values.items() if name not in kept and name not in gone}
         if plain:
             write_env(self._home / ".env", plain)
 
@@ -17438,8 +17443,8 @@ def _open_as_it_was(opening: OpenEngine, is_running: bool, listen: Callable[[Eve
 
 
 def without_secrets(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The settings with their texts, a secret with none."""
-    return tuple((name, "" if name in SECRET_NAMES else text) for name, text in values.items())
+    """The settings with their texts; of a secret only whether there is one now."""
+    return tuple((name, HIDDEN if text and name in SECRET_NAMES else text) for name, text in values.items())
 
 
 class Aside:
@@ -19594,6 +19599,16 @@ GROUPS = types.MappingProxyType({
 })
 SECRETS_SHOWN = (("Read-only key", "READ_KEY_SECRET"), ("Live key", "LIVE_KEY_SECRET"),
                  ("Telegram bot", "TELEGRAM_TOKEN"))
+REMOVED_WITH = types.MappingProxyType({
+    "READ_KEY_SECRET": ("READ_KEY_ID", "READ_KEY_SECRET"), "LIVE_KEY_SECRET": ("LIVE_KEY_ID", "LIVE_KEY_SECRET"),
+    "TELEGRAM_TOKEN": ("TELEGRAM_TOKEN", "TELEGRAM_CHAT_ID"),
+})
+REMOVED_MEANS = types.MappingProxyType({
+    "READ_KEY_SECRET": "Without it PAPER gets no candles: stop the bot first.",
+    "LIVE_KEY_SECRET": "Without it LIVE stays locked. A LIVE session that runs keeps it until it ends.",
+    "TELEGRAM_TOKEN": "Messages go by the desktop from then on, if you have that on.",
+})
+REMOVE_ANSWERS = ("Remove", "Keep it")
 SAME_AS_BEFORE = "Nothing is changed."
 
 
@@ -19649,6 +19664,16 @@ def no_way(*words: object) -> str:
     return "✖ This cannot be done here."
 
 
+def clash_of_keys(values: Mapping[str, str], known: Mapping[str, str] = NO_CHOICES) -> str:
+    """Why these keys, by the names of FIELDS, cannot stand beside those that are known; "" if they can."""
+    try:
+        parse_live_key({**known, **{PREFIX + name: text for name, text in values.items()}})
+    except SettingsError as error:
+        is_same = "two different keys" in str(error)
+        return "The read-only key and the live key must be two different keys." if is_same else str(error)
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class FormOptions:
     """What MAIN hands to the forms: the settings as texts, which are fixed by the environment, and what can be done.
@@ -19665,6 +19690,8 @@ class FormOptions:
     doubts: tuple[str, ...] = ()
     save: Callable[[Mapping[str, str]], str] = no_way
     test_key: Callable[[str, str], str] = no_way
+    test_live_key: Callable[[str, str], str] = no_way
+    check_keys: Callable[[Mapping[str, str]], str] = clash_of_keys
     test_telegram: Callable[[str, str], str] = no_way
     test_desktop: Callable[[], str] = no_way
     check_folder: Callable[[str], str] = no_way
@@ -20075,26 +20102,39 @@ class Wardrobe:
 class SecretsBox:
     """Which secrets are set, never what they are, and the way to the forms that take them."""
 
-    def __init__(self, parent: tkinter.Misc, look: Look, secrets: frozenset[str], on_setup: Callable[[], None]) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, secrets: frozenset[str], on_setup: Callable[[], None],
+                 on_remove: Callable[[Mapping[str, str]], object]) -> None:
         import ttkbootstrap as ttk
         self._look, self.names, px, row = look, secrets, look.px, parent.grid_size()[1]
         self._states: dict[str, ttk.Label] = {}
+        self.removers: dict[str, ttk.Button] = {}
+        self._on_remove = on_remove
         for place, (words, name) in enumerate(SECRETS_SHOWN, row):
             ttk.Label(parent, text=words).grid(row=place, column=0, sticky="w", padx=(0, px(10)), pady=px(3))
             self._states[name] = ttk.Label(parent)
-            self._states[name].grid(row=place, column=1, columnspan=2, sticky="w")
-        self.setup = ttk.Button(parent, text="Enter key or Telegram bot…", command=on_setup)
+            self._states[name].grid(row=place, column=1, sticky="w")
+            button = ttk.Button(parent, text="Remove…", bootstyle="ghost", command=partial(self.remove, words, name))
+            self.removers[name] = button
+            button.grid(row=place, column=2, sticky="w", padx=px(8))
+        self.setup = ttk.Button(parent, text="Enter keys or Telegram bot…", command=on_setup)
         self.setup.grid(row=row + 3, column=0, columnspan=3, sticky="w", pady=px(6))
         self._about = ttk.Label(parent, font=look.caption, wraplength=px(280), justify="left",
-                                text="Secrets are kept private in the data folder, never shown or logged. The"
-                                     " live key is entered in .env.")
+                                text="Secrets are kept private in the data folder, never shown or logged.")
         self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew", pady=(0, px(8)))
         look.on_change(self.recolour)
 
-    def add(self, names: Iterable[str]) -> None:
-        """These secrets are set now."""
-        self.names |= frozenset(names)
+    def take(self, values: Mapping[str, str]) -> None:
+        """What was saved: a secret is set now, or gone if its text is empty."""
+        self.names = frozenset(n for n in self.names | values.keys() if values.get(n, "set"))
         self.recolour()
+
+    def remove(self, words: str, name: str) -> None:
+        """Ask whether this one is to go; it cannot be shown, so it cannot be brought back either."""
+        lines = (REMOVED_MEANS[name], "It is taken out of the data folder, of .env and of its dated copies. At Luno or"
+                                      " Telegram it goes on to exist until you delete it there.")
+        question = Question("Remove", f"Remove: {words.lower()}?", lines, REMOVE_ANSWERS, is_grave=True)
+        if ask_question(self._look, question) == REMOVE_ANSWERS[0]:
+            self._on_remove(dict.fromkeys(REMOVED_WITH[name], ""))
 
     def recolour(self) -> None:
         """The states, in the colours of the theme."""
@@ -20102,6 +20142,7 @@ class SecretsBox:
             is_set = name in self.names
             label.configure(text="✔ set" if is_set else "not set",
                             foreground=self._look.colour("up" if is_set else "muted"))
+            self.removers[name].grid() if is_set else self.removers[name].grid_remove()
         self._about.configure(foreground=self._look.palette.muted)
 
 
@@ -20139,7 +20180,7 @@ class SettingsPanel:
         group = ttk.Labelframe(self.area.inner, text=title, padding=self._look.px(10))
         group.columnconfigure(2, weight=1)
         if "TELEGRAM_CHAT_ID" in names:
-            self.secrets = SecretsBox(group, self._look, self._options.secrets, self.set_up)
+            self.secrets = SecretsBox(group, self._look, self._options.secrets, self.set_up, self.send)
         for name in names:
             row = FieldRow(group, self._look, field_named(name), self._values.get(name, ""), self._follow)
             self.rows[name] = row
@@ -20242,7 +20283,7 @@ class SettingsPanel:
         """What became of it."""
         self._is_waiting = False
         names = [name.removeprefix(PREFIX) for name, _ in saved.values]
-        self.secrets.add(names)
+        self.secrets.take(dict(zip(names, (text for _, text in saved.values), strict=True)))
         for name, (_, text) in zip(names, saved.values, strict=True):
             if name in self.rows:
                 self._values[name] = text
@@ -20272,12 +20313,39 @@ class SettingsPanel:
 # shell | uses ERRORS SETTINGS WORKER WIDGETS DIALOGS FORMS | owns tkinter ttkbootstrap
 # ==============================================================================
 
+FIRST_PAGES = ("folder", "key", "limits", "notices")
 FIRST_LIMITS = ("PAPER_CASH", "RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "MAX_POSITIONS", "MAX_EXPOSURE")
 KEY_STEPS = (
     "1. On luno.com open Settings, then API keys, then Create key.",
     "2. Tick these four boxes one by one, not a preset: view balance, view transactions, view orders, view transfers.",
     "3. Leave all others empty, above all Send, Withdrawals, Addresses, Beneficiaries and everything that writes.",
     "4. Confirm the key on your phone: it does not work before. Then paste both parts here.",
+)
+LIVE_KEY_STEPS = (
+    "1. Make a second key at Luno, as you made the read-only one; the two are never the same.",
+    "2. Tick the same four boxes, and the one that lets it create and cancel orders.",
+    "3. Leave all others empty, above all Send, Withdrawals, Addresses and Beneficiaries.",
+    "4. Confirm the key on your phone, then paste both parts here.",
+)
+
+
+class KeyWords(NamedTuple):
+    """What a page says of its key; `name` is READ or LIVE."""
+
+    name: str
+    title: str
+    intro: str
+    steps: tuple[str, ...]
+    tail: str
+
+
+READ_WORDS = KeyWords(
+    "READ", "Read-only key", "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
+    " can read and nothing else:", KEY_STEPS, "Without a key there is the demo; it can be entered at any later start.",
+)
+LIVE_WORDS = KeyWords(
+    "LIVE", "Live key", "LIVE needs a key of its own. PAPER never uses it, and entering it does not unlock LIVE:",
+    LIVE_KEY_STEPS, "The test only reads. Whether the key may place orders is asked when you go LIVE.",
 )
 TELEGRAM_STEPS = (
     "1. In Telegram write /newbot to @BotFather; it answers with a token.",
@@ -20399,22 +20467,18 @@ class FolderPage:
 class KeyPage:
     """What to tick at Luno, two masked fields, and a test."""
 
-    title = "Read-only key"
-
-    def __init__(self, parent: tkinter.Misc, look: Look, test: Callable[[str, str], str]) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, words: KeyWords, test: Callable[[str, str], str]) -> None:
         import ttkbootstrap as ttk
-        self.frame, self._test = ttk.Frame(parent), test
-        _say(self.frame, look, "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
-                               " can read and nothing else:")
-        for step in KEY_STEPS:
-            _say(self.frame, look, step)
+        self.frame, self.title, self._name, self._test = ttk.Frame(parent), words.title, words.name, test
+        for line in (words.intro, *words.steps):
+            _say(self.frame, look, line)
         grid = packed(ttk.Frame(self.frame), fill="x", pady=look.px(6))
         self.entries = [ttk.Entry(grid, width=46, show="•") for _ in range(2)]
         for row, (name, entry) in enumerate(zip(("Key ID", "Secret"), self.entries, strict=True)):
             ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, look.px(12)))
             entry.grid(row=row, column=1, sticky="ew", pady=look.px(3))
         self.test = TestLine(self.frame, look, "Test key", self._question)
-        _say(self.frame, look, "Without a key there is the demo; it can be entered at any later start.", "muted")
+        _say(self.frame, look, words.tail, "muted")
 
     def begin(self) -> None:
         """The cursor goes to the key ID."""
@@ -20435,7 +20499,12 @@ class KeyPage:
     def values(self) -> dict[str, str]:
         """Both parts of the key."""
         key = self._typed()
-        return {"READ_KEY_ID": key.key_id, "READ_KEY_SECRET": key.secret}
+        return {f"{self._name}_KEY_ID": key.key_id, f"{self._name}_KEY_SECRET": key.secret}
+
+    def wipe(self) -> None:
+        """Empty both fields."""
+        for entry in self.entries:
+            entry.delete(0, "end")
 
 
 class LimitsPage:
@@ -20537,15 +20606,16 @@ class Wizard:
     def __init__(self, look: Look, options: FormOptions, only: Sequence[str] = ()) -> None:
         import ttkbootstrap as ttk
         self.look, self._options, self._is_first = look, options, not only
-        self.dialog = dialog = Dialog(look, "Key and messages" if only else "Welcome to LunoBiz")
+        self.dialog = dialog = Dialog(look, "Keys and messages" if only else "Welcome to LunoBiz")
         self._head, self._steps = dialog.say("", is_head=True), dialog.say("")
         self._steps.configure(wraplength=0)
         box = packed(ttk.Frame(dialog.body), fill="both", expand=True)
-        self.key, self.notices = KeyPage(box, look, options.test_key), NoticesPage(box, look, options)
-        self.limits = LimitsPage(box, look, options.values)
-        pages: dict[str, WizardPage] = {"folder": FolderPage(box, look, options), "key": self.key,
+        self.key = KeyPage(box, look, READ_WORDS, options.test_key)
+        self.live = KeyPage(box, look, LIVE_WORDS, options.test_live_key)
+        self.limits, self.notices = LimitsPage(box, look, options.values), NoticesPage(box, look, options)
+        pages: dict[str, WizardPage] = {"folder": FolderPage(box, look, options), "key": self.key, "live": self.live,
                                         "limits": self.limits, "notices": self.notices}
-        self.pages = [page for name, page in pages.items() if name in only or not only]
+        self.pages = [page for name, page in pages.items() if name in (only or FIRST_PAGES)]
         self._done: dict[int, dict[str, str]] = {}
         self.place = 0
         self.problem = Prose(dialog.body, look, look.body, lines=1, pad=0)
@@ -20604,6 +20674,7 @@ class Wizard:
         """Take what the page has, and open the next one or end."""
         try:
             self._done[self.place] = self.pages[self.place].values()
+            self._check_keys()
             if self.pages[self.place] is self.limits and not self._is_limit_confirmed():
                 del self._done[self.place]
                 return
@@ -20613,6 +20684,13 @@ class Wizard:
             self.pages[self.place].begin()
             return
         self._advance()
+
+    def _check_keys(self) -> None:
+        """ValueError if a key that was just entered is the other one."""
+        found = {name: text for values in self._done.values() for name, text in values.items() if "_KEY_" in name}
+        problem = self._options.check_keys(found) if found else ""
+        if problem:
+            raise ValueError(problem)
 
     def _is_limit_confirmed(self) -> bool:
         is_confirmed = self.limits.is_confirmed()
@@ -20647,8 +20725,9 @@ class Wizard:
         if problem:
             self.problem.say(crossed(problem), "error")
             return
-        for entry in (*self.key.entries, self.notices.token):
-            entry.delete(0, "end")
+        self.key.wipe()
+        self.live.wipe()
+        self.notices.token.delete(0, "end")
         self._done.clear()
         self.dialog.finish(choice)
 
@@ -21179,7 +21258,7 @@ class Dashboard:
         self.screen.account.checks.configure(command=lambda: worker.send(AskChecks()))
         self.screen.desk.ranking.on_open = lambda headings, cells: self._ask_why(cells[1])
         self.screen.settings.add_looks(self.wardrobe.hang(self.look, self.screen.settings.area.inner))
-        self.screen.settings.on_setup = lambda forms: Wizard(self.look, forms, ("key", "notices")).run()
+        self.screen.settings.on_setup = lambda forms: Wizard(self.look, forms, ("key", "live", "notices")).run()
         self._bind_keys()
         fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE, prefs.geometry)
         if prefs.is_zoomed and sys.platform == "win32":
@@ -21449,18 +21528,34 @@ def now_hour_ms() -> int:
     return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
 
 
+def refusal_words(error: ExchangeRefused | ExchangeDown) -> str:
+    """What the answer to the test of a key means, and what helps."""
+    if isinstance(error, ExchangeDown):
+        return f"✖ No usable answer from Luno: {error}. Try again; the key may still be right."
+    if error.code in ("ErrInsufficientPerms", "HTTP-403"):
+        return "✖ Luno knows the key, but a box is missing: tick view balance, transactions, orders and transfers."
+    return f"✖ Luno refuses the key ({error.code}): compare both parts, and confirm the key on your phone."
+
+
 def key_words(client: LunoClient, pair: str) -> str:
     """Whether the key reads what PAPER needs, asked of the exchange; it is never asked what else it may do."""
     try:
         client.candles(pair, now_hour_ms(), 3600)
         LunoOrders(client).balances()
-    except ExchangeRefused as error:
-        if error.code in ("ErrInsufficientPerms", "HTTP-403"):
-            return "✖ Luno knows the key, but a box is missing: tick view balance, transactions, orders and transfers."
-        return f"✖ Luno refuses the key ({error.code}): compare both parts, and confirm the key on your phone."
-    except ExchangeDown as error:
-        return f"✖ No usable answer from Luno: {error}. Try again; the key may still be right."
+    except (ExchangeRefused, ExchangeDown) as error:
+        return refusal_words(error)
     return "✔ The key works: candles and balances can be read. What else it may do, only Luno's page of keys shows."
+
+
+def live_key_words(client: LunoClient) -> str:
+    """Whether Luno knows the live key, asked by reading only: what it may place is asked when LIVE is."""
+    try:
+        orders = LunoOrders(client)
+        orders.balances()
+        orders.open_orders()
+    except (ExchangeRefused, ExchangeDown) as error:
+        return refusal_words(error)
+    return "✔ The key works: balances and orders can be read. Whether it may place orders is asked when you go LIVE."
 
 
 def telegram_words(channel: Telegram) -> str:
@@ -21787,13 +21882,13 @@ def change_running(known: deque[Session], opening: OpenSession, engine: Engine, 
     return "", partial(opening, replace(session, mode=Mode.PAPER, env=env, settings=mode_settings(Mode.PAPER, env)))
 
 
-def _ask_key(session: Session, key_id: str, secret: str) -> str:
-    """The test of the wizard, in a thread of its own."""
+def _ask_key(session: Session, is_live: bool, key_id: str, secret: str) -> str:
+    """The test of a key that was typed, in a thread of its own."""
     clock = SystemClock()
     transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
     client = LunoClient(transport, Credentials(key_id, secret), RateLimit(clock), clock, random.Random())
     try:
-        return key_words(client, session.settings.schedule.pairs[0])
+        return live_key_words(client) if is_live else key_words(client, session.settings.schedule.pairs[0])
     finally:
         transport.close()
 
@@ -21848,7 +21943,10 @@ def form_options(session: Session, save: Callable[[Mapping[str, str]], str],
         session.home, {name: session.env.get(PREFIX + name, "") for name in shown},
         frozenset(name for name in shown if os.environ.get(PREFIX + name, "").strip()),
         frozenset(name.removeprefix(PREFIX) for name in SECRET_NAMES if session.env.get(name, "").strip()),
-        folder_doubts(session.home, os.environ), save, partial(_ask_key, session), _ask_telegram, desktop_words,
+        folder_doubts(session.home, os.environ), save,
+        lambda key_id, secret: _ask_key(session, False, key_id, secret),  # partials would show the session in a repr
+        lambda key_id, secret: _ask_key(session, True, key_id, secret),
+        lambda values: clash_of_keys(values, session.env), _ask_telegram, desktop_words,
         lambda text: folder_problem(text, os.environ), move,
     )
 

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -314,7 +313,7 @@ def test_secrets_are_told_by_name_only(screen: None) -> None:
     form = Form(lb.FormOptions(secrets=frozenset(("READ_KEY_SECRET",))))
     states = {name: str(label.cget("text")) for name, label in form.panel.secrets._states.items()}
     assert states == {"READ_KEY_SECRET": "✔ set", "LIVE_KEY_SECRET": "not set", "TELEGRAM_TOKEN": "not set"}
-    form.panel.take(lb.SettingsSaved((("LUNOBIZ_TELEGRAM_TOKEN", ""),)))
+    form.panel.take(lb.SettingsSaved((("LUNOBIZ_TELEGRAM_TOKEN", "***"),)))
     assert str(form.panel.secrets._states["TELEGRAM_TOKEN"].cget("text")) == "✔ set"
     form.root.destroy()
 
@@ -749,6 +748,122 @@ def test_a_move_that_fails_keeps_the_wizard_open_and_saves_nothing(look: lb.Look
     assert places.run.walk(steps) == "" and places.steps == ["/new"]
 
 
+# ---- the live key, in Settings --------------------------------------------------------
+
+SETTINGS_PAGES = ("key", "live", "notices")
+OTHER = "0ther0ther0ther0ther0ther0ther0ther0ther0the"
+
+
+def fill(page: lb.KeyPage, key_id: str, secret: str) -> None:
+    page.wipe()
+    for entry, text in zip(page.entries, (key_id, secret), strict=True):
+        entry.insert(0, text)
+
+
+def test_the_live_key_is_masked_tested_by_reading_saved_and_wiped(look: lb.Look) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def test_live_key(key_id: str, secret: str) -> str:
+        asked.append((key_id, secret))
+        return "✔ The key works."
+
+    run, seen = Run(look, SETTINGS_PAGES, test_live_key=test_live_key), list[str]()
+    wizard, finish = run.wizard, run.wizard.dialog.finish
+
+    def ending(choice: str) -> None:
+        seen.extend(entry.get() for entry in wizard.live.entries)
+        finish(choice)
+
+    wizard.dialog.finish = ending  # type: ignore[method-assign]
+
+    def steps() -> None:
+        wizard.go_past()
+        assert run.head == "Step 2 of 3 · Live key"
+        fill(wizard.live, "live123", OTHER)
+        assert [str(entry.cget("show")) for entry in wizard.live.entries] == ["•", "•"]
+        wizard.live.test.button.invoke()
+        assert sc.until(look.root, lambda: str(wizard.live.test.words.label.cget("text")) == "✔ The key works.")
+        wizard.go_on()
+        wizard.go_past()
+
+    assert run.walk(steps) == "paper"
+    assert asked == [("live123", OTHER)] and run.asked == []
+    assert run.saved == [{"LIVE_KEY_ID": "live123", "LIVE_KEY_SECRET": OTHER}]
+    assert seen == ["", ""] and wizard._done == {}
+
+
+@pytest.mark.parametrize(("key_id", "secret"), [("abc123", OTHER), ("live123", SECRET)])
+def test_the_same_key_twice_is_refused_at_once(look: lb.Look, key_id: str, secret: str) -> None:
+    run = Run(look, SETTINGS_PAGES)
+
+    def steps() -> None:
+        run.type_key()
+        run.wizard.go_on()
+        fill(run.wizard.live, key_id, secret)
+        run.wizard.go_on()
+        assert run.head == "Step 2 of 3 · Live key"
+        assert run.told == "✖ The read-only key and the live key must be two different keys."
+        run.wizard.dialog.close()
+
+    assert run.walk(steps) == "" and run.saved == []
+
+
+@pytest.mark.parametrize("name", ["READ", "LIVE"])
+def test_a_key_that_is_already_known_as_the_other_one_is_refused(name: str) -> None:
+    other = {"READ": "LIVE", "LIVE": "READ"}[name]
+    known = {f"LUNOBIZ_{other}_KEY_ID": "abc123", f"LUNOBIZ_{other}_KEY_SECRET": SECRET}
+    session = lb.Session(lb.Mode.PAPER, lb.Settings(), Path("/x"), known, 0, "", 0.0)
+    check = lb.form_options(session, lambda values: "").check_keys
+    assert "two different keys" in check({f"{name}_KEY_ID": "abc123", f"{name}_KEY_SECRET": OTHER})
+    assert SECRET not in check({f"{name}_KEY_ID": "new", f"{name}_KEY_SECRET": SECRET})
+    assert check({f"{name}_KEY_ID": "new", f"{name}_KEY_SECRET": OTHER}) == ""
+
+
+def test_the_live_key_is_not_asked_for_in_the_first_run(look: lb.Look) -> None:
+    run = Run(look)
+    assert [page.title for page in run.wizard.pages] == ["Data folder", "Read-only key", "Risk limits", "Notifications"]
+    run.walk(run.wizard.dialog.close)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "sent"),
+    [("LIVE_KEY_SECRET", "Remove", {"LUNOBIZ_LIVE_KEY_ID": "", "LUNOBIZ_LIVE_KEY_SECRET": ""}),
+     ("READ_KEY_SECRET", "Remove", {"LUNOBIZ_READ_KEY_ID": "", "LUNOBIZ_READ_KEY_SECRET": ""}),
+     ("TELEGRAM_TOKEN", "Remove", {"LUNOBIZ_TELEGRAM_TOKEN": "", "LUNOBIZ_TELEGRAM_CHAT_ID": ""}),
+     ("LIVE_KEY_SECRET", "Keep it", {}), ("LIVE_KEY_SECRET", "", {})],
+)  # fmt: skip
+def test_a_secret_is_removed_after_a_question(
+    screen: None, monkeypatch: pytest.MonkeyPatch, name: str, answer: str, sent: dict[str, str]
+) -> None:
+    form = Form(lb.FormOptions(secrets=frozenset(n for _, n in lb.SECRETS_SHOWN)))
+    monkeypatch.setattr(lb, "ask_question", lambda look, question: answer)
+    box = form.panel.secrets
+    box.removers[name].invoke()
+    assert [dict(command.values) for command in form.sent] == ([sent] if sent else [])
+    if sent:
+        form.panel.take(lb.SettingsSaved(lb.without_secrets(sent)))
+    assert str(box._states[name].cget("text")) == ("not set" if sent else "✔ set")
+    assert bool(box.removers[name].winfo_manager()) == (not sent)
+    form.root.destroy()
+
+
+def test_the_owner_can_set_and_remove_the_live_key_and_no_text_shows_it(tmp_path: Path) -> None:
+    read = {"LUNOBIZ_READ_KEY_ID": "abc123", "LUNOBIZ_READ_KEY_SECRET": SECRET}
+    problem, session = changed(tmp_path, read, LIVE_KEY_ID="abc123", LIVE_KEY_SECRET=OTHER)
+    assert "must be two different keys" in problem and not (tmp_path / ".env").exists()
+    problem, session = changed(tmp_path, read, LIVE_KEY_ID="live123", LIVE_KEY_SECRET=OTHER)
+    assert problem == "" and lb.parse_live_key(session.env) == lb.Credentials("live123", OTHER)
+    problem, session = changed(tmp_path, session.env, LIVE_KEY_ID="", LIVE_KEY_SECRET="")
+    assert problem == "" and not lb.parse_live_key(session.env) and lb.parse_read_key(session.env)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or OTHER.encode() not in path.read_bytes()
+    store = lb.Store(tmp_path / "lunobiz.db", lb.Redactor())
+    texts = [str(row[0]) for row in store._fetch("SELECT text FROM events ORDER BY rowid", ())]
+    store.close()
+    assert texts == [f"LUNOBIZ_LIVE_KEY_{part} was {what} by the owner" for what in ("set", "removed")
+                     for part in ("ID", "SECRET")]
+
+
 def test_return_goes_on_from_a_field(look: lb.Look) -> None:
     run, seen = Run(look), list[str]()
     wizard = run.wizard
@@ -795,6 +910,21 @@ def test_the_test_of_a_key_says_in_words_what_luno_answered() -> None:
     assert asked_key(lb.ExchangeDown("no answer")).startswith("✖ No usable answer from Luno: no answer.")
 
 
+def test_the_test_of_the_live_key_only_reads() -> None:
+    balances, none = reply({"balance": []}), reply({"orders": []})
+
+    def asked(*answers: lb.Reply | lb.LunobizError) -> tuple[str, list[str]]:
+        line, clock = FakeTransport(*answers), FakeClock()
+        client = lb.LunoClient(line, lb.Credentials("live123", OTHER), lb.RateLimit(clock), clock, random.Random(1))
+        return lb.live_key_words(client), [request.method for request in line.requests]
+
+    told, methods = asked(balances, none)
+    assert told.startswith("✔ The key works: balances and orders can be read.") and set(methods) == {"GET"}
+    told, methods = asked(reply({"error": "no", "error_code": "ErrUnauthorised"}, 401))
+    assert told.startswith("✖ Luno refuses the key") and set(methods) == {"GET"}
+    assert "a box is missing" in asked(balances, reply({"error": "no", "error_code": "ErrInsufficientPerms"}, 403))[0]
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [(200, "✔ Telegram has taken the message"), (401, "✖ Token refused: compare the token"),
@@ -827,4 +957,4 @@ def test_the_options_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = lb.form_options(session, lambda values: "")
     assert options.values["PAIRS"] == "XBTZAR" and options.fixed == {"SLIPPAGE"}
     assert options.secrets == {"READ_KEY_ID", "READ_KEY_SECRET"}
-    assert SECRET not in repr(replace(options, test_key=lb.no_way))
+    assert SECRET not in repr(options)
