@@ -217,7 +217,7 @@ SECRET = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
 def test_a_key_is_kept_in_env_and_shown_nowhere(listener: Listener, session: Session) -> None:
     assert SECRET not in repr(ChangeSettings((("LUNOBIZ_READ_KEY_SECRET", SECRET),)))
     told = saved(listener, READ_KEY_ID="abcdefghijklm", READ_KEY_SECRET=SECRET)
-    assert told == SettingsSaved((("LUNOBIZ_READ_KEY_ID", ""), ("LUNOBIZ_READ_KEY_SECRET", "")))
+    assert told == SettingsSaved((("LUNOBIZ_READ_KEY_ID", "***"), ("LUNOBIZ_READ_KEY_SECRET", "***")))
     assert f"LUNOBIZ_READ_KEY_SECRET={SECRET}" in (session.home / ".env").read_text().replace("'", "")
     assert all(SECRET.encode() not in path.read_bytes() for path in session.home.glob("*.db*"))
 
