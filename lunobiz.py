@@ -14421,9 +14421,9 @@ class Notifier:
         """A sentence on a channel that is off, and what takes its place; "" while none is."""
         off = [lane for lane in self._lanes if lane.is_off]
         left = [lane.channel.name for lane in self._lanes if not lane.is_off]
-        instead = f"messages go by {left[0]}" if left else "no message reaches you"
-        cure = "Test it in Settings, under Keys and notifications" if off else ""
-        return f"{'; '.join(lane.text() for lane in off)}: {instead}. {cure}." if off else ""
+        instead = f"Messages go by {left[0]}" if left else "No message reaches you"
+        cure = "Test it in Settings, under Keys and notifications."
+        return f"{'; '.join(lane.text() for lane in off)}. {instead}. {cure}" if off else ""
 
     def close(self) -> None:
         """Close every channel; what still waits is not sent."""

@@ -770,9 +770,9 @@ def test_the_live_key_is_masked_tested_by_reading_saved_and_wiped(look: lb.Look)
     run, seen = Run(look, SETTINGS_PAGES, test_live_key=test_live_key), list[str]()
     wizard, finish = run.wizard, run.wizard.dialog.finish
 
-    def ending(choice: str) -> None:
+    def ending(result: str) -> None:
         seen.extend(entry.get() for entry in wizard.live.entries)
-        finish(choice)
+        finish(result)
 
     wizard.dialog.finish = ending  # type: ignore[method-assign]
 

@@ -460,7 +460,7 @@ def test_a_refused_channel_is_off_after_three_and_the_rest_goes_elsewhere() -> N
     assert [n.text for n in second.got if n.title == "t"] == [str(n) for n in range(20)]
     assert Notice("error", "Messages failed", "Telegram off: token refused") in second.got
     assert notifier.state_text() == "Telegram off: token refused; Desktop OK, 21 sent"
-    assert notifier.trouble.startswith("Telegram off: token refused: messages go by Desktop. Test it in Settings")
+    assert notifier.trouble.startswith("Telegram off: token refused. Messages go by Desktop. Test it in Settings")
 
 
 def test_a_success_forgives_earlier_refusals() -> None:
@@ -657,5 +657,5 @@ def test_that_messages_fail_is_told_by_what_is_left() -> None:
     assert notifier.trouble == ""
     notifier.offer(NOTICE)
     run(notifier, clock, 60)
-    assert notifier.trouble == ("Desktop off: no notification service: no message reaches you. "
+    assert notifier.trouble == ("Desktop off: no notification service. No message reaches you. "
                                 "Test it in Settings, under Keys and notifications.")

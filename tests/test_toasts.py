@@ -72,7 +72,7 @@ def test_a_line_goes_by_itself(stage: Stage) -> None:
 
 
 def test_lines_follow_each_other_sooner_and_a_flood_leaves_the_newest(stage: Stage) -> None:
-    seen = []
+    seen: list[tuple[int, str]] = []
     for n in range(9):
         stage.toasts.say(str(n), 100.0)
     for second in range(100, 130):
