@@ -14051,7 +14051,7 @@ NOTICE_GROUPS = types.MappingProxyType({
     "live_left": "LIVE", "gates": "LIVE", "api_error": "EXCHANGE", "api_retry": "EXCHANGE", "api_ok": "EXCHANGE",
     "summary": "SUMMARY",
 })  # fmt: skip
-ALL_CLEAR = frozenset(("state info", "cooldown", "api_ok"))  # these are told without a sound
+SOFT_KINDS = frozenset(("state info", "cooldown", "api_ok", "summary"))  # good news can wait: told without a sound
 NOTICE_PREFIX = "NOTICE_"
 FREE_KIND, SAFETY_KIND = "on, silent or off", "on or silent"
 NOTICE_FIELDS = (
@@ -14062,7 +14062,7 @@ NOTICE_FIELDS = (
           "held back for a while, such as without a network, and when that is over"),
     Field("NOTICE_LIVE", "", FREE_KIND, "on", 0, 0, "", "LIVE was left or locked, or the account does not add up"),
     Field("NOTICE_EXCHANGE", "", FREE_KIND, "on", 0, 0, "", "no answer from the exchange, once an hour at most"),
-    Field("NOTICE_SUMMARY", "", FREE_KIND, "silent", 0, 0, "", "the result of the day, at midnight UTC"),
+    Field("NOTICE_SUMMARY", "", FREE_KIND, "on", 0, 0, "", "the result of the day, at midnight UTC"),
     Field("NOTICE_TROUBLE", "", SAFETY_KIND, "on", 0, 0, "",
           "all else that needs you, such as messages that fail; never off"),
 )
@@ -14076,12 +14076,16 @@ _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One message to the owner; `level` is info, warning or error. A silent one makes no sound and pops up nowhere."""
+    """One message to the owner; `level` is info, warning or error.
+
+    A soft one makes no sound where that can be chosen; a silent one makes none and pops up nowhere.
+    """
 
     level: str
     title: str
     text: str
     is_silent: bool = False
+    is_soft: bool = False
 
 
 class Delivery(NamedTuple):
@@ -14186,8 +14190,8 @@ def notice_of(event: Event) -> Notice | None:
     words = [event.pair] if _PAIR_WORD.fullmatch(event.pair) else []
     words += _PERCENT.findall(event.text)[:2]
     words += [kind.words for kind in CauseKind if kind.words in event.text]
-    is_silent = event.kind in ALL_CLEAR or f"{event.kind} {event.level}" in ALL_CLEAR
-    return Notice(event.level, title, ", ".join(words) or "See the program for details.", is_silent)
+    is_soft = event.kind in SOFT_KINDS or f"{event.kind} {event.level}" in SOFT_KINDS
+    return Notice(event.level, title, ", ".join(words) or "See the program for details.", is_soft=is_soft)
 
 
 def _telegram_delivery(reply: Reply) -> Delivery:
@@ -14221,7 +14225,7 @@ class Telegram:
             return Delivery(False, "token or chat id missing", is_refused=True)
         text = clip16(_UNPRINTABLE.sub(" ", f"LunoBiz: {notice.title}\n{notice.text}"), TELEGRAM_UNITS)
         params = (("chat_id", self._chat_id), ("text", text),
-                  ("disable_notification", "true" if notice.is_silent else "false"))
+                  ("disable_notification", "true" if notice.is_silent or notice.is_soft else "false"))
         try:
             reply = self._transport.send("POST", f"/bot{self._token.secret}/sendMessage", params)
         except LunobizError:
@@ -14385,7 +14389,7 @@ class Notifier:
             self._told_s[key], more = now_s, self._held_back.pop(key, 0)
             tail = f" (and {more} more since the last message)" if more else ""
             notice = replace(notice, text=notice.text + tail)
-        self.offer(replace(notice, is_silent=notice.is_silent or choice == "silent"))
+        self.offer(replace(notice, is_silent=choice == "silent"))
 
     def offer(self, notice: Notice) -> None:
         """Take a notice for later; returns at once. A silent one needs a channel that can be silent."""

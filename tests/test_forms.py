@@ -387,7 +387,7 @@ def test_a_choice_that_is_not_allowed_is_not_written(tmp_path: Path) -> None:
     assert problem == 'Nothing was changed: LUNOBIZ_NOTICE_HALTS is "off": allowed is on or silent.'
     assert not (tmp_path / ".env").exists() and session.env == {}
     assert changed(tmp_path, {}, NOTICE_HALTS="silent")[0] == ""
-    assert lb.change_words("LUNOBIZ_NOTICE_SUMMARY", "", "off").endswith("from silent to off")
+    assert lb.change_words("LUNOBIZ_NOTICE_SUMMARY", "", "off").endswith("from on to off")
 
 
 def test_a_secret_is_written_and_told_by_name(tmp_path: Path) -> None:

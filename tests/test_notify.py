@@ -602,8 +602,8 @@ def test_the_choice_of_its_group_decides_on_an_event(kind: str, group: str) -> N
     each = event(kind, "moved 1.5 %", level="error")
     assert notice_group(each) == group
     telegram_got, desktop_got = told({group: "on"}, each)
-    assert [n.is_silent for n in telegram_got] == [n.is_silent for n in desktop_got] == [False] or kind in (
-        "cooldown", "api_ok")
+    assert [n.is_silent for n in telegram_got] == [n.is_silent for n in desktop_got] == [False]
+    assert telegram_got[0].is_soft == (kind in ("cooldown", "api_ok", "summary"))
     telegram_got, desktop_got = told({group: "silent"}, each)
     assert [n.is_silent for n in telegram_got] == [True] and desktop_got == []
     assert told({group: "off"}, each) == ([], [])
@@ -620,10 +620,16 @@ def test_a_halt_is_a_halt_whatever_brought_it(cause: str, group: str) -> None:
     assert bool(told({"HOLDS": "off"}, event("state", f"Held back: {cause}"))[0]) == (group == "HALTS")
 
 
-@pytest.mark.parametrize("each", [event("state", "Over: no network", level="info"), event("api_ok"), event("cooldown")])
-def test_an_all_clear_makes_no_sound(each: Event) -> None:
-    assert [n.is_silent for n in told({}, each)[0]] == [True]
-    assert told({}, each)[1] == []
+@pytest.mark.parametrize(
+    "each", [event("state", "Over: no network", level="info"), event("api_ok"), event("cooldown"), event("summary")]
+)
+def test_good_news_make_no_sound_and_show_on_the_desktop_all_the_same(each: Event) -> None:
+    transport = FakeTransport()
+    (notice,) = told({}, each)[1]
+    telegram(transport).send(notice)
+    assert transport.sent[0][2]["disable_notification"] == "true"
+    telegram(transport).send(told({}, event("entry", level="info"))[0][0])
+    assert transport.sent[1][2]["disable_notification"] == "false"
 
 
 def test_a_silent_notice_never_falls_to_a_channel_that_pops_up_and_never_holds_up_a_loud_one() -> None:
