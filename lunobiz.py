@@ -53,6 +53,7 @@ Map:
     WIDGETS    the parts every screen is made of
     PANELS     the screens of the window, each fed with rows
     DIALOGS    the questions the window asks
+    TOASTS     what has just happened, said in passing
     FORMS      the owner's settings as forms
     WIZARD     the first run, a step at a time
     DASHBOARD  the window
@@ -10099,12 +10100,36 @@ def _default_folder(program: Path, env: Mapping[str, str], platform: str) -> Pat
     return Path(base) / "LunoBiz"
 
 
+POINTER_FILE = "folder.txt"
+
+
+def usual_folder(argument: str | None, env: Mapping[str, str]) -> Path | None:
+    """The folder that a choice of another one is kept in; None where the owner names the data folder at each start."""
+    is_named = (argument or "").strip() or env.get(PREFIX + "HOME", "").strip()
+    return None if is_named else _default_folder(program_folder(), env, sys.platform)
+
+
+def pointed_folder(usual: Path) -> Path | None:
+    """The data folder that was chosen in the first run; SettingsError if it is gone: a new one would be empty."""
+    path = usual / POINTER_FILE
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text or not Path(text).is_absolute() or not Path(text).is_dir():
+        raise SettingsError(f"{path} names the data folder {text or 'unreadably'}, which is not there: bring it back,"
+                            " or delete that file to begin in the usual folder")
+    return Path(text)
+
+
 def data_folder(argument: str | None, env: Mapping[str, str]) -> Path:
     """The folder of database, logs and kill file, made if missing; SettingsError if it cannot be written."""
     wanted = (argument or "").strip() or env.get(PREFIX + "HOME", "").strip()
+    usual = usual_folder(argument, env)
     try:
-        default = _default_folder(program_folder(), env, sys.platform)
-        folder = (Path(wanted).expanduser() if wanted else default).resolve()
+        folder = (pointed_folder(usual) or usual if usual else Path(wanted).expanduser()).resolve()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError):
         raise SettingsError(f"the data folder {wanted!r} cannot be made; choose one with --home") from None
@@ -14031,6 +14056,29 @@ NOTICE_TITLES = types.MappingProxyType({
     "kill": "Kill switch engaged", "state": "Held back", "state info": "Over",
     "api_error": "Exchange trouble", "api_retry": "Exchange slow, trying again", "api_ok": "Exchange answers again",
 })  # fmt: skip
+NOTICE_GROUPS = types.MappingProxyType({
+    "entry": "ENTRIES", "exit": "EXITS", "stop": "EXITS", "close_all": "EXITS", "kill": "HALTS", "daily_cap": "HALTS",
+    "weekly_cap": "HALTS", "cooldown": "HALTS", "rearm": "HALTS", "state": "HOLDS", "live": "LIVE",
+    "live_left": "LIVE", "gates": "LIVE", "api_error": "EXCHANGE", "api_retry": "EXCHANGE", "api_ok": "EXCHANGE",
+    "summary": "SUMMARY",
+})  # fmt: skip
+SOFT_KINDS = frozenset(("state info", "cooldown", "api_ok", "summary"))  # good news can wait: told without a sound
+NOTICE_PREFIX = "NOTICE_"
+FREE_KIND, SAFETY_KIND = "on, silent or off", "on or silent"
+NOTICE_FIELDS = (
+    Field("NOTICE_ENTRIES", "", FREE_KIND, "on", 0, 0, "", "a position was opened"),
+    Field("NOTICE_EXITS", "", FREE_KIND, "on", 0, 0, "", "a position was left, a stop was hit, all is being closed"),
+    Field("NOTICE_HALTS", "", SAFETY_KIND, "on", 0, 0, "", "kill switch, loss caps, halts, re-armed; never off"),
+    Field("NOTICE_HOLDS", "", FREE_KIND, "on", 0, 0, "",
+          "held back for a while, such as without a network, and when that is over"),
+    Field("NOTICE_LIVE", "", FREE_KIND, "on", 0, 0, "", "LIVE was left or locked, or the account does not add up"),
+    Field("NOTICE_EXCHANGE", "", FREE_KIND, "on", 0, 0, "", "no answer from the exchange, once an hour at most"),
+    Field("NOTICE_SUMMARY", "", FREE_KIND, "on", 0, 0, "", "the result of the day, at midnight UTC"),
+    Field("NOTICE_TROUBLE", "", SAFETY_KIND, "on", 0, 0, "",
+          "all else that needs you, such as messages that fail; never off"),
+)
+ALL_FIELDS = (*FIELDS, *NOTICE_FIELDS)
+NO_CHOICES: Mapping[str, str] = types.MappingProxyType({})
 _PERCENT = re.compile(r"(?<![\d.,])[-+\u2212]?\d{1,4}(?:\.\d{1,4})?\s?%")
 _PAIR_WORD = re.compile(r"[A-Z0-9]{6,10}")
 _CHAT = re.compile(r"-?\d{1,20}|@[A-Za-z0-9_]{4,32}")
@@ -14039,11 +14087,16 @@ _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One message to the owner; `level` is info, warning or error."""
+    """One message to the owner; `level` is info, warning or error.
+
+    A soft one makes no sound where that can be chosen; a silent one makes none and pops up nowhere.
+    """
 
     level: str
     title: str
     text: str
+    is_silent: bool = False
+    is_soft: bool = False
 
 
 class Delivery(NamedTuple):
@@ -14062,6 +14115,7 @@ class Channel(Protocol):
     """A way to the owner. `send` may take seconds; `idle` is called often and must be quick."""
 
     name: str
+    can_be_silent: bool
 
     def send(self, notice: Notice) -> Delivery:
         """Try once to deliver a notice."""
@@ -14081,6 +14135,63 @@ def clip16(text: str, units: int) -> str:
     return text[: bisect_right(sizes, units - 1)] + "\u2026" if units > 0 else ""
 
 
+def choices_of(spec: Field) -> tuple[str, ...]:
+    """The words that a setting with a choice of them allows."""
+    return tuple(re.split(", | or ", spec.range_text))
+
+
+def read_setting(spec: Field, text: str) -> object:
+    """The value of a setting of trading or of notices; ValueError says what is allowed."""
+    if spec.kind not in (FREE_KIND, SAFETY_KIND):
+        return read_field(spec, text)
+    word = text.strip().lower()
+    if word not in choices_of(spec):
+        raise ValueError(f"allowed is {spec.range_text}")
+    return word
+
+
+def notice_choices(env: Mapping[str, str]) -> dict[str, str]:
+    """How each group of notices is sent: on, silent or off; SettingsError names what is wrong and what is allowed."""
+    found, problems = {}, []
+    for spec in NOTICE_FIELDS:
+        text = env.get(PREFIX + spec.name, "")
+        try:
+            found[spec.name.removeprefix(NOTICE_PREFIX)] = str(read_setting(spec, text.strip() or spec.default))
+        except ValueError as error:
+            problems.append(f'{PREFIX}{spec.name} is "{text[:60]}": {error}')
+    if problems:
+        raise SettingsError(*problems)
+    return found
+
+
+def unknown_settings(env: Mapping[str, str]) -> list[str]:
+    """One sentence per LUNOBIZ_ name that neither trading nor notices have."""
+    known = {PREFIX + spec.name for spec in NOTICE_FIELDS}
+    return unknown_names({name: text for name, text in env.items() if name not in known})
+
+
+def notices_example() -> str:
+    """What .env.example says of the notices, after the other settings."""
+    lines = []
+    for spec in NOTICE_FIELDS:
+        meaning = spec.meaning[0].upper() + spec.meaning[1:]
+        lines += [f"# {meaning}. Allowed: {spec.range_text}. Default: {spec.default}.", f"{PREFIX}{spec.name}="]
+    return "\n".join(lines) + "\n"
+
+
+def notices_table() -> str:
+    """The rows of the notices in README.md's table of settings."""
+    return "\n".join(f"| `{PREFIX}{s.name}` | {s.default} | {s.range_text} | - | {s.meaning} |" for s in NOTICE_FIELDS)
+
+
+def notice_group(event: Event) -> str:
+    """The group whose setting decides on this event; a halt is one whatever brought it."""
+    stops = (TradingState.HALTED, TradingState.KILLED)
+    if event.kind == "state" and any(k.words in event.text for k in CauseKind if k.state in stops):
+        return "HALTS"
+    return NOTICE_GROUPS.get(event.kind, "TROUBLE")
+
+
 def notice_of(event: Event) -> Notice | None:
     """The notice that an event is worth, if any: event, pair, percent and cause, never the whole text."""
     title = NOTICE_TITLES.get(f"{event.kind} {event.level}") or NOTICE_TITLES.get(event.kind, "")
@@ -14090,7 +14201,8 @@ def notice_of(event: Event) -> Notice | None:
     words = [event.pair] if _PAIR_WORD.fullmatch(event.pair) else []
     words += _PERCENT.findall(event.text)[:2]
     words += [kind.words for kind in CauseKind if kind.words in event.text]
-    return Notice(event.level, title, ", ".join(words) or "See the program for details.")
+    is_soft = event.kind in SOFT_KINDS or f"{event.kind} {event.level}" in SOFT_KINDS
+    return Notice(event.level, title, ", ".join(words) or "See the program for details.", is_soft=is_soft)
 
 
 def _telegram_delivery(reply: Reply) -> Delivery:
@@ -14115,7 +14227,7 @@ class Telegram:
     """Messages from the owner's bot to one chat. It takes no commands."""
 
     def __init__(self, transport: Transport, token: Credentials, chat_id: str) -> None:
-        self.name = "Telegram"
+        self.name, self.can_be_silent = "Telegram", True
         self._transport, self._token, self._chat_id = transport, token, chat_id.strip()
 
     def send(self, notice: Notice) -> Delivery:
@@ -14124,7 +14236,7 @@ class Telegram:
             return Delivery(False, "token or chat id missing", is_refused=True)
         text = clip16(_UNPRINTABLE.sub(" ", f"LunoBiz: {notice.title}\n{notice.text}"), TELEGRAM_UNITS)
         params = (("chat_id", self._chat_id), ("text", text),
-                  ("disable_notification", "true" if notice.level == "info" else "false"))
+                  ("disable_notification", "true" if notice.is_silent or notice.is_soft else "false"))
         try:
             reply = self._transport.send("POST", f"/bot{self._token.secret}/sendMessage", params)
         except LunobizError:
@@ -14168,7 +14280,7 @@ class Desktop:
     """Notices of the operating system, best effort. One thread only: Windows ties windows to threads."""
 
     def __init__(self, platform: str = sys.platform) -> None:
-        self.name = "Desktop"
+        self.name, self.can_be_silent = "Desktop", False
         self._platform = platform
         self._balloon: _Balloon | None = None
 
@@ -14240,9 +14352,18 @@ class _Lane:
         back_off = min(2.0 ** min(self.failures, 20), MAX_REST_S)
         self.rest_until_s = now_s + max(delivery.wait_s, back_off)
 
+    @property
+    def is_off(self) -> bool:
+        """True once it was refused so often that it is not asked again."""
+        return self.refusals >= MAX_REFUSALS
+
+    def takes(self, notice: Notice) -> bool:
+        """True if this channel may ever send that notice."""
+        return not self.is_off and (self.channel.can_be_silent or not notice.is_silent)
+
     def text(self) -> str:
         """The channel's state in words."""
-        if self.refusals >= MAX_REFUSALS:
+        if self.is_off:
             return f"{self.channel.name} off: {self.why}"
         state = f"failing: {self.why}" if self.failures else "OK"
         return f"{self.channel.name} {state}, {self.sent} sent"
@@ -14254,19 +14375,21 @@ class Notifier:
     `tell` and `offer` belong to one thread, `pump` and `close` to another; only an append crosses over.
     """
 
-    def __init__(self, channels: Sequence[Channel], clock: Clock, clean: Callable[[str], str] = str) -> None:
+    def __init__(self, channels: Sequence[Channel], clock: Clock, clean: Callable[[str], str] = str,
+                 choices: Mapping[str, str] = NO_CHOICES) -> None:
         self._lanes = tuple(_Lane(channel) for channel in channels)
-        self._clock, self._clean = clock, clean
+        self._clock, self._clean, self._choices = clock, clean, choices
         self._inbox: deque[Notice] = deque(maxlen=INBOX_BOUND)
         self._waiting: Counter[Notice] = Counter()  # oldest first, with how often each was offered
-        self._tries = self._dropped = 0  # tries of the oldest one
+        self._tries: Counter[Notice] = Counter()
+        self._dropped = 0
         self._told_s: dict[str, float] = {}
         self._held_back: Counter[str] = Counter()
 
     def tell(self, event: Event) -> None:
-        """Offer what an event is worth; trouble with the exchange and the state at most once an hour each."""
-        notice = notice_of(event)
-        if notice is None:
+        """Offer what an event is worth, as the owner chose for its group; some of it at most once an hour."""
+        notice, choice = notice_of(event), self._choices.get(notice_group(event), "on")
+        if notice is None or choice == "off":
             return
         is_api = event.kind.startswith("api_")
         if is_api or event.kind == "state":
@@ -14277,27 +14400,29 @@ class Notifier:
             self._told_s[key], more = now_s, self._held_back.pop(key, 0)
             tail = f" (and {more} more since the last message)" if more else ""
             notice = replace(notice, text=notice.text + tail)
-        self.offer(notice)
+        self.offer(replace(notice, is_silent=choice == "silent"))
 
     def offer(self, notice: Notice) -> None:
-        """Take a notice for later; returns at once."""
-        if self._lanes:
+        """Take a notice for later; returns at once. A silent one needs a channel that can be silent."""
+        if any(lane.channel.can_be_silent or not notice.is_silent for lane in self._lanes):
             self._inbox.append(notice)
 
     def pump(self) -> None:
         """Send at most one notice that is due; a failure is kept for `state_text`, never raised."""
         while self._inbox:  # equal notices become one, the oldest make room
             self._waiting[self._inbox.popleft()] += 1
-        self._drop(len(self._waiting) - QUEUE_BOUND)
+        self._drop(list(self._waiting)[: max(len(self._waiting) - QUEUE_BOUND, 0)])
+        self._drop([notice for notice in self._waiting if not any(lane.takes(notice) for lane in self._lanes)])
         for lane in self._lanes:
             with contextlib.suppress(*CHANNEL_ERRORS):
                 lane.channel.idle()
-        lanes, now_s = [lane for lane in self._lanes if lane.refusals < MAX_REFUSALS], self._clock.mono_s()
-        ready = next((lane for lane in lanes if lane.rest_until_s <= now_s), None)
-        if not lanes:
-            self._drop(len(self._waiting))
-        elif ready is not None and self._waiting and ready.due_s <= now_s:
-            self._send_oldest(ready)
+        now_s = self._clock.mono_s()
+        for notice in self._waiting:
+            ready = next((lane for lane in self._lanes if lane.takes(notice) and lane.rest_until_s <= now_s), None)
+            if ready is not None:
+                if ready.due_s <= now_s:
+                    self._send(notice, ready)
+                return
 
     def state_text(self) -> str:
         """How delivery goes, for the status line."""
@@ -14306,32 +14431,43 @@ class Notifier:
         words += [f"{self._dropped} dropped"] if self._dropped else []
         return "; ".join(words)
 
+    @property
+    def trouble(self) -> str:
+        """A sentence on a channel that is off, and what takes its place; "" while none is."""
+        off = [lane for lane in self._lanes if lane.is_off]
+        left = [lane.channel.name for lane in self._lanes if not lane.is_off]
+        instead = f"Messages go by {left[0]}" if left else "No message reaches you"
+        cure = "Test it in Settings, under Keys and notifications."
+        return f"{'; '.join(lane.text() for lane in off)}. {instead}. {cure}" if off else ""
+
     def close(self) -> None:
         """Close every channel; what still waits is not sent."""
         for lane in self._lanes:
             with contextlib.suppress(*CHANNEL_ERRORS):
                 lane.channel.close()
 
-    def _drop(self, notices: int) -> None:
-        for notice in list(self._waiting)[: max(notices, 0)]:
+    def _drop(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
             self._dropped += self._waiting.pop(notice)
-            self._tries = 0
+            self._tries.pop(notice, None)
 
-    def _send_oldest(self, lane: _Lane) -> None:
-        notice, count = next(iter(self._waiting.items()))
+    def _send(self, notice: Notice, lane: _Lane) -> None:
+        count = self._waiting[notice]
         times = f" ({count} times)" if count > 1 else ""
-        shown = Notice(notice.level, self._clean(notice.title), self._clean(notice.text) + times)
+        shown = replace(notice, title=self._clean(notice.title), text=self._clean(notice.text) + times)
         try:
             delivery = lane.channel.send(shown)
         except CHANNEL_ERRORS as error:  # told by its type only
             delivery = Delivery(False, type(error).__name__, is_refused=True)
         lane.book(delivery, self._clock.mono_s())
-        self._tries += 1
+        self._tries[notice] += 1
         if delivery.is_sent:
-            del self._waiting[notice]
-            self._tries = 0
-        elif self._tries >= MAX_TRIES:
-            self._drop(1)
+            del self._waiting[notice], self._tries[notice]
+        elif self._tries[notice] >= MAX_TRIES:
+            self._drop([notice])
+        alarm = Notice("error", "Messages failed", lane.text(), self._choices.get("TROUBLE") == "silent")
+        if lane.is_off and any(other.takes(alarm) for other in self._lanes):
+            self.offer(alarm)
 
 
 # ==============================================================================
@@ -14471,12 +14607,17 @@ class KeyVault:
         return tuple(sorted(KEY_NAMES & read_env(self._folders, {}).keys())) if self._protection is not None else ()
 
     def save(self, values: Mapping[str, str]) -> None:
-        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError."""
+        """Keeps settings: keys protected where the system can do that, all else in `.env`; SettingsError.
+
+        A key that is set to "" is gone afterwards, out of `.env` and its dated copies too.
+        """
         kept = {name: value for name, value in values.items() if self._protection and name in KEY_NAMES}
+        gone = [name for name, value in values.items() if name in KEY_NAMES and not value]
         if kept:
             self._protect(kept)
-            self._drop(kept)
-        plain = {name: value for name, value in values.items() if name not in kept}
+        if kept or gone:
+            self._drop([*kept, *gone])
+        plain = {name: value for name, value in values.items() if name not in kept and name not in gone}
         if plain:
             write_env(self._home / ".env", plain)
 
@@ -15088,9 +15229,26 @@ def _check_folders(facts: DoctorFacts) -> Iterator[Check]:
     )  # fmt: skip
 
 
+def folder_problem(text: str, env: Mapping[str, str]) -> str:
+    """Why this cannot be the data folder, or "". Nothing is left behind, and a folder that is missing is not made."""
+    folder = Path(text)
+    if not text.strip() or not folder.is_absolute():
+        return "name the whole path of a folder"
+    folder = folder.resolve()
+    doubts = folder_doubts(folder, env)
+    if doubts:
+        return f"{doubts[0]}; choose a local folder that is not synced"
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not there.is_dir() or not is_writable(there):
+        return f"{there} cannot be written, or the path is too long"
+    free = disk_usage(there).free
+    return f"only {free / 2**30:.1f} GB are free there" if free < FREE_FAIL else ""
+
+
 def _check_settings(env: Mapping[str, str]) -> Check:
     try:
         settings = parse_settings(env)
+        notice_choices(env)
     except SettingsError as error:
         return Check("Settings", "fail", str(error), "correct these lines in .env or the environment")
     text, cure = f"TEST EXCHANGE {settings.exchange_url}", "remove LUNOBIZ_EXCHANGE_URL to use Luno"
@@ -15124,7 +15282,7 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     except SettingsError as error:
         yield Check(".env", "fail", str(error), "correct the line, then look again")
         return
-    text, problems = ", ".join(map(str, facts.env_files)), unknown_names(env)
+    text, problems = ", ".join(map(str, facts.env_files)), unknown_settings(env)
     text = text or "none, so the defaults and the environment hold"
     wrong = f"{text}; {'; '.join(problems)}"
     yield _judge(".env", text, (bool(problems), "warn", wrong, "correct or remove these names"))
@@ -15242,7 +15400,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 # ==============================================================================
 # SUPPORT | what may leave this computer when somebody is to help
-# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE FILES DOCTOR
+# shell | uses ERRORS SETTINGS PORTFOLIO SYSTEM STORE NOTIFY FILES DOCTOR
 # ==============================================================================
 
 import zipfile
@@ -15325,6 +15483,7 @@ def is_valid_setting(name: str, value: str) -> bool:
     """True if the value is one that this setting may have; what is not could be a key in the wrong place."""
     try:
         parse_settings({name: value})
+        notice_choices({name: value})
     except SettingsError:
         return False
     return True
@@ -15338,21 +15497,21 @@ def is_shown(field: Field) -> bool:
 def settings_text(env: Mapping[str, str]) -> str:
     """The settings by name; of secrets, and of values that are no settings, only whether they are set."""
     lines = []
-    for item in FIELDS:
+    for item in ALL_FIELDS:
         name = PREFIX + item.name
         value = env.get(name, "").strip()
         told = "not set" if not value else "set"
         if value and is_shown(item):
             told = value if is_valid_setting(name, value) else "set, not valid"
         lines.append(f"{name:<36} {told}")
-    known = {PREFIX + item.name for item in FIELDS}
+    known = {PREFIX + item.name for item in ALL_FIELDS}
     lines += [f"{name:<36} set, but it is no setting" for name in sorted(env.keys() - known)]
     return "\n".join(lines) + "\n"
 
 
 def private_values(env: Mapping[str, str]) -> Iterator[str]:
     """All values that a helper may not see: secrets, what has no setting's name, and what is not valid."""
-    shown = {PREFIX + item.name for item in FIELDS if is_shown(item)}
+    shown = {PREFIX + item.name for item in ALL_FIELDS if is_shown(item)}
     for name, value in env.items():
         if len(value.strip()) >= SHORTEST_SECRET and not (name in shown and is_valid_setting(name, value)):
             yield value.strip()
@@ -16376,10 +16535,11 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A short message for the owner."""
+    """A short message for the owner; one in passing goes by itself, all others stay until they are dismissed."""
 
     level: str
     text: str
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -16471,7 +16631,8 @@ def _export_child(database: str, folder: str, now_ms: int, pipe: Connection) -> 
     """Runs in a process of its own: write the audit of a database to a folder."""
     try:
         store, is_luno = Store(Path(database), Redactor()), Path(database).name != TEST_DATABASE
-        pipe.send(Note("info", f"Exported {len(export_audit(store, Path(folder), now_ms, is_luno))} files to {folder}"))
+        many = len(export_audit(store, Path(folder), now_ms, is_luno))
+        pipe.send(Note("info", f"Exported {many} files to {folder}", is_passing=True))
         store.close()
     except LunobizError as error:
         pipe.send(Note("error", f"Export failed: {error}"))
@@ -17017,6 +17178,7 @@ class Newsroom:
         self._fills: deque[Fill] = deque(maxlen=HISTORY_ROWS)
         self._latest: tuple[Decision, ...] = ()
         self._outlooks: tuple[Outlook, ...] = ()
+        self._notice_trouble = ""
 
     def add(self, reports: Sequence[CycleReport]) -> None:
         """Remember what a step brought."""
@@ -17043,10 +17205,20 @@ class Newsroom:
             db_mb=engine.parts.store.size_bytes() / 1e6, log_ok=engine.parts.log.failures == 0,
             notice_state=engine.parts.notifier.state_text(), speed=speed, progress=progress, version=__version__,
             folder=options.folder.name, lock_reason=locks[0] if locks else "", lock_reasons=locks,
-            parity=self._checks.text, is_parity_broken=self._checks.is_broken, findings=engine.findings,
+            parity=self._checks.text, is_parity_broken=self._checks.is_broken,
+            findings=(*engine.findings, *self._notice_findings()),
             next_cycle_ms=self._next_decision(now),
             order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "",
         )
+
+    def _notice_findings(self) -> Iterator[Banner]:
+        """A banner while a channel of notices is off; told in the log when that begins."""
+        trouble = self._engine.parts.notifier.trouble
+        if trouble != self._notice_trouble and trouble:
+            self._engine.tell(Event(self._options.clock.now_ms(), "notices", "warning", trouble))
+        self._notice_trouble = trouble
+        if trouble:
+            yield Banner("warning", trouble, key="notices")
 
     def _next_decision(self, now_ms: int) -> int:
         """When the next candle that decides has closed and is looked at."""
@@ -17286,8 +17458,8 @@ def _open_as_it_was(opening: OpenEngine, is_running: bool, listen: Callable[[Eve
 
 
 def without_secrets(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The settings with their texts, a secret with none."""
-    return tuple((name, "" if name in SECRET_NAMES else text) for name, text in values.items())
+    """The settings with their texts; of a secret only whether there is one now."""
+    return tuple((name, HIDDEN if text and name in SECRET_NAMES else text) for name, text in values.items())
 
 
 class Aside:
@@ -18238,6 +18410,30 @@ class ReadingCell:
         for label in (self._caption, self._note):
             label.configure(foreground=self._look.palette.muted)
         self._write()
+
+
+def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
+    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
+    if sys.platform == "win32":
+        root.protocol("WM_SAVE_YOURSELF", action)
+
+
+def show_folder(folder: Path) -> None:
+    """Open a folder in the system's file manager."""
+    import webbrowser
+    webbrowser.open(folder.resolve().as_uri())
+
+
+def show_failure(text: str) -> None:
+    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
+    import tkinter
+    from tkinter import messagebox
+
+    with contextlib.suppress(tkinter.TclError):
+        root = tkinter.Tk()
+        root.withdraw()
+        messagebox.showerror("LunoBiz cannot start", text, parent=root)
+        root.destroy()
 
 
 # ==============================================================================
@@ -19306,18 +19502,6 @@ class SupportDialog:
         return self.dialog.show(self.close) == "save"
 
 
-def show_failure(text: str) -> None:
-    """Say why the program cannot start, in a box of its own; without a screen nobody could read it."""
-    import tkinter
-    from tkinter import messagebox
-
-    with contextlib.suppress(tkinter.TclError):
-        root = tkinter.Tk()
-        root.withdraw()
-        messagebox.showerror("LunoBiz cannot start", text, parent=root)
-        root.destroy()
-
-
 class FirstRun:
     """The choice of a start without a key: the demo, or a read-only key."""
 
@@ -19330,6 +19514,89 @@ def ask_support(look: Look, draft: SupportDraft) -> SaveSupport | None:
     chosen = filedialog.asksaveasfilename(
         parent=look.root, title="Save support bundle", initialfile="support.zip", defaultextension=".zip")
     return SaveSupport(str(chosen), draft) if chosen else None
+
+
+# ==============================================================================
+# TOASTS | what has just happened, said in passing
+# shell | uses JOBS WIDGETS | owns tkinter ttkbootstrap
+# ==============================================================================
+
+TOAST_S, TOAST_SOON_S, TOASTS_WAITING = 5.0, 2.0, 3  # seconds a line stays, the same when others wait, how many wait
+TOAST_KINDS = frozenset(("entry", "exit", "stop"))
+
+
+def toast_of(event: object, is_asked: bool) -> str:
+    """What to say in passing of an event of the worker; "" for most. `is_asked` is true while a study runs."""
+    if isinstance(event, LogLine):
+        return event.text if event.kind in TOAST_KINDS else ""
+    if isinstance(event, Note):
+        return event.text if event.is_passing else ""
+    if isinstance(event, SettingsSaved):
+        many = "1 setting" if len(event.values) == 1 else f"{len(event.values)} settings"
+        return f"{many} saved" if event.values and not event.problem else ""
+    if isinstance(event, BacktestDone):
+        return "The backtest has finished" if event.run is not None and is_asked else ""
+    is_told = isinstance(event, GatesDone) and event.payload and is_asked  # at the start there is one on record
+    return "The gates have been evaluated" if is_told else ""
+
+
+class Toasts:
+    """A line at a time in the empty room beside the tabs: it covers nothing, takes no key and goes by itself."""
+
+    def __init__(self, root: tkinter.Misc, look: Look, tabs: ttk.Notebook) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._tabs, self._end_s = look, tabs, 0.0
+        self._waiting: deque[str] = deque(maxlen=TOASTS_WAITING)
+        self.label = ttk.TkLabel(root, autostyle=False, font=look.small, padx=look.px(10), pady=look.px(2))
+        self.label.bind("<Button-1>", lambda event: self._hide())
+        tabs.bind("<Configure>", lambda event: self._fit(event.width), add="+")
+        look.on_change(self.recolour)
+        self.text, self._width = "", 0
+
+    def say(self, text: str, now_s: float) -> None:
+        """Show a line, after those that wait; too many at once and the oldest stand only in the log."""
+        self._waiting.append(text)
+        self.pass_time(now_s)
+
+    def pass_time(self, now_s: float) -> None:
+        """Called once a second: the line goes, and sooner if another waits."""
+        if self.text and now_s >= self._end_s - (TOAST_S - TOAST_SOON_S if self._waiting else 0.0):
+            self._hide()
+        if self._waiting and not self.text and self._width:
+            self._show(self._waiting.popleft(), now_s)
+
+    def _fit(self, width: int) -> None:
+        """In another width it might lie on a tab; a banner that comes or goes changes the height alone."""
+        if width != self._width:
+            self._width = width
+            self._hide()
+
+    def _hide(self) -> None:
+        self.text = ""
+        self.label.place_forget()
+
+    def _room(self) -> int:
+        """Pixels that are free to the right of the last tab."""
+        width, y = self._tabs.winfo_width(), self._look.px(12)
+        last = next((x for x in range(width - 1, 0, -4) if self._tabs.identify(x, y)), width)
+        return width - last - self._look.px(24)
+
+    def _show(self, text: str, now_s: float) -> None:
+        """In a narrow window the line is cut; where there is hardly any room it is left to the log."""
+        room, shown = self._room() - self._look.px(20), f"✔ {text}"
+        if room < self._look.px(100):
+            return
+        while self._look.small.measure(shown) > room:
+            shown = f"{shown[:-2]}…"
+        self.text, self._end_s = shown, now_s + TOAST_S
+        self.label.configure(text=shown)
+        self.label.place_configure(in_=self._tabs, relx=1.0, x=-self._look.px(4), y=self._look.px(3), anchor="ne")
+        self.label.lift()
+
+    def recolour(self) -> None:
+        """Colours after a switch of the theme."""
+        background, text = self._look.palette.banners["info"]
+        self.label.configure(background=background, foreground=text)
 
 
 # ==============================================================================
@@ -19351,6 +19618,9 @@ LABELS = types.MappingProxyType({
     "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
     "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
     "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
+    "NOTICE_ENTRIES": "Entries", "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch",
+    "NOTICE_HOLDS": "Held back", "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble",
+    "NOTICE_SUMMARY": "Daily summary", "NOTICE_TROUBLE": "Other trouble",
 })
 GROUPS = types.MappingProxyType({
     "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
@@ -19358,11 +19628,23 @@ GROUPS = types.MappingProxyType({
     "Gates for LIVE": ("MAX_DRAWDOWN_GATE", "WORST_DAY_GATE", "MIN_TRADES_GATE"),
     "Entries and costs": ("MAX_SPREAD", "MIN_VOLUME_24H", "MIN_CONFIDENCE", "MIN_EDGE", "ENTRY_TIMEOUT_CANDLES",
                           "ENTRY_TAKER_AFTER_TIMEOUT", "SLIPPAGE", "STOP_GAP"),
+    "What is told, and how": ("NOTICE_ENTRIES", "NOTICE_EXITS", "NOTICE_HALTS", "NOTICE_HOLDS", "NOTICE_LIVE",
+                             "NOTICE_EXCHANGE", "NOTICE_SUMMARY", "NOTICE_TROUBLE"),
     "Trading": ("COUNTER", "PAIRS", "TIMEFRAME_S", "PAPER_CASH", "TARGET_DAILY_RETURN"),
     "Keys and notifications": ("TELEGRAM_CHAT_ID", "DESKTOP_NOTICES"),
 })
 SECRETS_SHOWN = (("Read-only key", "READ_KEY_SECRET"), ("Live key", "LIVE_KEY_SECRET"),
                  ("Telegram bot", "TELEGRAM_TOKEN"))
+REMOVED_WITH = types.MappingProxyType({
+    "READ_KEY_SECRET": ("READ_KEY_ID", "READ_KEY_SECRET"), "LIVE_KEY_SECRET": ("LIVE_KEY_ID", "LIVE_KEY_SECRET"),
+    "TELEGRAM_TOKEN": ("TELEGRAM_TOKEN", "TELEGRAM_CHAT_ID"),
+})
+REMOVED_MEANS = types.MappingProxyType({
+    "READ_KEY_SECRET": "Without it PAPER gets no candles: stop the bot first.",
+    "LIVE_KEY_SECRET": "Without it LIVE stays locked. A LIVE session that runs keeps it until it ends.",
+    "TELEGRAM_TOKEN": "Messages go by the desktop from then on, if you have that on.",
+})
+REMOVE_ANSWERS = ("Remove", "Keep it")
 SAME_AS_BEFORE = "Nothing is changed."
 
 
@@ -19418,12 +19700,23 @@ def no_way(*words: object) -> str:
     return "✖ This cannot be done here."
 
 
+def clash_of_keys(values: Mapping[str, str], known: Mapping[str, str] = NO_CHOICES) -> str:
+    """Why these keys, by the names of FIELDS, cannot stand beside those that are known; "" if they can."""
+    try:
+        parse_live_key({**known, **{PREFIX + name: text for name, text in values.items()}})
+    except SettingsError as error:
+        is_same = "two different keys" in str(error)
+        return "The read-only key and the live key must be two different keys." if is_same else str(error)
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class FormOptions:
     """What MAIN hands to the forms: the settings as texts, which are fixed by the environment, and what can be done.
 
-    `secrets` are the names of those that are set; no secret is in here. The tests wait for the network and answer in
-    words; `save` writes to .env while no session runs and answers with what is wrong.
+    `secrets` are the names of those that are set; no secret is in here. `move` takes another data folder and answers
+    with what is wrong; where it is None the folder was named at the start. The tests wait for the network and answer
+    in words; `save` writes to .env while no session runs and answers with what is wrong.
     """
 
     folder: Path = field(default_factory=Path)
@@ -19433,13 +19726,17 @@ class FormOptions:
     doubts: tuple[str, ...] = ()
     save: Callable[[Mapping[str, str]], str] = no_way
     test_key: Callable[[str, str], str] = no_way
+    test_live_key: Callable[[str, str], str] = no_way
+    check_keys: Callable[[Mapping[str, str]], str] = clash_of_keys
     test_telegram: Callable[[str, str], str] = no_way
     test_desktop: Callable[[], str] = no_way
+    check_folder: Callable[[str], str] = no_way
+    move: Callable[[str], str] | None = None
 
 
 def field_named(name: str) -> Field:
-    """The row of FIELDS with this name."""
-    return next(spec for spec in FIELDS if spec.name == name)
+    """The row of ALL_FIELDS with this name."""
+    return next(spec for spec in ALL_FIELDS if spec.name == name)
 
 
 def crossed(problem: object) -> str:
@@ -19480,7 +19777,7 @@ def shown_text(spec: Field, text: str) -> str:
 
 def env_text(spec: Field, typed: str) -> str:
     """What was typed as .env has it; ValueError says what is wrong in the window's units."""
-    value = read_field(as_shown(spec), typed)
+    value = read_setting(as_shown(spec), typed)
     if spec.name == "TELEGRAM_CHAT_ID" and value and not _CHAT.fullmatch(str(value)):
         raise ValueError("write the chat's number such as 123456789, or @channel")
     if isinstance(value, bool):
@@ -19576,8 +19873,8 @@ class FieldInput:
         self.stops: list[tkinter.Widget] = []  # what Tab stops at
         if spec.kind == "yesno":
             self.widget = ttk.Checkbutton(parent, variable=self.text, onvalue="yes", offvalue="no")
-        elif spec.kind == "action":
-            self.widget = ttk.Combobox(parent, textvariable=self.text, values=("close", "hold"), state="readonly",
+        elif spec.kind in ("action", FREE_KIND, SAFETY_KIND):
+            self.widget = ttk.Combobox(parent, textvariable=self.text, values=choices_of(spec), state="readonly",
                                        width=9)
         elif spec.kind == "durations":
             self.widget = self._build_ticks(parent)
@@ -19659,7 +19956,7 @@ class FieldRow:
         """True if what stands there means something else than at the start."""
         start = self._start if self._start.strip() else self.spec.default
         try:
-            return read_field(self.spec, self.env_text) != read_field(self.spec, start)
+            return read_setting(self.spec, self.env_text) != read_setting(self.spec, start)
         except ValueError:
             return True
 
@@ -19846,26 +20143,39 @@ class Wardrobe:
 class SecretsBox:
     """Which secrets are set, never what they are, and the way to the forms that take them."""
 
-    def __init__(self, parent: tkinter.Misc, look: Look, secrets: frozenset[str], on_setup: Callable[[], None]) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, secrets: frozenset[str], on_setup: Callable[[], None],
+                 on_remove: Callable[[Mapping[str, str]], object]) -> None:
         import ttkbootstrap as ttk
         self._look, self.names, px, row = look, secrets, look.px, parent.grid_size()[1]
         self._states: dict[str, ttk.Label] = {}
+        self.removers: dict[str, ttk.Button] = {}
+        self._on_remove = on_remove
         for place, (words, name) in enumerate(SECRETS_SHOWN, row):
             ttk.Label(parent, text=words).grid(row=place, column=0, sticky="w", padx=(0, px(10)), pady=px(3))
             self._states[name] = ttk.Label(parent)
-            self._states[name].grid(row=place, column=1, columnspan=2, sticky="w")
-        self.setup = ttk.Button(parent, text="Enter key or Telegram bot…", command=on_setup)
+            self._states[name].grid(row=place, column=1, sticky="w")
+            button = ttk.Button(parent, text="Remove…", bootstyle="ghost", command=partial(self.remove, words, name))
+            self.removers[name] = button
+            button.grid(row=place, column=2, sticky="w", padx=px(8))
+        self.setup = ttk.Button(parent, text="Enter keys or Telegram bot…", command=on_setup)
         self.setup.grid(row=row + 3, column=0, columnspan=3, sticky="w", pady=px(6))
         self._about = ttk.Label(parent, font=look.caption, wraplength=px(280), justify="left",
-                                text="Secrets are kept private in the data folder, never shown or logged. The"
-                                     " live key is entered in .env.")
+                                text="Secrets are kept private in the data folder, never shown or logged.")
         self._about.grid(row=row + 4, column=0, columnspan=3, sticky="ew", pady=(0, px(8)))
         look.on_change(self.recolour)
 
-    def add(self, names: Iterable[str]) -> None:
-        """These secrets are set now."""
-        self.names |= frozenset(names)
+    def take(self, values: Mapping[str, str]) -> None:
+        """What was saved: a secret is set now, or gone if its text is empty."""
+        self.names = frozenset(n for n in self.names | values.keys() if values.get(n, "set"))
         self.recolour()
+
+    def remove(self, words: str, name: str) -> None:
+        """Ask whether this one is to go; it cannot be shown, so it cannot be brought back either."""
+        lines = (REMOVED_MEANS[name], "It is taken out of the data folder, of .env and of its dated copies. At Luno or"
+                                      " Telegram it goes on to exist until you delete it there.")
+        question = Question("Remove", f"Remove: {words.lower()}?", lines, REMOVE_ANSWERS, is_grave=True)
+        if ask_question(self._look, question) == REMOVE_ANSWERS[0]:
+            self._on_remove(dict.fromkeys(REMOVED_WITH[name], ""))
 
     def recolour(self) -> None:
         """The states, in the colours of the theme."""
@@ -19873,6 +20183,7 @@ class SecretsBox:
             is_set = name in self.names
             label.configure(text="✔ set" if is_set else "not set",
                             foreground=self._look.colour("up" if is_set else "muted"))
+            self.removers[name].grid() if is_set else self.removers[name].grid_remove()
         self._about.configure(foreground=self._look.palette.muted)
 
 
@@ -19910,7 +20221,7 @@ class SettingsPanel:
         group = ttk.Labelframe(self.area.inner, text=title, padding=self._look.px(10))
         group.columnconfigure(2, weight=1)
         if "TELEGRAM_CHAT_ID" in names:
-            self.secrets = SecretsBox(group, self._look, self._options.secrets, self.set_up)
+            self.secrets = SecretsBox(group, self._look, self._options.secrets, self.set_up, self.send)
         for name in names:
             row = FieldRow(group, self._look, field_named(name), self._values.get(name, ""), self._follow)
             self.rows[name] = row
@@ -19921,8 +20232,8 @@ class SettingsPanel:
         return group
 
     def add_looks(self, looks: LooksBox) -> None:
-        """The appearance box, made on `area.inner`, comes after the groups on entries."""
-        self._groups.insert(3, looks.frame)
+        """The appearance box, made on `area.inner`, comes last."""
+        self._groups.append(looks.frame)
         self.area.follow(looks.frame)
 
     def _arrange(self, width: int) -> None:
@@ -19968,6 +20279,7 @@ class SettingsPanel:
     def _tell_consequences(self) -> None:
         try:
             said = consequences(self.before, self._after(), self._mode)
+            said = said or ((when_words(self._mode),) if self.changes() else ())
         except SettingsError as error:  # what no single field can tell
             self.apply.configure(state="disabled")
             self._words.say(f"✖ {self._across(error)}", "error")
@@ -20012,7 +20324,7 @@ class SettingsPanel:
         """What became of it."""
         self._is_waiting = False
         names = [name.removeprefix(PREFIX) for name, _ in saved.values]
-        self.secrets.add(names)
+        self.secrets.take(dict(zip(names, (text for _, text in saved.values), strict=True)))
         for name, (_, text) in zip(names, saved.values, strict=True):
             if name in self.rows:
                 self._values[name] = text
@@ -20042,6 +20354,7 @@ class SettingsPanel:
 # shell | uses ERRORS SETTINGS WORKER WIDGETS DIALOGS FORMS | owns tkinter ttkbootstrap
 # ==============================================================================
 
+FIRST_PAGES = ("folder", "key", "limits", "notices")
 FIRST_LIMITS = ("PAPER_CASH", "RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "MAX_POSITIONS", "MAX_EXPOSURE")
 KEY_STEPS = (
     "1. On luno.com open Settings, then API keys, then Create key.",
@@ -20049,13 +20362,40 @@ KEY_STEPS = (
     "3. Leave all others empty, above all Send, Withdrawals, Addresses, Beneficiaries and everything that writes.",
     "4. Confirm the key on your phone: it does not work before. Then paste both parts here.",
 )
+LIVE_KEY_STEPS = (
+    "1. Make a second key at Luno, as you made the read-only one; the two are never the same.",
+    "2. Tick the same four boxes, and the one that lets it create and cancel orders.",
+    "3. Leave all others empty, above all Send, Withdrawals, Addresses and Beneficiaries.",
+    "4. Confirm the key on your phone, then paste both parts here.",
+)
+
+
+class KeyWords(NamedTuple):
+    """What a page says of its key; `name` is READ or LIVE."""
+
+    name: str
+    title: str
+    intro: str
+    steps: tuple[str, ...]
+    tail: str
+
+
+READ_WORDS = KeyWords(
+    "READ", "Read-only key", "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
+    " can read and nothing else:", KEY_STEPS, "Without a key there is the demo; it can be entered at any later start.",
+)
+LIVE_WORDS = KeyWords(
+    "LIVE", "Live key", "LIVE needs a key of its own. PAPER never uses it, and entering it does not unlock LIVE:",
+    LIVE_KEY_STEPS, "The test only reads. Whether the key may place orders is asked when you go LIVE.",
+)
 TELEGRAM_STEPS = (
     "1. In Telegram write /newbot to @BotFather; it answers with a token.",
     "2. Write anything to your new bot, or it may not write to you.",
     "3. Ask @userinfobot for the number of your chat.",
 )
-HOW_ELSEWHERE = ("Another folder: close the program and start it with --home FOLDER, or set LUNOBIZ_HOME; "
-                 "a file named portable.txt beside the exe keeps the data there.")
+HOW_ELSEWHERE = ("A start with --home FOLDER or with LUNOBIZ_HOME set uses that folder; a file named portable.txt"
+                 " beside the exe keeps the data there.")
+HOW_KEPT = "Another folder holds for all later starts. It is made, and used, when you finish; nothing is copied to it."
 
 
 class TestLine:
@@ -20117,49 +20457,69 @@ def _say(parent: tkinter.Misc, look: Look, text: str, tone: str = "") -> None:
 
 
 class FolderPage:
-    """Where everything is kept, and what speaks against it."""
+    """Where everything is kept, what speaks against it, and another place for it."""
 
     title = "Data folder"
 
     def __init__(self, parent: tkinter.Misc, look: Look, options: FormOptions) -> None:
         import ttkbootstrap as ttk
-        self.frame = ttk.Frame(parent)
+        self.frame, self._options, self.chosen = ttk.Frame(parent), options, ""
         _say(self.frame, look, "Settings, database and log are kept in this folder:")
-        ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)).pack(anchor="w")
-        ttk.Frame(self.frame, height=look.px(8)).pack()
-        for doubt in options.doubts:
-            _say(self.frame, look, f"▲ {doubt}. PAPER works there; LIVE refuses it.", "warn")
-        if not options.doubts:
-            _say(self.frame, look, "✔ It can be written and is neither synchronised, removable nor on a network.", "up")
+        self._name = packed(ttk.Label(self.frame, text=str(options.folder), font=look.bold, wraplength=look.px(600)),
+                            anchor="w")
+        self.words = Prose(self.frame, look, look.body, lines=2, pad=0)
+        if options.doubts:
+            doubts = "\n".join(f"▲ {doubt}. PAPER works there; LIVE refuses it." for doubt in options.doubts)
+            self.words.say(doubts, "warn")
+        else:
+            self.words.say("✔ It can be written and is neither synchronised, removable nor on a network.", "up")
+        self.other = ttk.Button(self.frame, text="Choose another folder…", command=self.ask)
+        if options.move is not None:
+            self.other.pack(anchor="w", pady=look.px(8))
+            _say(self.frame, look, HOW_KEPT, "muted")
         _say(self.frame, look, HOW_ELSEWHERE, "muted")
+
+    def ask(self) -> None:
+        """Let the owner look for a folder, and say whether it will do."""
+        from tkinter import filedialog
+        start = str(self._options.folder.parent)
+        found = filedialog.askdirectory(parent=self.frame, title="Data folder", initialdir=start, mustexist=False)
+        if found:
+            self.take(str(Path(str(found))))
+
+    def take(self, text: str) -> None:
+        """Take this folder if nothing speaks against it; else all stays as it was."""
+        problem = self._options.check_folder(text)
+        if problem:
+            self.words.say(crossed(f"{problem}."), "error")
+            return
+        self.chosen = text
+        self._name.configure(text=text)
+        self.words.say("✔ It can be written, has room, and is neither synchronised, removable nor on a network.", "up")
 
     def begin(self) -> None:
         """Nothing to type here."""
 
     def values(self) -> dict[str, str]:
-        """Nothing to write."""
-        return {}
+        """The folder, if it is another one."""
+        return {"HOME": self.chosen} if self.chosen and Path(self.chosen) != self._options.folder else {}
 
 
 class KeyPage:
     """What to tick at Luno, two masked fields, and a test."""
 
-    title = "Read-only key"
-
-    def __init__(self, parent: tkinter.Misc, look: Look, test: Callable[[str, str], str]) -> None:
+    def __init__(self, parent: tkinter.Misc, look: Look, words: KeyWords, test: Callable[[str, str], str]) -> None:
         import ttkbootstrap as ttk
-        self.frame, self._test = ttk.Frame(parent), test
-        _say(self.frame, look, "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
-                               " can read and nothing else:")
-        for step in KEY_STEPS:
-            _say(self.frame, look, step)
+        self.frame, self.title, self._name, self._test = ttk.Frame(parent), words.title, words.name, test
+        for line in (words.intro, *words.steps):
+            _say(self.frame, look, line)
         grid = packed(ttk.Frame(self.frame), fill="x", pady=look.px(6))
         self.entries = [ttk.Entry(grid, width=46, show="•") for _ in range(2)]
         for row, (name, entry) in enumerate(zip(("Key ID", "Secret"), self.entries, strict=True)):
             ttk.Label(grid, text=name).grid(row=row, column=0, sticky="w", padx=(0, look.px(12)))
             entry.grid(row=row, column=1, sticky="ew", pady=look.px(3))
         self.test = TestLine(self.frame, look, "Test key", self._question)
-        _say(self.frame, look, "Without a key there is the demo; it can be entered at any later start.", "muted")
+        _say(self.frame, look, words.tail, "muted")
 
     def begin(self) -> None:
         """The cursor goes to the key ID."""
@@ -20180,7 +20540,12 @@ class KeyPage:
     def values(self) -> dict[str, str]:
         """Both parts of the key."""
         key = self._typed()
-        return {"READ_KEY_ID": key.key_id, "READ_KEY_SECRET": key.secret}
+        return {f"{self._name}_KEY_ID": key.key_id, f"{self._name}_KEY_SECRET": key.secret}
+
+    def wipe(self) -> None:
+        """Empty both fields."""
+        for entry in self.entries:
+            entry.delete(0, "end")
 
 
 class LimitsPage:
@@ -20282,15 +20647,16 @@ class Wizard:
     def __init__(self, look: Look, options: FormOptions, only: Sequence[str] = ()) -> None:
         import ttkbootstrap as ttk
         self.look, self._options, self._is_first = look, options, not only
-        self.dialog = dialog = Dialog(look, "Key and messages" if only else "Welcome to LunoBiz")
+        self.dialog = dialog = Dialog(look, "Keys and messages" if only else "Welcome to LunoBiz")
         self._head, self._steps = dialog.say("", is_head=True), dialog.say("")
         self._steps.configure(wraplength=0)
         box = packed(ttk.Frame(dialog.body), fill="both", expand=True)
-        self.key, self.notices = KeyPage(box, look, options.test_key), NoticesPage(box, look, options)
-        self.limits = LimitsPage(box, look, options.values)
-        pages: dict[str, WizardPage] = {"folder": FolderPage(box, look, options), "key": self.key,
+        self.key = KeyPage(box, look, READ_WORDS, options.test_key)
+        self.live = KeyPage(box, look, LIVE_WORDS, options.test_live_key)
+        self.limits, self.notices = LimitsPage(box, look, options.values), NoticesPage(box, look, options)
+        pages: dict[str, WizardPage] = {"folder": FolderPage(box, look, options), "key": self.key, "live": self.live,
                                         "limits": self.limits, "notices": self.notices}
-        self.pages = [page for name, page in pages.items() if name in only or not only]
+        self.pages = [page for name, page in pages.items() if name in (only or FIRST_PAGES)]
         self._done: dict[int, dict[str, str]] = {}
         self.place = 0
         self.problem = Prose(dialog.body, look, look.body, lines=1, pad=0)
@@ -20349,6 +20715,7 @@ class Wizard:
         """Take what the page has, and open the next one or end."""
         try:
             self._done[self.place] = self.pages[self.place].values()
+            self._check_keys()
             if self.pages[self.place] is self.limits and not self._is_limit_confirmed():
                 del self._done[self.place]
                 return
@@ -20358,6 +20725,13 @@ class Wizard:
             self.pages[self.place].begin()
             return
         self._advance()
+
+    def _check_keys(self) -> None:
+        """ValueError if a key that was just entered is the other one."""
+        found = {name: text for values in self._done.values() for name, text in values.items() if "_KEY_" in name}
+        problem = self._options.check_keys(found) if found else ""
+        if problem:
+            raise ValueError(problem)
 
     def _is_limit_confirmed(self) -> bool:
         is_confirmed = self.limits.is_confirmed()
@@ -20386,19 +20760,22 @@ class Wizard:
     def _end(self, choice: str) -> None:
         """Write what the finished steps have found, empty the secret fields, and close."""
         found = {name: text for values in self._done.values() for name, text in values.items()}
-        problem = self._options.save(found) if found else ""
+        home, move = found.pop("HOME", ""), self._options.move
+        problem = move(home) if home and move is not None else ""
+        problem = problem or (self._options.save(found) if found else "")
         if problem:
             self.problem.say(crossed(problem), "error")
             return
-        for entry in (*self.key.entries, self.notices.token):
-            entry.delete(0, "end")
+        self.key.wipe()
+        self.live.wipe()
+        self.notices.token.delete(0, "end")
         self._done.clear()
         self.dialog.finish(choice)
 
 
 # ==============================================================================
 # DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS FORMS WIZARD | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD | owns tkinter ttkbootstrap
 # ==============================================================================
 
 import gc
@@ -20671,18 +21048,6 @@ class WindowOptions:
     protect_keys: Callable[[], str] | None = None  # only where keys stand readable that could be protected
 
 
-def on_session_end(root: tkinter.Tk, action: Callable[[], None]) -> None:
-    """Act when Windows ends the session; elsewhere that comes as a signal, and this message would mean saving."""
-    if sys.platform == "win32":
-        root.protocol("WM_SAVE_YOURSELF", action)
-
-
-def show_folder(folder: Path) -> None:
-    """Open a folder in the system's file manager."""
-    import webbrowser
-    webbrowser.open(folder.resolve().as_uri())
-
-
 def fault_text(error: BaseException) -> str:
     """What went wrong in the window and where, without the library's own words."""
     place = error.__traceback__
@@ -20741,6 +21106,7 @@ class Screen:
         for part in (self.strip, self.actions, self.banners):
             part.frame.pack(side="top", fill="x")
         self.tabs = packed(ttk.Notebook(root), fill="both", expand=True, padx=look.px(8))
+        self.toasts = Toasts(root, look, self.tabs)
         self.desk = DeskPanel(self.tabs, look)
         self.backtest = BacktestPanel(self.tabs, look, post, self.clock, self.zone)
         self.backtest.form.tick(options.timeframes)
@@ -20766,11 +21132,12 @@ class Screen:
 
     def take(self, event: object) -> bool:
         """Act on one event of the worker; True if the log has a new line."""
+        is_told = self._say_in_passing(toast_of(event, self.backtest.is_running), isinstance(event, LogLine))
         if self.backtest.take(event):
-            return False
+            return is_told
         if isinstance(event, LogLine):
             self.log.add(event, self.now_ms())
-        elif isinstance(event, Note):
+        elif isinstance(event, Note) and not event.is_passing:
             self.note(event.level, event.text)
         elif isinstance(event, SettingsSaved):
             self.settings.take(event)
@@ -20778,6 +21145,14 @@ class Screen:
             self.backtest.end("✖ Ended with an error", "error")
             self.note("error", event.text)
         return True
+
+    def _say_in_passing(self, text: str, is_logged: bool) -> bool:
+        """A line that goes by itself, and stands in the log as well."""
+        if text:
+            self.toasts.say(text, self.clock.mono_s())
+            if not is_logged:
+                self.log.add(LogLine(self.now_ms(), "info", "window", text), self.now_ms())
+        return bool(text)
 
     def note(self, level: str, text: str, key: str = "", action: str = "") -> None:
         """A message of the moment: a line of the log, and a banner until it is dismissed."""
@@ -20928,7 +21303,7 @@ class Dashboard:
         self.screen.account.checks.configure(command=lambda: worker.send(AskChecks()))
         self.screen.desk.ranking.on_open = lambda headings, cells: self._ask_why(cells[1])
         self.screen.settings.add_looks(self.wardrobe.hang(self.look, self.screen.settings.area.inner))
-        self.screen.settings.on_setup = lambda forms: Wizard(self.look, forms, ("key", "notices")).run()
+        self.screen.settings.on_setup = lambda forms: Wizard(self.look, forms, ("key", "live", "notices")).run()
         self._bind_keys()
         fit_on_screen(self.root, self.look, WINDOW_SIZE, SMALLEST_SIZE, prefs.geometry)
         if prefs.is_zoomed and sys.platform == "win32":
@@ -21088,6 +21463,7 @@ class Dashboard:
             if self._ticks % FOLLOW_THEME == 0:
                 self.wardrobe.follow()
             self.screen.come_forward()
+            self.screen.toasts.pass_time(self.screen.clock.mono_s())
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -21157,6 +21533,7 @@ def _checked(env: Mapping[str, str], values: Mapping[str, str], environ: Mapping
     parse_settings(changed)
     parse_live_key(changed)
     telegram_token(changed)
+    notice_choices(changed)
     return changed
 
 
@@ -21175,7 +21552,7 @@ def change_words(name: str, before: str, after: str) -> str:
     """One change for the audit; a secret is named, never shown."""
     if name in SECRET_NAMES:
         return f"{name} was {'set' if after else 'removed'} by the owner"
-    default = next((spec.default for spec in FIELDS if PREFIX + spec.name == name), "")
+    default = next((spec.default for spec in ALL_FIELDS if PREFIX + spec.name == name), "")
     return f"{name} was changed by the owner from {before or default or 'nothing'} to {after or default or 'nothing'}"
 
 
@@ -21198,18 +21575,34 @@ def now_hour_ms() -> int:
     return (SystemClock().now_ms() // HOUR_MS - 2) * HOUR_MS
 
 
+def refusal_words(error: ExchangeRefused | ExchangeDown) -> str:
+    """What the answer to the test of a key means, and what helps."""
+    if isinstance(error, ExchangeDown):
+        return f"✖ No usable answer from Luno: {error}. Try again; the key may still be right."
+    if error.code in ("ErrInsufficientPerms", "HTTP-403"):
+        return "✖ Luno knows the key, but a box is missing: tick view balance, transactions, orders and transfers."
+    return f"✖ Luno refuses the key ({error.code}): compare both parts, and confirm the key on your phone."
+
+
 def key_words(client: LunoClient, pair: str) -> str:
     """Whether the key reads what PAPER needs, asked of the exchange; it is never asked what else it may do."""
     try:
         client.candles(pair, now_hour_ms(), 3600)
         LunoOrders(client).balances()
-    except ExchangeRefused as error:
-        if error.code in ("ErrInsufficientPerms", "HTTP-403"):
-            return "✖ Luno knows the key, but a box is missing: tick view balance, transactions, orders and transfers."
-        return f"✖ Luno refuses the key ({error.code}): compare both parts, and confirm the key on your phone."
-    except ExchangeDown as error:
-        return f"✖ No usable answer from Luno: {error}. Try again; the key may still be right."
+    except (ExchangeRefused, ExchangeDown) as error:
+        return refusal_words(error)
     return "✔ The key works: candles and balances can be read. What else it may do, only Luno's page of keys shows."
+
+
+def live_key_words(client: LunoClient) -> str:
+    """Whether Luno knows the live key, asked by reading only: what it may place is asked when LIVE is."""
+    try:
+        orders = LunoOrders(client)
+        orders.balances()
+        orders.open_orders()
+    except (ExchangeRefused, ExchangeDown) as error:
+        return refusal_words(error)
+    return "✔ The key works: balances and orders can be read. Whether it may place orders is asked when you go LIVE."
 
 
 def telegram_words(channel: Telegram) -> str:
@@ -21377,6 +21770,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 # ==============================================================================
 
 POLL_S = 0.05
+LOCK_FILE = "instance.lock"
 SHOW_WAIT_S = 5.0  # the window looks once a second
 if sys.platform == "win32":
     END_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)  # a console that is closed sends the last
@@ -21401,6 +21795,7 @@ class Session:
     replay: str
     speed: float
     synchronous: str = "FULL"
+    usual: Path | None = None  # where a choice of another data folder is kept; None if the folder was named
 
     @property
     def database(self) -> Path:
@@ -21472,7 +21867,7 @@ def _notifier(session: Session, clock: Clock) -> Notifier:
         channels.append(Telegram(HttpTransport(TELEGRAM_URL), token, session.settings.notices.telegram_chat))
     if is_real and session.settings.notices.desktop:
         channels.append(Desktop())
-    return Notifier(channels, clock, session.redactor.clean)
+    return Notifier(channels, clock, session.redactor.clean, notice_choices(session.env))
 
 
 def _fresh_store(session: Session) -> Store:
@@ -21492,6 +21887,7 @@ def _fresh_store(session: Session) -> Store:
 def mode_settings(mode: Mode, env: Mapping[str, str]) -> Settings:
     """The owner's settings; the demo keeps its lively set, and hourly candles unless the owner chose others."""
     settings = parse_settings(env)
+    notice_choices(env)  # a wrong one is told at the start, not when there is something to tell
     if mode is not Mode.DEMO:
         return replace(settings, params=parameter_sets()[0])
     if env.get(TIMEFRAME_NAME, "").strip():
@@ -21533,13 +21929,13 @@ def change_running(known: deque[Session], opening: OpenSession, engine: Engine, 
     return "", partial(opening, replace(session, mode=Mode.PAPER, env=env, settings=mode_settings(Mode.PAPER, env)))
 
 
-def _ask_key(session: Session, key_id: str, secret: str) -> str:
-    """The test of the wizard, in a thread of its own."""
+def _ask_key(session: Session, is_live: bool, key_id: str, secret: str) -> str:
+    """The test of a key that was typed, in a thread of its own."""
     clock = SystemClock()
     transport = HttpTransport(session.settings.exchange_url, session.settings.exchange_ca)
     client = LunoClient(transport, Credentials(key_id, secret), RateLimit(clock), clock, random.Random())
     try:
-        return key_words(client, session.settings.schedule.pairs[0])
+        return live_key_words(client) if is_live else key_words(client, session.settings.schedule.pairs[0])
     finally:
         transport.close()
 
@@ -21548,14 +21944,57 @@ def _ask_telegram(token: str, chat: str) -> str:
     return telegram_words(Telegram(HttpTransport(TELEGRAM_URL), Credentials("telegram", token), chat))
 
 
-def form_options(session: Session, save: Callable[[Mapping[str, str]], str]) -> FormOptions:
+class Tenancy:
+    """The session a window shows, with what was changed in it, and the lock of a data folder it has moved to."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self._lock = session, InstanceLock(session.home / LOCK_FILE)
+
+    def save(self, values: Mapping[str, str]) -> str:
+        """Write settings by the names of FIELDS while no session of PAPER is open; says what is wrong."""
+        problem, self.session = change_stopped(self.session, {PREFIX + name: text for name, text in values.items()})
+        return problem
+
+    def move(self, text: str) -> str:
+        """Use another data folder from now on and at later starts; says what is wrong, and then nothing has changed."""
+        usual, home = self.session.usual, Path(text).resolve()
+        problem = folder_problem(text, os.environ) if usual is not None else "the folder was named at the start"
+        if problem or usual is None or home == self.session.home:
+            return problem
+        lock = InstanceLock(home / LOCK_FILE)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            moved = replace(self.session, home=home)
+            env = moved.vault.env(os.environ)
+            moved = replace(moved, env=env, settings=mode_settings(moved.mode, env))
+            if not lock.acquire():
+                return f"another LunoBiz is running on {home}"
+            write_safely(usual / POINTER_FILE, str(home).encode())
+        except (SettingsError, OSError, ValueError) as error:
+            lock.release()
+            return str(error) if isinstance(error, SettingsError) else f"{home} cannot be used"
+        self.leave()
+        self.session, self._lock = moved, lock
+        return ""
+
+    def leave(self) -> None:
+        """Let go of the folder that was moved to."""
+        self._lock.release()
+
+
+def form_options(session: Session, save: Callable[[Mapping[str, str]], str],
+                 move: Callable[[str], str] | None = None) -> FormOptions:
     """What the forms of the window show and may do."""
-    shown = [spec.name for spec in FIELDS if spec.is_in_window and spec.kind != "secret"]
+    shown = [spec.name for spec in ALL_FIELDS if spec.is_in_window and spec.kind != "secret"]
     return FormOptions(
         session.home, {name: session.env.get(PREFIX + name, "") for name in shown},
         frozenset(name for name in shown if os.environ.get(PREFIX + name, "").strip()),
         frozenset(name.removeprefix(PREFIX) for name in SECRET_NAMES if session.env.get(name, "").strip()),
-        folder_doubts(session.home, os.environ), save, partial(_ask_key, session), _ask_telegram, desktop_words,
+        folder_doubts(session.home, os.environ), save,
+        lambda key_id, secret: _ask_key(session, False, key_id, secret),  # partials would show the session in a repr
+        lambda key_id, secret: _ask_key(session, True, key_id, secret),
+        lambda values: clash_of_keys(values, session.env), _ask_telegram, desktop_words,
+        lambda text: folder_problem(text, os.environ), move,
     )
 
 
@@ -21717,7 +22156,7 @@ def support_child(home: Path, database: str, mode: Mode, command: AskSupport | S
         if isinstance(command, SaveSupport):
             secrets = _loaded_secrets(home, all_settings(home))
             write_support(Path(command.path), command.draft, secrets)
-            pipe.send(Note("info", f"The support bundle is in {command.path}"))
+            pipe.send(Note("info", f"The support bundle is in {command.path}", is_passing=True))
         else:
             pipe.send(support_draft(home, database, mode)[0])
     except LunobizError as error:
@@ -21772,7 +22211,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
         way = partial(open_engine, live)
         options = replace(options, offer_live=partial(live_offer, live), open_live=way)
     engine = Engine(parts, ways.settings)
-    for sentence in unknown_names(session.env):
+    for sentence in unknown_settings(session.env):
         engine.tell(Event(ways.clock.now_ms(), "settings", "warning", sentence))
     locks = engine.lock_reasons(wall.now_ms())
     if session.settings.wants_live and session.mode is not Mode.LIVE and sys.stderr is not None:
@@ -21789,7 +22228,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY KEYS FILES REHEARSAL JOBS WORKER DIALOGS DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback
@@ -22062,22 +22501,25 @@ def _hook_faults(log: JsonLog) -> None:
     hook_threads(on_fault)
 
 
+def chosen_session(session: Session, choice: str) -> Session | None:
+    """The session that was chosen in the first run, "demo" or "paper"; None if it was closed."""
+    if choice == "demo":
+        return replace(session, mode=Mode.DEMO, settings=mode_settings(Mode.DEMO, session.env), speed=DEMO_SPEED)
+    return session if choice == "paper" else None
+
+
 def run_window(session: Session, asks: bool = True) -> int:
     """The dashboard; the worker opens the session in its own thread. Without a key the first run is asked, once."""
-    has_key, held = session.mode is not Mode.PAPER or bool(parse_read_key(session.env)), deque((session,), maxlen=1)
+    has_key, tenancy = session.mode is not Mode.PAPER or bool(parse_read_key(session.env)), Tenancy(session)
     worker = Worker(lambda listen: open_engine(session, listen))
     log = JsonLog(session.home / "logs", session.redactor, SystemClock())
     _hook_faults(log)
     request, is_loose = ShowRequest(session.home), session.mode is Mode.PAPER and bool(session.vault.movable())
     request.take()  # one that nobody answered
 
-    def save(values: Mapping[str, str]) -> str:
-        problem, changed = change_stopped(held[0], {PREFIX + name: text for name, text in values.items()})
-        held.append(changed)
-        return problem
-
+    forms = form_options(session, tenancy.save, tenancy.move if session.usual is not None else None)
     window = Dashboard(worker, WindowOptions(
-        session.mode, session.home, __version__, lambda: write_kill_file(session.home), form_options(session, save),
+        session.mode, session.home, __version__, lambda: write_kill_file(session.home), forms,
         is_test_exchange=session.settings.is_test_exchange,
         asks_first_run=asks and not has_key, write_log=lambda text: log.write("error", "window", text),
         timeframes=session.settings.schedule.timeframes, is_asked_for=request.take,
@@ -22087,10 +22529,11 @@ def run_window(session: Session, asks: bool = True) -> int:
         signal.signal(number, lambda *_: window.leave())
     choice = window.run()
     log.close()
-    if choice == "demo":
-        settings = mode_settings(Mode.DEMO, held[0].env)
-        return run_window(replace(held[0], mode=Mode.DEMO, settings=settings, speed=DEMO_SPEED))
-    return run_window(held[0], asks=False) if choice == "paper" else EXIT_OK
+    try:
+        chosen = chosen_session(tenancy.session, choice)
+        return EXIT_OK if chosen is None else run_window(chosen, asks=False)
+    finally:
+        tenancy.leave()
 
 
 def _show_rehearsal(done: int, total: int) -> bool:
@@ -22119,7 +22562,8 @@ def _session(a: argparse.Namespace, home: Path, env: Mapping[str, str]) -> Sessi
     settings = mode_settings(mode, env)
     default_speed = 0.0 if a.headless else DEMO_SPEED
     speed = a.speed if a.speed is not None else default_speed
-    return Session(mode, settings, home, env, a.seed, a.replay or "", speed)
+    usual = usual_folder(a.home, os.environ)
+    return Session(mode, settings, home, env, a.seed, a.replay or "", speed, usual=usual)
 
 
 def is_shown_instead(home: Path) -> bool:
@@ -22137,7 +22581,7 @@ def is_shown_instead(home: Path) -> bool:
 
 def run_alone(session: Session, a: argparse.Namespace) -> int:
     """Trade, in the window or without; one program per data folder, a second start shows the window of the first."""
-    lock = InstanceLock(session.home / "instance.lock")
+    lock = InstanceLock(session.home / LOCK_FILE)
     if not lock.acquire():
         if not a.headless and is_shown_instead(session.home):
             if sys.stdout is not None:
@@ -22158,7 +22602,7 @@ def run(argv: Sequence[str]) -> int:
     home = data_folder(a.home, os.environ)
     vault = KeyVault(home, (home, program_folder()), system_protection())
     env = vault.env(os.environ)
-    for sentence in (*unknown_names(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
+    for sentence in (*unknown_settings(env), *filter(None, [vault.trouble])) if sys.stderr is not None else ():
         sys.stderr.write(f"warning: {sentence}\n")
     if a.doctor or a.support:
         return run_aid(home, env, a)

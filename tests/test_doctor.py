@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -351,3 +352,35 @@ def test_the_doctor_tells_of_keys_that_could_be_protected_or_not_opened(facts: D
     (tmp_path / lb.PROTECTED_FILE).write_bytes(b"?")
     shut = next(c for c in lb.run_checks(given) if c.name == "Keys")
     assert shut.result == "warn" and "cannot be opened" in shut.text
+
+
+# ---- a folder that the owner looks for ----
+
+
+def test_a_folder_that_will_do_is_not_made_by_looking_at_it(tmp_path: Path) -> None:
+    assert lb.folder_problem(str(tmp_path / "new" / "deep"), {}) == ""
+    assert lb.folder_problem(str(tmp_path), {}) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("OneDrive - Work/LunoBiz", "synchronised"), ("Dropbox", "synchronised"), ("file", "cannot be written"),
+     ("file/below", "cannot be written")],
+)
+def test_a_folder_that_will_not_do_is_refused_with_the_reason(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").write_text("x")
+    assert words in lb.folder_problem(str(tmp_path / name), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "LunoBiz", "./here"])
+def test_a_folder_is_named_in_full(text: str) -> None:
+    assert "whole path" in lb.folder_problem(text, {})
+
+
+def test_a_full_or_shut_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lb, "disk_usage", lambda path: SimpleNamespace(free=100_000_000))
+    assert lb.folder_problem(str(tmp_path), {}) == "only 0.1 GB are free there"
+    monkeypatch.setattr(lb, "is_writable", lambda path: False)
+    assert "cannot be written" in lb.folder_problem(str(tmp_path), {})

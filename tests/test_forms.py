@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     import ttkbootstrap as ttk
 
 SECRET = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
-SHOWN = {f.name: f for f in lb.FIELDS if f.is_in_window and f.kind != "secret"}
+SHOWN = {f.name: f for f in lb.ALL_FIELDS if f.is_in_window and f.kind != "secret"}
 
 
 class Form:
@@ -86,7 +85,7 @@ def test_every_setting_of_the_window_stands_in_one_group_and_no_secret_does() ->
 def test_a_default_is_shown_and_read_back_as_it_was(spec: lb.Field) -> None:
     shown = lb.shown_text(spec, "")
     if spec.default:
-        assert lb.read_field(spec, lb.env_text(spec, shown)) == lb.read_field(spec, spec.default)
+        assert lb.read_setting(spec, lb.env_text(spec, shown)) == lb.read_setting(spec, spec.default)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,8 @@ def test_wrong_input_in_every_field_is_told_with_its_cure_and_cannot_be_applied(
         assert form.hint(name) == usual
         assert form.words == lb.SAME_AS_BEFORE
         tried.add(name)
-    assert tried == {f.name for f in SHOWN.values() if f.kind not in ("yesno", "action")}  # these only offer what fits
+    listed = ("yesno", "action", lb.FREE_KIND, lb.SAFETY_KIND)  # these only offer what fits
+    assert tried == {f.name for f in SHOWN.values() if f.kind not in listed}
 
 
 def test_a_mark_goes_as_soon_as_the_field_is_right(form: Form) -> None:
@@ -255,6 +255,17 @@ def test_tightening_is_written_without_a_question(form: Form, monkeypatch: pytes
     assert form.panel.changes() == {} and form.panel.before.limits.risk_per_trade == 0.0025
 
 
+def test_notices_are_chosen_from_a_list_and_applied(form: Form) -> None:
+    boxes = {name: row.input.widget for name, row in form.panel.rows.items() if name.startswith("NOTICE_")}
+    assert len(boxes) == 8 and "never off" in form.hint("NOTICE_HALTS")
+    assert boxes["NOTICE_ENTRIES"].cget("values") == ("on", "silent", "off")
+    assert boxes["NOTICE_HALTS"].cget("values") == ("on", "silent")
+    assert {str(box.cget("state")) for box in boxes.values()} == {"readonly"}
+    form.write("NOTICE_ENTRIES", "off")
+    assert form.words == lb.when_words("PAPER")
+    assert form.apply() == {"LUNOBIZ_NOTICE_ENTRIES": "off"}
+
+
 @pytest.mark.parametrize("answer", [True, False])
 def test_loosening_is_asked_about(form: Form, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
     asked: list[lb.Question] = []
@@ -302,7 +313,7 @@ def test_secrets_are_told_by_name_only(screen: None) -> None:
     form = Form(lb.FormOptions(secrets=frozenset(("READ_KEY_SECRET",))))
     states = {name: str(label.cget("text")) for name, label in form.panel.secrets._states.items()}
     assert states == {"READ_KEY_SECRET": "✔ set", "LIVE_KEY_SECRET": "not set", "TELEGRAM_TOKEN": "not set"}
-    form.panel.take(lb.SettingsSaved((("LUNOBIZ_TELEGRAM_TOKEN", ""),)))
+    form.panel.take(lb.SettingsSaved((("LUNOBIZ_TELEGRAM_TOKEN", "***"),)))
     assert str(form.panel.secrets._states["TELEGRAM_TOKEN"].cget("text")) == "✔ set"
     form.root.destroy()
 
@@ -313,7 +324,7 @@ def test_tab_goes_through_the_fields_in_reading_order(form: Form) -> None:
     owners = {str(stop): name for name, row in form.panel.rows.items() for stop in row.input.stops}
     here.focus_force()
     classes = set[str]()
-    for _ in range(40):
+    for _ in range(50):
         form.root.update()
         focus = form.root.focus_get()
         assert focus is not None
@@ -369,6 +380,14 @@ def test_applying_keeps_comments_other_lines_and_secrets(tmp_path: Path) -> None
     store.close()
     assert texts == ["LUNOBIZ_RISK_PER_TRADE was changed by the owner from 0.004 to 0.003",
                      "LUNOBIZ_MAX_POSITIONS was changed by the owner from 3 to 2"]
+
+
+def test_a_choice_that_is_not_allowed_is_not_written(tmp_path: Path) -> None:
+    problem, session = changed(tmp_path, {}, NOTICE_HALTS="off")
+    assert problem == 'Nothing was changed: LUNOBIZ_NOTICE_HALTS is "off": allowed is on or silent.'
+    assert not (tmp_path / ".env").exists() and session.env == {}
+    assert changed(tmp_path, {}, NOTICE_HALTS="silent")[0] == ""
+    assert lb.change_words("LUNOBIZ_NOTICE_SUMMARY", "", "off").endswith("from on to off")
 
 
 def test_a_secret_is_written_and_told_by_name(tmp_path: Path) -> None:
@@ -676,11 +695,193 @@ def test_messages_are_tested_and_need_both_parts(look: lb.Look) -> None:
 def test_doubts_of_the_folder_are_shown(look: lb.Look) -> None:
     doubt = "C:/OneDrive/LunoBiz is synchronised by a cloud program, which can damage the database"
     run = Run(look, doubts=(doubt,), folder=Path("C:/OneDrive/LunoBiz"))
-    texts = [str(child.cget("text")) for child in run.wizard.pages[0].frame.winfo_children()
-             if child.winfo_class() == "TLabel"]  # fmt: skip
-    assert f"▲ {doubt}. PAPER works there; LIVE refuses it." in texts
-    assert str(Path("C:/OneDrive/LunoBiz")) in texts
+    page = cast("lb.FolderPage", run.wizard.pages[0])
+    assert page.words.label.cget("text") == f"▲ {doubt}. PAPER works there; LIVE refuses it."
+    assert page._name.cget("text") == str(Path("C:/OneDrive/LunoBiz"))
+    assert not page.other.winfo_manager(), "the folder was named at the start"
     run.walk(run.wizard.dialog.close)
+
+
+class Places:
+    """The usual folder and others: what was looked at and moved to, in which order with what was saved."""
+
+    def __init__(self, look: lb.Look, problem: str = "") -> None:
+        self.problem, self.steps = problem, list[object]()
+        self.run = Run(look, folder=Path("/usual"), check_folder=self.check, move=self.move, save=self.save)
+        self.page = cast("lb.FolderPage", self.run.wizard.pages[0])
+
+    def check(self, text: str) -> str:
+        return "it is synchronised" if "OneDrive" in text else ""
+
+    def move(self, text: str) -> str:
+        self.steps.append(text)
+        return self.problem
+
+    def save(self, values: Mapping[str, str]) -> str:
+        self.steps.append(dict(values))
+        return ""
+
+
+def test_another_folder_is_looked_at_first_and_moved_to_before_anything_is_saved(
+    look: lb.Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(look)
+    wizard, page, answers = places.run.wizard, places.page, iter(["", "/OneDrive/x", "/new"])
+    monkeypatch.setattr("tkinter.filedialog.askdirectory", lambda **given: next(answers))
+
+    def steps() -> None:
+        for shown, words in (("/usual", "✔"), ("/usual", "✖ It is synchronised."), ("/new", "✔")):
+            page.other.invoke()
+            assert page._name.cget("text") == shown and page.words.label.cget("text").startswith(words)
+        wizard.go_on()
+        wizard.go_past()
+        wizard.limits.rows["PAPER_CASH"].input.text.set("50,000")
+        wizard.go_on()
+        assert places.steps == []
+        wizard.go_past()
+
+    assert places.run.walk(steps) == "paper"
+    assert places.steps == ["/new", {"PAPER_CASH": "50000"}]
+
+
+def test_a_folder_that_was_skipped_is_not_moved_to(look: lb.Look) -> None:
+    places = Places(look)
+
+    def steps() -> None:
+        places.page.take("/new")
+        for _ in range(4):
+            places.run.wizard.go_past()
+
+    assert places.run.walk(steps) == "paper" and places.steps == []
+
+
+def test_a_move_that_fails_keeps_the_wizard_open_and_saves_nothing(look: lb.Look) -> None:
+    places = Places(look, "another LunoBiz is running on /new")
+
+    def steps() -> None:
+        places.page.take("/new")
+        places.run.wizard.go_on()
+        places.run.wizard.watch()
+        assert places.run.wizard.problem.label.cget("text") == "✖ Another LunoBiz is running on /new"
+        places.run.wizard.dialog.close()
+
+    assert places.run.walk(steps) == "" and places.steps == ["/new"]
+
+
+# ---- the live key, in Settings --------------------------------------------------------
+
+SETTINGS_PAGES = ("key", "live", "notices")
+OTHER = "0ther0ther0ther0ther0ther0ther0ther0ther0the"
+
+
+def fill(page: lb.KeyPage, key_id: str, secret: str) -> None:
+    page.wipe()
+    for entry, text in zip(page.entries, (key_id, secret), strict=True):
+        entry.insert(0, text)
+
+
+def test_the_live_key_is_masked_tested_by_reading_saved_and_wiped(look: lb.Look) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def test_live_key(key_id: str, secret: str) -> str:
+        asked.append((key_id, secret))
+        return "✔ The key works."
+
+    run, seen = Run(look, SETTINGS_PAGES, test_live_key=test_live_key), list[str]()
+    wizard, finish = run.wizard, run.wizard.dialog.finish
+
+    def ending(result: str) -> None:
+        seen.extend(entry.get() for entry in wizard.live.entries)
+        finish(result)
+
+    wizard.dialog.finish = ending  # type: ignore[method-assign]
+
+    def steps() -> None:
+        wizard.go_past()
+        assert run.head == "Step 2 of 3 · Live key"
+        fill(wizard.live, "live123", OTHER)
+        assert [str(entry.cget("show")) for entry in wizard.live.entries] == ["•", "•"]
+        wizard.live.test.button.invoke()
+        assert sc.until(look.root, lambda: str(wizard.live.test.words.label.cget("text")) == "✔ The key works.")
+        wizard.go_on()
+        wizard.go_past()
+
+    assert run.walk(steps) == "paper"
+    assert asked == [("live123", OTHER)] and run.asked == []
+    assert run.saved == [{"LIVE_KEY_ID": "live123", "LIVE_KEY_SECRET": OTHER}]
+    assert seen == ["", ""] and wizard._done == {}
+
+
+@pytest.mark.parametrize(("key_id", "secret"), [("abc123", OTHER), ("live123", SECRET)])
+def test_the_same_key_twice_is_refused_at_once(look: lb.Look, key_id: str, secret: str) -> None:
+    run = Run(look, SETTINGS_PAGES)
+
+    def steps() -> None:
+        run.type_key()
+        run.wizard.go_on()
+        fill(run.wizard.live, key_id, secret)
+        run.wizard.go_on()
+        assert run.head == "Step 2 of 3 · Live key"
+        assert run.told == "✖ The read-only key and the live key must be two different keys."
+        run.wizard.dialog.close()
+
+    assert run.walk(steps) == "" and run.saved == []
+
+
+@pytest.mark.parametrize("name", ["READ", "LIVE"])
+def test_a_key_that_is_already_known_as_the_other_one_is_refused(name: str) -> None:
+    other = {"READ": "LIVE", "LIVE": "READ"}[name]
+    known = {f"LUNOBIZ_{other}_KEY_ID": "abc123", f"LUNOBIZ_{other}_KEY_SECRET": SECRET}
+    session = lb.Session(lb.Mode.PAPER, lb.Settings(), Path("/x"), known, 0, "", 0.0)
+    check = lb.form_options(session, lambda values: "").check_keys
+    assert "two different keys" in check({f"{name}_KEY_ID": "abc123", f"{name}_KEY_SECRET": OTHER})
+    assert SECRET not in check({f"{name}_KEY_ID": "new", f"{name}_KEY_SECRET": SECRET})
+    assert check({f"{name}_KEY_ID": "new", f"{name}_KEY_SECRET": OTHER}) == ""
+
+
+def test_the_live_key_is_not_asked_for_in_the_first_run(look: lb.Look) -> None:
+    run = Run(look)
+    assert [page.title for page in run.wizard.pages] == ["Data folder", "Read-only key", "Risk limits", "Notifications"]
+    run.walk(run.wizard.dialog.close)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "sent"),
+    [("LIVE_KEY_SECRET", "Remove", {"LUNOBIZ_LIVE_KEY_ID": "", "LUNOBIZ_LIVE_KEY_SECRET": ""}),
+     ("READ_KEY_SECRET", "Remove", {"LUNOBIZ_READ_KEY_ID": "", "LUNOBIZ_READ_KEY_SECRET": ""}),
+     ("TELEGRAM_TOKEN", "Remove", {"LUNOBIZ_TELEGRAM_TOKEN": "", "LUNOBIZ_TELEGRAM_CHAT_ID": ""}),
+     ("LIVE_KEY_SECRET", "Keep it", {}), ("LIVE_KEY_SECRET", "", {})],
+)  # fmt: skip
+def test_a_secret_is_removed_after_a_question(
+    screen: None, monkeypatch: pytest.MonkeyPatch, name: str, answer: str, sent: dict[str, str]
+) -> None:
+    form = Form(lb.FormOptions(secrets=frozenset(n for _, n in lb.SECRETS_SHOWN)))
+    monkeypatch.setattr(lb, "ask_question", lambda look, question: answer)
+    box = form.panel.secrets
+    box.removers[name].invoke()
+    assert [dict(command.values) for command in form.sent] == ([sent] if sent else [])
+    if sent:
+        form.panel.take(lb.SettingsSaved(lb.without_secrets(sent)))
+    assert str(box._states[name].cget("text")) == ("not set" if sent else "✔ set")
+    assert bool(box.removers[name].winfo_manager()) == (not sent)
+    form.root.destroy()
+
+
+def test_the_owner_can_set_and_remove_the_live_key_and_no_text_shows_it(tmp_path: Path) -> None:
+    read = {"LUNOBIZ_READ_KEY_ID": "abc123", "LUNOBIZ_READ_KEY_SECRET": SECRET}
+    problem, session = changed(tmp_path, read, LIVE_KEY_ID="abc123", LIVE_KEY_SECRET=OTHER)
+    assert "must be two different keys" in problem and not (tmp_path / ".env").exists()
+    problem, session = changed(tmp_path, read, LIVE_KEY_ID="live123", LIVE_KEY_SECRET=OTHER)
+    assert problem == "" and lb.parse_live_key(session.env) == lb.Credentials("live123", OTHER)
+    problem, session = changed(tmp_path, session.env, LIVE_KEY_ID="", LIVE_KEY_SECRET="")
+    assert problem == "" and not lb.parse_live_key(session.env) and lb.parse_read_key(session.env)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or OTHER.encode() not in path.read_bytes()
+    store = lb.Store(tmp_path / "lunobiz.db", lb.Redactor())
+    texts = [str(row[0]) for row in store._fetch("SELECT text FROM events ORDER BY rowid", ())]
+    store.close()
+    assert texts == [f"LUNOBIZ_LIVE_KEY_{part} was {what} by the owner" for what in ("set", "removed")
+                     for part in ("ID", "SECRET")]
 
 
 def test_return_goes_on_from_a_field(look: lb.Look) -> None:
@@ -729,6 +930,21 @@ def test_the_test_of_a_key_says_in_words_what_luno_answered() -> None:
     assert asked_key(lb.ExchangeDown("no answer")).startswith("✖ No usable answer from Luno: no answer.")
 
 
+def test_the_test_of_the_live_key_only_reads() -> None:
+    balances, none = reply({"balance": []}), reply({"orders": []})
+
+    def asked(*answers: lb.Reply | lb.LunobizError) -> tuple[str, list[str]]:
+        line, clock = FakeTransport(*answers), FakeClock()
+        client = lb.LunoClient(line, lb.Credentials("live123", OTHER), lb.RateLimit(clock), clock, random.Random(1))
+        return lb.live_key_words(client), [request.method for request in line.requests]
+
+    told, methods = asked(balances, none)
+    assert told.startswith("✔ The key works: balances and orders can be read.") and set(methods) == {"GET"}
+    told, methods = asked(reply({"error": "no", "error_code": "ErrUnauthorised"}, 401))
+    assert told.startswith("✖ Luno refuses the key") and set(methods) == {"GET"}
+    assert "a box is missing" in asked(balances, reply({"error": "no", "error_code": "ErrInsufficientPerms"}, 403))[0]
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [(200, "✔ Telegram has taken the message"), (401, "✖ Token refused: compare the token"),
@@ -761,4 +977,4 @@ def test_the_options_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = lb.form_options(session, lambda values: "")
     assert options.values["PAIRS"] == "XBTZAR" and options.fixed == {"SLIPPAGE"}
     assert options.secrets == {"READ_KEY_ID", "READ_KEY_SECRET"}
-    assert SECRET not in repr(replace(options, test_key=lb.no_way))
+    assert SECRET not in repr(options)

@@ -145,6 +145,22 @@ def test_a_key_that_was_entered_is_kept_protected_and_other_settings_are_not(tmp
     assert vault.env({}) == {**LIVE, "LUNOBIZ_SLIPPAGE": "0.002"}
 
 
+@pytest.mark.parametrize("protection", [LOCKING, None], ids=["protected", "plain"])
+def test_a_key_that_was_removed_is_in_no_file_any_more(tmp_path: Path, protection: Protection | None) -> None:
+    vault = vault_of(tmp_path, protection)
+    write_env(tmp_path / ".env", LIVE)  # by hand, as before it could be entered
+    write_env(tmp_path / ".env", {"LUNOBIZ_COUNTER": "ZAR"})  # a dated copy with the key in it
+    write_env(tmp_path / "program" / ".env", LIVE)
+    vault.save(READ | LIVE)
+    vault.save({**dict.fromkeys(LIVE, ""), "LUNOBIZ_SLIPPAGE": "0.002"})
+    assert vault.env({}) == {**READ, "LUNOBIZ_COUNTER": "ZAR", "LUNOBIZ_SLIPPAGE": "0.002"}
+    vault.save(dict.fromkeys(READ, ""))
+    left = all_bytes(tmp_path)
+    assert not any(turn(lock(v.encode())) in left or v.encode() in left for v in (READ | LIVE).values())
+    if protection is not None:
+        assert unlock((tmp_path / PROTECTED_FILE).read_bytes()) == b"{}"
+
+
 def test_without_protection_a_key_goes_into_the_settings_file(tmp_path: Path) -> None:
     vault = vault_of(tmp_path, None)
     vault.save(READ)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +187,56 @@ def test_the_demo_is_the_same_when_it_is_chosen_in_the_window(
     assert shown == [(lunobiz.Mode.PAPER, paper), (lunobiz.Mode.DEMO, (seconds,))]
     assert [s.settings.params for s in opened] == [lunobiz.parameter_sets()[0], lunobiz.StrategyParams()]
     assert opened[1].settings == demo.settings and opened[1].speed == demo.speed
+
+
+@pytest.fixture
+def tenancy(tmp_path: Path) -> Iterator[lunobiz.Tenancy]:
+    """A first start in the usual folder."""
+    (tmp_path / "usual").mkdir()
+    made = lunobiz.Tenancy(replace(session_of(), home=tmp_path / "usual", usual=tmp_path / "usual", env={}))
+    yield made
+    made.leave()
+
+
+def test_a_first_run_can_move_and_what_it_saves_goes_to_the_new_folder(
+    tenancy: lunobiz.Tenancy, tmp_path: Path
+) -> None:
+    new, usual = tmp_path / "new" / "deep", tmp_path / "usual"
+    assert tenancy.move(str(new)) == "" and tenancy.session.home == new
+    assert (usual / "folder.txt").read_text(encoding="utf-8") == str(new)
+    assert tenancy.save({"SLIPPAGE": "0.002"}) == ""
+    assert (new / ".env").read_text(encoding="utf-8") == "LUNOBIZ_SLIPPAGE=0.002\n"
+    assert not (usual / ".env").exists() and not (usual / "lunobiz.db").exists()
+    assert not lunobiz.InstanceLock(new / "instance.lock").acquire()  # a second start on it is kept out
+    chosen = lunobiz.chosen_session(tenancy.session, "paper")
+    assert chosen is not None and chosen.home == new and chosen.settings.costs.slippage == 0.002
+    assert tenancy.move(str(new)) == ""
+
+
+def test_a_folder_with_settings_of_its_own_brings_them(tenancy: lunobiz.Tenancy, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / ".env").write_text("LUNOBIZ_MAX_POSITIONS=2\n", encoding="utf-8")
+    assert tenancy.move(str(tmp_path / "old")) == ""
+    assert tenancy.session.settings.limits.max_positions == 2
+
+
+def test_a_move_that_cannot_be_leaves_all_as_it_was(tenancy: lunobiz.Tenancy, tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / ".env").write_text("LUNOBIZ_MAX_POSITIONS=99\n", encoding="utf-8")
+    (tmp_path / "used").mkdir()
+    other = lunobiz.InstanceLock(tmp_path / "used" / "instance.lock")
+    assert other.acquire()
+    wanted = {"wrong": "LUNOBIZ_MAX_POSITIONS", "used": "another LunoBiz is running", "OneDrive": "synchronised"}
+    for name, words in wanted.items():
+        assert words in tenancy.move(str(tmp_path / name))
+        assert tenancy.session.home == tmp_path / "usual" and not (tmp_path / "usual" / "folder.txt").exists()
+    other.release()
+    assert not (tmp_path / "OneDrive").exists()
+
+
+def test_a_folder_that_was_named_is_not_moved(tmp_path: Path) -> None:
+    tenancy = lunobiz.Tenancy(replace(session_of("--home", str(tmp_path)), home=tmp_path, usual=None))
+    assert "named at the start" in tenancy.move(str(tmp_path / "new")) and not (tmp_path / "new").exists()
 
 
 def test_live_is_refused_with_its_reason(tmp_path: Path) -> None:
@@ -485,7 +535,8 @@ def test_where_nobody_answers_a_second_start_says_so(tmp_path: Path, monkeypatch
 
 
 def test_the_readme_has_the_settings_the_program_has() -> None:
-    assert lunobiz.settings_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    table = f"{lunobiz.settings_table()}\n{lunobiz.notices_table()}\n\n"
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_options_are_the_programs() -> None:

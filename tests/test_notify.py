@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lunobiz import (
+    NOTICE_FIELDS,
     Credentials,
     Delivery,
     Desktop,
@@ -24,10 +25,14 @@ from lunobiz import (
     Notifier,
     RateLimited,
     Reply,
+    SettingsError,
     SteppedClock,
     Telegram,
     clip16,
+    notice_choices,
+    notice_group,
     notice_of,
+    unknown_settings,
 )
 
 TOKEN = "123456789:CANARYtokenCANARYtokenCANARYtoken12"
@@ -62,7 +67,7 @@ class FakeChannel:
     """A channel that does what the test says, one entry per try; then it delivers."""
 
     def __init__(self, name: str, *plan: Delivery | BaseException) -> None:
-        self.name = name
+        self.name, self.can_be_silent = name, name != "Desktop"
         self.plan = list(plan)
         self.got: list[Notice] = []
         self.tries = 0
@@ -194,7 +199,7 @@ def test_telegram_posts_text_to_the_one_chat_with_the_token_in_the_path_only() -
 
 def test_telegram_text_is_clipped_and_clean() -> None:
     transport = FakeTransport()
-    telegram(transport).send(Notice("info", "a\0b", "\ud800\u2028" + "😀" * 5000))
+    telegram(transport).send(Notice("info", "a\0b", "\ud800\u2028" + "😀" * 5000, is_silent=True))
     text = transport.sent[0][2]["text"]
     assert text.startswith("LunoBiz: a b\n  😀") and units(text) <= 4000
     assert text.encode()  # a lone surrogate would raise here
@@ -452,8 +457,10 @@ def test_a_refused_channel_is_off_after_three_and_the_rest_goes_elsewhere() -> N
         notifier.offer(Notice("info", "t", str(n)))
     run(notifier, clock, 60)
     assert first.tries == 3
-    assert [n.text for n in second.got] == [str(n) for n in range(20)]
-    assert notifier.state_text() == "Telegram off: token refused; Desktop OK, 20 sent"
+    assert [n.text for n in second.got if n.title == "t"] == [str(n) for n in range(20)]
+    assert Notice("error", "Messages failed", "Telegram off: token refused") in second.got
+    assert notifier.state_text() == "Telegram off: token refused; Desktop OK, 21 sent"
+    assert notifier.trouble.startswith("Telegram off: token refused. Messages go by Desktop. Test it in Settings")
 
 
 def test_a_success_forgives_earlier_refusals() -> None:
@@ -535,3 +542,126 @@ def test_trades_are_not_limited_by_the_hour() -> None:
         notifier.tell(event("tick", "not worth telling", level="info"))
     run(notifier, clock, 20)
     assert len(channel.got) == 10
+
+
+# ---- what the owner chose for each group ----
+
+GROUPS = ("ENTRIES", "EXITS", "HALTS", "HOLDS", "LIVE", "EXCHANGE", "SUMMARY", "TROUBLE")
+KINDS = {"entry": "ENTRIES", "exit": "EXITS", "stop": "EXITS", "close_all": "EXITS", "kill": "HALTS",
+         "daily_cap": "HALTS", "weekly_cap": "HALTS", "cooldown": "HALTS", "rearm": "HALTS", "state": "HOLDS",
+         "live": "LIVE", "live_left": "LIVE", "gates": "LIVE", "api_error": "EXCHANGE", "api_retry": "EXCHANGE",
+         "api_ok": "EXCHANGE", "summary": "SUMMARY", "refused": "TROUBLE", "parity": "TROUBLE"}
+
+
+def told(choices: dict[str, str], *events: Event) -> tuple[list[Notice], list[Notice]]:
+    """What Telegram gets of these events, and what the desktop gets where it is alone."""
+    found = []
+    for name in ("Telegram", "Desktop"):
+        clock, channel = SteppedClock(START_MS), FakeChannel(name)
+        notifier = Notifier((channel,), clock, choices=choices)
+        for each in events:
+            notifier.tell(each)
+        run(notifier, clock, 20)
+        found.append(channel.got)
+    return found[0], found[1]
+
+
+def test_each_group_has_a_setting_and_safety_cannot_be_off() -> None:
+    assert tuple(notice_choices({})) == GROUPS
+    safe = {f.name for f in NOTICE_FIELDS if f.range_text == "on or silent"}
+    assert safe == {"NOTICE_HALTS", "NOTICE_TROUBLE"}
+    assert all("never off" in f.meaning for f in NOTICE_FIELDS if f.name in safe)
+    for spec in NOTICE_FIELDS:
+        for word in ("on", " Silent "):
+            assert notice_choices({f"LUNOBIZ_{spec.name}": word})[spec.name[7:]] == word.strip().lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("HALTS", "off", "on or silent"), ("TROUBLE", "OFF", "on or silent"), ("ENTRIES", "loud", "on, silent or off")],
+)
+def test_a_wrong_choice_names_field_value_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        notice_choices({f"LUNOBIZ_NOTICE_{name}": value})
+    assert str(caught.value) == f'LUNOBIZ_NOTICE_{name} is "{value}": allowed is {allowed}'
+
+
+def test_all_wrong_choices_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        notice_choices({f"LUNOBIZ_{f.name}": "loud" for f in NOTICE_FIELDS})
+    assert len(caught.value.problems) == len(NOTICE_FIELDS)
+
+
+def test_the_names_of_the_choices_are_known_and_a_slip_is_not() -> None:
+    assert unknown_settings({f"LUNOBIZ_{f.name}": "on" for f in NOTICE_FIELDS}) == []
+    assert unknown_settings({"LUNOBIZ_NOTICE_ENTRY": "on"})[0].startswith("LUNOBIZ_NOTICE_ENTRY is not a setting")
+
+
+@pytest.mark.parametrize(("kind", "group"), KINDS.items())
+def test_the_choice_of_its_group_decides_on_an_event(kind: str, group: str) -> None:
+    each = event(kind, "moved 1.5 %", level="error")
+    assert notice_group(each) == group
+    telegram_got, desktop_got = told({group: "on"}, each)
+    assert [n.is_silent for n in telegram_got] == [n.is_silent for n in desktop_got] == [False]
+    assert telegram_got[0].is_soft == (kind in ("cooldown", "api_ok", "summary"))
+    telegram_got, desktop_got = told({group: "silent"}, each)
+    assert [n.is_silent for n in telegram_got] == [True] and desktop_got == []
+    assert told({group: "off"}, each) == ([], [])
+    assert len(told({other: "off" for other in GROUPS if other != group}, each)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "group"),
+    [("no network", "HOLDS"), ("clock skew", "HOLDS"), ("order unresolved", "HALTS"), ("key refused", "HALTS"),
+     ("double use", "HALTS"), ("weekly loss cap", "HALTS"), ("balance drift", "HOLDS")],
+)
+def test_a_halt_is_a_halt_whatever_brought_it(cause: str, group: str) -> None:
+    assert notice_group(event("state", f"Held back: {cause}")) == group
+    assert bool(told({"HOLDS": "off"}, event("state", f"Held back: {cause}"))[0]) == (group == "HALTS")
+
+
+@pytest.mark.parametrize(
+    "each", [event("state", "Over: no network", level="info"), event("api_ok"), event("cooldown"), event("summary")]
+)
+def test_good_news_make_no_sound_and_show_on_the_desktop_all_the_same(each: Event) -> None:
+    transport = FakeTransport()
+    (notice,) = told({}, each)[1]
+    telegram(transport).send(notice)
+    assert transport.sent[0][2]["disable_notification"] == "true"
+    telegram(transport).send(told({}, event("entry", level="info"))[0][0])
+    assert transport.sent[1][2]["disable_notification"] == "false"
+
+
+def test_a_silent_notice_never_falls_to_a_channel_that_pops_up_and_never_holds_up_a_loud_one() -> None:
+    clock = SteppedClock(START_MS)
+    first, second = FakeChannel("Telegram", *[Delivery(False, "no connection")] * 3), FakeChannel("Desktop")
+    notifier = Notifier((first, second), clock, choices={"SUMMARY": "silent"})
+    notifier.tell(event("summary"))
+    notifier.tell(event("kill"))
+    run(notifier, clock, 3)
+    assert [n.title for n in second.got] == ["Kill switch engaged"]
+    run(notifier, clock, 60)
+    assert [n.title for n in first.got] == ["Daily summary"] and len(second.got) == 1
+
+
+def test_silent_notices_are_dropped_when_only_the_desktop_is_left() -> None:
+    clock = SteppedClock(START_MS)
+    refusals = [Delivery(False, "token refused", is_refused=True)] * 3
+    first, second = FakeChannel("Telegram", *refusals), FakeChannel("Desktop")
+    notifier = Notifier((first, second), clock, choices={"SUMMARY": "silent"})
+    for n in range(3):
+        notifier.tell(event("summary", f"{n} %"))
+    run(notifier, clock, 60)
+    assert [n.title for n in second.got] == ["Messages failed"]
+    assert "3 dropped" in notifier.state_text()
+
+
+def test_that_messages_fail_is_told_by_what_is_left() -> None:
+    clock = SteppedClock(START_MS)
+    refusals = [Delivery(False, "no notification service", is_refused=True)] * 3
+    notifier = Notifier((FakeChannel("Desktop", *refusals),), clock)
+    assert notifier.trouble == ""
+    notifier.offer(NOTICE)
+    run(notifier, clock, 60)
+    assert notifier.trouble == ("Desktop off: no notification service. No message reaches you. "
+                                "Test it in Settings, under Keys and notifications.")

@@ -443,7 +443,7 @@ def test_unknown_names_come_in_order_and_without_their_values() -> None:
 
 
 def test_the_example_in_the_repository_is_the_one_the_program_writes() -> None:
-    assert EXAMPLE.read_text(encoding="utf-8") == env_example()
+    assert EXAMPLE.read_text(encoding="utf-8") == env_example() + lunobiz.notices_example()
 
 
 def test_the_example_names_each_setting_once_and_sets_nothing() -> None:

@@ -103,6 +103,32 @@ def test_the_default_folder_of_each_system(tmp_path: Path) -> None:
     assert choose(program, {"LOCALAPPDATA": "/local"}, "win32") == program
 
 
+def test_a_chosen_folder_is_found_again_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, chosen, named = tmp_path / "usual", tmp_path / "chosen é", tmp_path / "named"
+    monkeypatch.setattr(lunobiz, "_default_folder", lambda program, env, platform: usual)
+    assert data_folder(None, {}) == usual and lunobiz.usual_folder(None, {}) == usual
+    chosen.mkdir()
+    (usual / "folder.txt").write_text(f"{chosen}\n", encoding="utf-8")
+    assert data_folder(None, {}) == chosen and lunobiz.usual_folder(None, {}) == usual
+    assert data_folder(str(named), {}) == named and lunobiz.usual_folder(str(named), {}) is None
+    assert data_folder(None, {"LUNOBIZ_HOME": str(named)}) == named
+    assert lunobiz.usual_folder(None, {"LUNOBIZ_HOME": str(named)}) is None
+
+
+@pytest.mark.parametrize("text", [b"", b"relative", b"\xff\xfe", b"/nowhere/at/all", b"/a\0b"])
+def test_a_chosen_folder_that_is_gone_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    """A new folder would be empty: positions and the passes of the gates would be forgotten without a word."""
+    monkeypatch.setattr(lunobiz, "_default_folder", lambda program, env, platform: tmp_path)
+    (tmp_path / "folder.txt").write_bytes(text)
+    with pytest.raises(SettingsError, match=r"folder\.txt names the data folder .* is not there"):
+        data_folder(None, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.txt"]
+
+
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for wanted in (tmp_path / "file" / "below", tmp_path / "file", tmp_path / "nul\0byte"):

@@ -217,7 +217,7 @@ SECRET = "s3cretS3cretS3cretS3cretS3cretS3cretS3cret0"
 def test_a_key_is_kept_in_env_and_shown_nowhere(listener: Listener, session: Session) -> None:
     assert SECRET not in repr(ChangeSettings((("LUNOBIZ_READ_KEY_SECRET", SECRET),)))
     told = saved(listener, READ_KEY_ID="abcdefghijklm", READ_KEY_SECRET=SECRET)
-    assert told == SettingsSaved((("LUNOBIZ_READ_KEY_ID", ""), ("LUNOBIZ_READ_KEY_SECRET", "")))
+    assert told == SettingsSaved((("LUNOBIZ_READ_KEY_ID", "***"), ("LUNOBIZ_READ_KEY_SECRET", "***")))
     assert f"LUNOBIZ_READ_KEY_SECRET={SECRET}" in (session.home / ".env").read_text().replace("'", "")
     assert all(SECRET.encode() not in path.read_bytes() for path in session.home.glob("*.db*"))
 
@@ -782,3 +782,38 @@ def test_the_newest_evaluation_is_shown_again_and_an_old_one_is_marked(tmp_path:
     assert fresh is not None and stale is not None
     assert json.loads(fresh.payload) == {"summary": "second"} and fresh.time_ms == 2_000 and fresh.note == ""
     assert stale.note.startswith("STALE: 31 days old")
+
+
+class Refusing:
+    """A channel that takes nothing."""
+
+    name, can_be_silent = "Telegram", True
+
+    def send(self, notice: lunobiz.Notice) -> lunobiz.Delivery:
+        return lunobiz.Delivery(False, "token refused", is_refused=True)
+
+    def idle(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_dead_channel_stands_in_status_bar_banner_and_log(session: Session) -> None:
+    heard: list[lunobiz.Event] = []
+    engine, options = open_engine(session, heard.append)
+    clock = lunobiz.SteppedClock(START_MS)
+    notifier = lunobiz.Notifier((Refusing(),), clock)
+    engine.parts = replace(engine.parts, notifier=notifier)
+    newsroom = lunobiz.Newsroom(engine, options, lunobiz.DayCheck(engine, options))
+    assert newsroom.health(True, 1.0, "").findings == ()
+    notifier.offer(lunobiz.Notice("error", "Stop hit", "x"))
+    for _ in range(4):
+        notifier.pump()
+        clock.sleep(400)
+    for _ in range(2):
+        health = newsroom.health(True, 1.0, "")
+        assert [b.key for b in health.findings] == ["notices"] and "No message reaches you" in health.findings[0].text
+    assert "Telegram off: token refused; 1 dropped" in lunobiz.footer_text(health, lunobiz.Zone())
+    assert [e.text for e in heard if e.kind == "notices"] == [notifier.trouble]
+    engine.close()
