@@ -289,6 +289,7 @@ class World:
         self.locks: tuple[str, ...] = ()  # why the gates lock entries
         # looks at a position without protection while all was certain, since when in all, with which order, since when
         self.bare: dict[str, tuple[int, int, frozenset[str], int]] = {}
+        self.checked_ms = 0  # when that was looked at last
         self.day = (0, 0.0)
         self.seen: dict[str, Decimal] = {}
         self.causes_before: frozenset[CauseKind] = frozenset()
@@ -612,10 +613,13 @@ class World:
         """A position has a sale at the exchange soon after all is certain, or the owner has been told.
 
         Soon: at the second look at which the program knows that there is none, and within a minute if it does not know
-        what became of one order. A cancel and a new order whose answers are both lost are two such minutes.
+        what became of one order. A cancel and a new order whose answers are both lost are two such minutes. The
+        look after a sleep of the computer does not count: what it reads is dated by the clock from before.
         """
         is_certain = self.desk.state is TradingState.READY and not self.session.in_the_way()
         now = self.true.now_ms()
+        slept_ms = now - self.checked_ms if now - self.checked_ms > BARE_MS else 0
+        self.checked_ms = now
         for pair in PAIRS:
             held, known = self.desk.position(pair), MARKETS[pair]
             volume = 0.0 if held is None else lunobiz.sellable(self.desk, held.volume, known)
@@ -625,8 +629,8 @@ class World:
             ours = frozenset(o.order_id for o in self.desk.orders_of(pair, OrderKind.PROTECTION))
             looks, since_ms, asked, asked_ms = self.bare.pop(pair, (0, now, ours, now))
             if is_bare:
-                asked_ms = asked_ms if asked == ours else now
-                self.bare[pair] = looks + (not ours), since_ms, ours, asked_ms
+                since_ms, asked_ms = since_ms + slept_ms, asked_ms + slept_ms if asked == ours else now
+                self.bare[pair] = looks + (not ours and not slept_ms), since_ms, ours, asked_ms
                 is_late = looks >= BARE_LOOKS or now - asked_ms > BARE_MS or now - since_ms > BARE_IN_ALL_MS
                 self._hold(not is_late, "I21", f"{volume} {pair} without protection, looks {looks}")
 

@@ -117,13 +117,13 @@ def test_a_chosen_folder_is_found_again_unless_another_is_named(
     assert lunobiz.usual_folder(None, {"LUNOBIZ_HOME": str(named)}) is None
 
 
-@pytest.mark.parametrize("text", [b"", b"relative", b"\xff\xfe", b"/nowhere/at/all", b"/a\0b"])
+@pytest.mark.parametrize("text", [b"", b"relative", b"\xff\xfe", b"<gone>", b"/a\0b"])
 def test_a_chosen_folder_that_is_gone_is_not_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
 ) -> None:
     """A new folder would be empty: positions and the passes of the gates would be forgotten without a word."""
     monkeypatch.setattr(lunobiz, "_default_folder", lambda program, env, platform: tmp_path)
-    (tmp_path / "folder.txt").write_bytes(text)
+    (tmp_path / "folder.txt").write_bytes(text.replace(b"<gone>", bytes(tmp_path / "gone" / "below")))
     with pytest.raises(SettingsError, match=r"folder\.txt names the data folder .* is not there"):
         data_folder(None, {})
     assert [path.name for path in tmp_path.iterdir()] == ["folder.txt"]
