@@ -7756,8 +7756,9 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 # keeps a book only where one was looked at. A cycle that wrote nothing and left the desk as it was is not kept.
 BLOCK_ENTRIES = 360  # an hour of quotes: more are written without waiting for something to happen
 TAKING = (OrderKind.EXIT, OrderKind.TAKER_ENTRY)
-ACTS = ("rearm", "resolve", "close_all")
+ACTS = ("rearm", "resolve", "close_all", "gone")  # the last with a market or "cash", and how much
 CLOSED_WORDS = "closed by the owner"
+TINY_VOLUME = 1e-12
 
 
 def _name_of(value: object) -> str:
@@ -7949,16 +7950,65 @@ def _called_off(desk: Desk) -> Desk:
     return replace(desk, positions=left, orders=orders, retries=())
 
 
+def _amount(text: str) -> float:
+    """An amount above 0; DataError if it is none."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise DataError("a recorded act cannot be read")
+    return amount
+
+
+def _without_coins(desk: Desk, pair: str, volume: float) -> Desk:
+    """The desk without so many coins, what was too small to sell first; a position keeps its average price."""
+    loose = dict(desk.dust)
+    rest = volume - min(volume, loose.get(pair, 0.0))
+    loose[pair] = loose.get(pair, 0.0) - (volume - rest)
+    dust = tuple(sorted((p, n) for p, n in loose.items() if n > TINY_VOLUME))
+    others, held = tuple(p for p in desk.positions if p.pair != pair), desk.position(pair)
+    left = replace(desk, positions=others, dust=dust)
+    if held is None or held.volume - rest <= TINY_VOLUME:
+        return left
+    kept = 1 - rest / held.bought
+    return put_position(left, replace(
+        held, volume=held.volume - rest, bought=held.bought * kept, entry_value=held.entry_value * kept,
+        fees=held.fees * kept))
+
+
+def _without(desk: Desk, what: str, amount: float) -> Desk:
+    """The desk without what is gone: it was taken out and is no loss, so the limits keep their share of the rest."""
+    left = replace(desk, cash=desk.cash - amount) if what == "cash" else _without_coins(desk, what, amount)
+    share = equity(left) / equity(desk) if equity(desk) > 0 else 1.0
+    return replace(
+        left, day_start_equity=desk.day_start_equity * share, week_start_equity=desk.week_start_equity * share,
+        peak_equity=desk.peak_equity * share)
+
+
 def owner_act(desk: Desk, act: str) -> Desk:
-    """The desk after the owner re-armed it, had all closed, or lifted its halt: then the week starts anew with the
-    equity of now.
+    """The desk after the owner re-armed it, had all closed, accepted that something is gone, or lifted its halt: then
+    the week starts anew with the equity of now. DataError if there is no such act.
     """
+    name, _, rest = act.partition(" ")
+    if name == "gone":
+        what, _, amount = rest.partition(" ")
+        return _without(desk, what, _amount(amount))
     if act == "rearm":
         return clear_cause(desk, CauseKind.KILL)
     if act == "close_all":
         return _called_off(desk)
     kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
     return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
+
+
+def gone_words(act: str, counter: str) -> str:
+    """What an act of this kind took from the desk, for the owner."""
+    _, what, amount = act.split()
+    count = plain(float(amount))
+    if what == "cash":
+        return f"{count} {counter} less to trade with: they are not in the account any more"
+    return f"{count} {what.removesuffix(counter)} less in the position: they are not the bot's any more"
 
 
 def is_settled(desk: Desk) -> bool:
@@ -8182,7 +8232,7 @@ def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
     for row in rows:
         if "killed" in row:
             found.append(Entry(answers=tuple(bool(a) for a in row["killed"])))
-        elif row.get("act") in ACTS:
+        elif str(row.get("act")).partition(" ")[0] in ACTS:
             found.append(Entry(act=row["act"]))
         else:
             before = moment_from_row(row, before)
@@ -13754,6 +13804,7 @@ class Reconciler:
     def __init__(self, line: Line, executor: LiveExecutor) -> None:
         self._line, self._executor = line, executor
         self.owner: dict[str, Decimal] = {}  # what was there before the bot, by asset
+        self.gone: dict[str, Decimal] = {}  # what the bot bought and others have sold or sent away
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
         self._drifted: Counter[str] = Counter()
@@ -13832,7 +13883,36 @@ class Reconciler:
         return found
 
     def _change(self) -> dict[str, Decimal]:
-        return booked_change(self._executor.sent.values())
+        return self._of_bot(self._executor.sent.values())
+
+    def _of_bot(self, orders: Iterable[SentOrder]) -> dict[str, Decimal]:
+        return {asset: n - self.gone.get(asset, ZERO) for asset, n in booked_change(orders).items()}
+
+    def adrift(self, looks: int = DRIFT_LOOKS) -> frozenset[str]:
+        """Assets that have not added up for so many looks in a row, or more."""
+        return frozenset(asset for asset, n in self._drifted.items() if n >= looks)
+
+    def told(self) -> dict[str, Decimal]:
+        """What the bot has of each asset as far as its desk was told."""
+        return self._of_bot(replace(o, filled=o.booked) for o in self._executor.sent.values())
+
+    def lose(self, is_bots: bool) -> None:
+        """What has not added up is the owner's now; of what is missing that which he had not, the bot has lost.
+
+        `is_bots` if the bot's part is missing first: orders of its own that the journal lacks can have sold it.
+        """
+        bots = self.told()
+        for row in (r for r in self.last.holdings if r.asset in self.adrift()):
+            missing = -row.unexplained - (ZERO if is_bots else max(ZERO, row.owner))
+            free = bots.get(row.asset, ZERO) - self._on_sale(row.asset)
+            lost = max(ZERO, min(missing, free))
+            self.gone[row.asset] = self.gone.get(row.asset, ZERO) + lost
+            self.owner[row.asset] = row.owner + row.unexplained + lost
+
+    def _on_sale(self, asset: str) -> Decimal:
+        """What open orders of the bot may still sell of an asset, and have sold without its desk having been told."""
+        sales = [o for o in self._executor.sent.values() if o.side is Side.SELL and o.assets[0] == asset]
+        return sum(((o.filled.base if o.is_final else o.volume) - o.booked.base for o in sales), ZERO)
 
 
 # ==============================================================================
@@ -13844,6 +13924,7 @@ RECONCILE_MS = 30_000
 RAMP = ((10, 0.0), (20, 0.25), (40, 0.5))  # below so many round trips this share of the safe size; 0 = the smallest
 BASELINE = "baseline"
 LEASH_FILLS = 20
+COIN_SLACK, CASH_SLACK = 1e-7, 0.01  # so much may a desk differ by rounding
 LOST_DAYS = 30  # so far back a restored database is found out by the orders it lacks
 
 
@@ -13899,12 +13980,13 @@ class LiveSession:
         kept = json.loads(rows[0][2]) if rows else None
         if kept is not None:
             self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
+            self.reconciler.gone = {str(a): Decimal(str(n)) for a, n in kept.get("gone", {}).items()}
             self._go_by(int(kept.get("known_ms", 0)))
         owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
         self.reconciler.begin(owner)
         self.lost = self._find_lost()
         if owner is None:
-            self.rebase()
+            self._keep_stock()
         self._is_begun = True
 
     def _find_lost(self) -> tuple[str, ...]:
@@ -13923,23 +14005,52 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
-    def accept(self) -> None:
-        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
-        if self.lost or self._has_lost:
+    @property
+    def is_comparing(self) -> bool:
+        """True while something does not add up, but has not done so for long enough to be believed."""
+        return not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift()
+
+    def accept(self, desk: Desk) -> tuple[str, ...]:
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known.
+
+        Returns the acts that take from the desk what is not there any more.
+        """
+        has_lost = bool(self.lost or self._has_lost)
+        if has_lost:
             self._go_by(self._line.exchange_ms())
         self.lost, self._has_lost, self.executor.key_trouble = (), False, ""
-        if self._is_begun:  # before that it is not known what was the owner's all along
-            self.rebase()
-
-    def rebase(self) -> None:
-        """What nothing explains is the owner's from now on."""
-        rows = self.reconciler.last.holdings
-        owner = self.reconciler.owner | {row.asset: row.owner + row.unexplained for row in rows}
-        self.reconciler.owner = owner
+        if not self._is_begun or not self.reconciler.last.at_ms:
+            return ()  # it is not known what was the owner's all along, or what is there now
+        self.reconciler.lose(has_lost)
+        acts = tuple(self._missing(desk))
         self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
+        self._keep_stock()
+        return acts
+
+    def _keep_stock(self) -> None:
+        """Write whose coins are whose."""
+        owner, gone = ({a: format(n, "f") for a, n in kept.items()}
+                       for kept in (self.reconciler.owner, self.reconciler.gone))
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
-            "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts,
-            "known_ms": self._known_ms})
+            "owner": owner, "gone": gone, "accounts": self.reconciler.accounts, "known_ms": self._known_ms})
+
+    def _missing(self, desk: Desk) -> Iterator[str]:
+        """What the desk has beyond what is the bot's, as acts; told anew if a crash has kept the desk from one.
+
+        Never more coins than are gone: a fee in coins that the bot had to take from the owner's is not meant here.
+        """
+        bots, gone, counter = self.reconciler.told(), self.reconciler.gone, self._who.settings.schedule.counter
+        held = {p.pair: p.volume for p in desk.positions}
+        for pair, loose in desk.dust:
+            held[pair] = held.get(pair, 0.0) + loose
+        for pair, volume in sorted(held.items()):
+            base = self._assets(pair)[0]
+            beyond = min(volume - approx(bots.get(base, ZERO)), approx(gone.get(base, ZERO)))
+            if beyond > COIN_SLACK:
+                yield f"gone {pair} {beyond!r}"
+        there = self.reconciler.owner.get(counter, ZERO) + bots.get(counter, ZERO)
+        if desk.cash - approx(there) > CASH_SLACK:
+            yield f"gone cash {desk.cash - approx(there)!r}"
 
     def look(self, base: Conditions, desk: Desk) -> Conditions:
         """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
@@ -15859,6 +15970,12 @@ class AuditRecorder:
             self._store.record_inputs(self._mode, self._inputs.take())
 
 
+def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[str, ...]:
+    """Why this session may send no real entries."""
+    facts = LiveFacts(settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
+    return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
+
+
 def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
     """Which set trades while training has chosen none; days below 0 are not known."""
     first = "the demo's own set" if mode is Mode.DEMO else "first set"
@@ -16083,15 +16200,10 @@ class Engine:
         """Why LIVE is locked at this wall time, the nearest reason first; looked up once a minute, or afresh."""
         minute = now_ms // LOCKS_EVERY_MS
         if is_fresh or minute != self._locks[0]:
-            before, self._locks = self._locks[1], (minute, self._read_locks(now_ms))
+            before, self._locks = self._locks[1], (minute, session_locks(self.parts, self.settings, now_ms))
             for reason in (r for r in self._locks[1] if r in ALARMS and r not in before):
                 self.tell(Event(now_ms, "gates", "error", f"LIVE is locked: {reason}"))
         return self._locks[1]
-
-    def _read_locks(self, now_ms: int) -> tuple[str, ...]:
-        parts = self.parts
-        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-        return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
 
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
@@ -16106,8 +16218,12 @@ class Engine:
         kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
-        if self.parts.live is not None:
-            self.parts.live.accept()
+        live = self.parts.live
+        if live is not None and live.is_comparing:
+            return "The account is being compared once more: try again in half a minute"
+        for act in () if live is None else live.accept(self.desk):
+            self.act(act, now_ms)
+            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
         self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""

@@ -511,14 +511,17 @@ class World:
                 self.accounts.cancel(order_id, self.true.now_ms())
         self.refused_calls, self.has_refused = 0, False
         try:
-            self.session.accept()
+            acts = self.session.accept(self.desk)
         except Crash:
             self.crashes += 1
-            self.restart()
+            return self.restart()  # what he resolved was not written: he is asked again
         except lunobiz.AuditBroken:
             self.stops += 1
-            self.restart()
-        self.desk = lunobiz.owner_act(lunobiz.owner_act(self.desk, "resolve"), "rearm")
+            return self.restart()
+        for act in (*acts, "resolve", "rearm"):
+            self.desk = lunobiz.owner_act(self.desk, act)
+        if acts:
+            self.day = (self.desk.day, self.desk.day_start_equity)
         self.is_first = True  # the act is written with the next cycle
         self.causes_before = frozenset(c.kind for c in self.desk.causes)
 

@@ -265,7 +265,7 @@ def test_a_key_refused_by_the_reconcile_halts_until_the_owner_says_so(at: Stand)
     assert at.look().is_key_refused
     at.line.trouble = None
     assert at.look().is_key_refused and at.session.in_the_way() == "the key was refused"
-    at.session.accept()
+    at.session.accept(at.desk)
     assert not at.look().is_key_refused and at.session.in_the_way() == ""
 
 
@@ -382,7 +382,7 @@ def test_a_drift_is_told_with_its_number_and_can_be_resolved(at: Stand) -> None:
     assert (told.key, told.action) == ("drift", "resolve")
     assert told.text.startswith("The account does not add up: ZAR ") and "10000" in told.text
     assert told.text.endswith("resolve it: from then on it counts as yours.")
-    at.session.accept()
+    at.session.accept(at.desk)
     assert found(at) == {}
     at.look(UNSURE)
     at.look(UNSURE)
@@ -412,7 +412,7 @@ def test_orders_the_journal_lacks_are_told_until_the_owner_has_looked(at: Stand)
     (told,) = found(at).values()
     assert (told.key, told.text) == ("lost", f"Orders at Luno that the audit does not have: {ONE}. Was an older"
                                              " database restored? Look at the account.")
-    at.session.accept()
+    at.session.accept(at.desk)
     assert found(at) == {}
 
 
@@ -427,7 +427,7 @@ def test_a_refused_key_and_a_contradiction_are_told(at: Stand) -> None:
         "said": "What Luno says of an order cannot be: a, then b, b, then a.",
     }
     at.session.executor.contradictions.clear()
-    at.session.accept()
+    at.session.accept(at.desk)
     assert found(at) == {}
 
 
@@ -472,8 +472,8 @@ def test_what_nothing_explains_is_the_owners_once_he_has_said_so_and_only_once(a
     at.line.hold("XYZ", "5")
     at.look(UNSURE)
     assert at.look(UNSURE).is_drifting
-    at.session.accept()
-    at.session.accept()
+    at.session.accept(at.desk)
+    at.session.accept(at.desk)
     assert at.owner() == {"AAA": D(2), "ZAR": D(60_000), "XYZ": D(5)}
     assert not at.look(UNSURE).is_drifting
     at.restart()
@@ -510,7 +510,7 @@ def test_orders_of_this_installation_that_the_journal_lacks_are_a_double_use(at:
     at.line.accept(SentOrder("", "", PAIR, Side.BUY, OrderKind.ENTRY, D(100), D(10), D(0), NOW), client_id=ONE)
     at.line.end(ONE)
     assert at.look().is_double_used and at.session.lost == (ONE,)
-    at.session.accept()
+    at.session.accept(at.desk)
     assert not at.look().is_double_used
 
 
