@@ -13828,7 +13828,7 @@ class Reconciler:
         assets = sorted(totals.keys() | change.keys() | self.owner.keys())  # one that is not shown is empty
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
-        odd = {row.asset: row.unexplained for row in rows if row.unexplained}
+        odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
         self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
         drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
         listed = self._line.open_orders()
@@ -13837,10 +13837,11 @@ class Reconciler:
         strange = [o for o in listed if o.client_id not in known]  # also what was taken for never placed
         own = [o for o in strange if o.client_id.startswith(OWN_PREFIX)]
         foreign = [o for o in strange if o not in own]
+        is_explained = self._is_reserve_known(listed) and not any(row.unexplained for row in rows)
         self.last = Reconciled(
             now, rows, ", ".join(drift),
             ", ".join(f"{o.side.value} {format(o.volume, 'f')} {o.pair}" for o in foreign[:3]),
-            ", ".join(o.client_id for o in own[:3]), self._is_reserve_known(listed) and not odd)
+            ", ".join(o.client_id for o in own[:3]), is_explained)
         return self.last
 
     def _is_reserve_known(self, listed: Iterable[FoundOrder]) -> bool:
@@ -13897,17 +13898,19 @@ class Reconciler:
         return self._of_bot(replace(o, filled=o.booked) for o in self._executor.sent.values())
 
     def lose(self, is_bots: bool) -> None:
-        """What has not added up is the owner's now; of what is missing that which he had not, the bot has lost.
+        """What has not added up is the owner's now; of what is missing that which he had not, the bot has lost. What it
+        has on sale it cannot lose: the owner's goes below 0 by that, and does not add up until the sale is over.
 
         `is_bots` if the bot's part is missing first: orders of its own that the journal lacks can have sold it.
         """
         bots = self.told()
         for row in (r for r in self.last.holdings if r.asset in self.adrift()):
-            missing = -row.unexplained - (ZERO if is_bots else max(ZERO, row.owner))
+            missing = -row.unexplained - (min(ZERO, row.owner) if is_bots else row.owner)
             free = bots.get(row.asset, ZERO) - self._on_sale(row.asset)
             lost = max(ZERO, min(missing, free))
             self.gone[row.asset] = self.gone.get(row.asset, ZERO) + lost
             self.owner[row.asset] = row.owner + row.unexplained + lost
+        self._drifted.clear()
 
     def _on_sale(self, asset: str) -> Decimal:
         """What open orders of the bot may still sell of an asset, and have sold without its desk having been told."""

@@ -255,9 +255,11 @@ class _Recorder:
 
 @dataclass
 class Owner:
-    """What the owner did by himself: how his coins changed, and orders that are not the bot's."""
+    """What the owner did by himself: how his coins changed, what of the bot's he took, orders that are his."""
 
     change: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
+    taken: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
+    day_worth: float = float(OWNER["ZAR"])  # the bot's at the start, and its share of that once some was taken
     planted: set[str] = field(default_factory=set)  # ids at the exchange
 
 
@@ -290,7 +292,7 @@ class World:
         # looks at a position without protection while all was certain, since when in all, with which order, since when
         self.bare: dict[str, tuple[int, int, frozenset[str], int]] = {}
         self.checked_ms = 0  # when that was looked at last
-        self.day = (0, 0.0)
+        self.days = {(0, 0.0)}
         self.seen: dict[str, Decimal] = {}
         self.causes_before: frozenset[CauseKind] = frozenset()
         self.reached: set[CauseKind] = set()
@@ -481,7 +483,7 @@ class World:
         for order in self.own():
             if order.market.pair == pair:
                 total += (order.base if order.is_buy else -order.base) - order.fee_base
-        return total
+        return total - self.owner.taken[pair.removesuffix("ZAR")]
 
     def cash(self) -> Decimal:
         """By how much the bot's orders have changed the cash."""
@@ -489,7 +491,8 @@ class World:
 
     def worth(self) -> float:
         """The bot's equity at the last prices."""
-        return float(OWNER["ZAR"] + self.cash()) + sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
+        cash = OWNER["ZAR"] + self.cash() - self.owner.taken["ZAR"]
+        return float(cash) + sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
 
     def plant(self, client_id: str, pair: str = "BBBZAR", price: str = "50") -> str:
         """An order that rests at the exchange and is not of this session."""
@@ -520,10 +523,27 @@ class World:
             return self.restart()
         for act in (*acts, "resolve", "rearm"):
             self.desk = lunobiz.owner_act(self.desk, act)
-        if acts:
-            self.day = (self.desk.day, self.desk.day_start_equity)
+        self._book_taken(acts)
         self.is_first = True  # the act is written with the next cycle
         self.causes_before = frozenset(c.kind for c in self.desk.causes)
+
+    def _book_taken(self, acts: Sequence[str]) -> None:
+        """What the bot has given up must have been its own, and must be missing at the exchange."""
+        worth = self.worth()
+        for pair in PAIRS:
+            asset = pair.removesuffix("ZAR")
+            taken = self.owner.taken[asset]
+            lost = self.session.reconciler.gone.get(asset, taken) - taken
+            self._hold(0 <= lost <= max(Decimal(0), self.coins(pair)), "I15", f"{lost} given up of {self.coins(pair)}")
+            self._hold(not lost or self.accounts.total[asset] < OWNER[asset] + self.coins(pair), "I15",
+                       f"{lost} {asset} given up, though nothing is missing")
+            self.owner.taken[asset] += lost
+            self.owner.change[asset] += lost
+        for act in (a for a in acts if a.startswith("gone cash ")):
+            self.owner.taken["ZAR"] += Decimal(act.split()[2])
+        if acts:
+            self.owner.day_worth *= self.worth() / worth
+            self.days.add((self.desk.day, self.desk.day_start_equity))  # a crash may bring the one before back
 
     # ---- what must hold
 
@@ -581,7 +601,7 @@ class World:
         held = sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
         self._hold(float(wanted) + held <= value * limits.max_exposure * 1.001, "I4", "exposure")
         is_first_day = now // lunobiz.DAY_MS == START_MS // lunobiz.DAY_MS
-        is_fallen = value <= float(OWNER["ZAR"]) * (1 - limits.daily_loss_cap)
+        is_fallen = value <= self.owner.day_worth * (1 - limits.daily_loss_cap)
         self._hold(not (is_first_day and is_fallen), "I14", "an entry after the daily cap")
 
     def _hold(self, is_true: bool, number: str, words: str) -> None:
@@ -640,9 +660,9 @@ class World:
     def _check_day(self) -> None:
         """A day begins once, with one equity; days do not go back."""
         day = (self.desk.day, self.desk.day_start_equity)
-        is_same = day == self.day or self.desk.day > self.day[0]
-        self._hold(is_same, "I20", f"day {self.day} became {day}")
-        self.day = day
+        is_same = day in self.days or self.desk.day > max(self.days)[0]
+        self._hold(is_same, "I20", f"day {self.days} became {day}")
+        self.days = {day}
 
     def _check_causes(self) -> None:
         """Halts leave by the owner only; READY comes after a reconcile that is later than the trouble."""
@@ -738,7 +758,7 @@ class World:
             bot = self.cash() if asset == "ZAR" else self.coins(asset + "ZAR")
             explained = before + self.owner.change[asset] + bot
             self._hold(self.accounts.total[asset] == explained, "I6", f"{asset} at the exchange")
-        cash = self.cash_before + float(self.cash())
+        cash = self.cash_before + float(self.cash() - self.owner.taken["ZAR"])
         self._hold(abs(self.desk.cash - cash) < 1e-6, "I6", f"cash {self.desk.cash}, in truth {cash}")
         dust = dict(self.desk.dust)
         for pair in PAIRS:

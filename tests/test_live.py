@@ -582,6 +582,13 @@ def test_what_an_open_order_of_the_bot_sells_is_not_given_away(at: Stand) -> Non
     moved(at, AAA="1", ZAR="49500")
     (act,) = at.session.accept(held)
     assert float(act.split()[2]) == pytest.approx(0.96)
+    at.desk = lunobiz.owner_act(held, act)
+    moved(at)
+    assert at.session.reconciler.last.drift.startswith("AAA -8.0000 ")  # 9 are on sale, 1 is there: said once more
+    at.line.end("LB1-3fa9c2d1-000002")
+    at.look(UNSURE)
+    (act,) = at.session.accept(at.desk)
+    assert float(act.split()[2]) == pytest.approx(8.0) and at.owner()["AAA"] == 0
 
 
 def test_money_that_was_taken_out_is_not_traded_with(at: Stand) -> None:
