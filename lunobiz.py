@@ -20060,7 +20060,8 @@ class FieldRow:
         self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
         is_wide = spec.kind in WIDE_KINDS
         self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
-        self.input.widget.grid(row=row, column=1, sticky="w", columnspan=2 if is_wide else 1)
+        side = "w" if spec.kind == "durations" or not is_wide else "ew"  # long texts take all there is
+        self.input.widget.grid(row=row, column=1, sticky=side, columnspan=2 if is_wide else 1)
         if not is_wide:
             self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
         self._hint.grid(row=row + 1, column=0, columnspan=3, sticky="ew", pady=(0, px(5)))

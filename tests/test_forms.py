@@ -189,6 +189,16 @@ def test_what_no_single_field_can_tell_is_told(form: Form) -> None:
     assert form.words == "✖ Markets names XBTUSDT; only ZAR markets are traded." and not form.can_apply
 
 
+def test_the_usual_markets_can_be_read_to_the_last_letter(form: Form) -> None:
+    import tkinter.font
+
+    form.root.geometry(f"{form.panel._look.px(1440)}x{form.panel._look.px(860)}")
+    sc.settle(form.root, 0.2)
+    entry = form.panel.rows["PAIRS"].input.widget
+    font = tkinter.font.nametofont("TkTextFont", form.root)
+    assert entry.winfo_width() >= font.measure("XBTZAR,ETHZAR,XRPZAR,SOLZAR,LTCZAR") + form.panel._look.px(14)
+
+
 def test_markets_may_be_written_as_the_window_shows_them(form: Form) -> None:
     form.write("PAIRS", "XBT/ZAR, eth/zar")
     assert form.can_apply and form.panel.changes() == {"PAIRS": "XBTZAR,ETHZAR"}
