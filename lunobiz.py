@@ -11814,11 +11814,10 @@ def parity_json(report: ParityReport) -> dict[str, object]:
 import ssl
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from typing import TYPE_CHECKING
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
 
 Params = Sequence[tuple[str, str]]
 LUNO_HOST = "api.luno.com"
@@ -11873,21 +11872,22 @@ class _DeadlineSocket(ssl.SSLSocket):
         return super().recv_into(buffer, nbytes, flags)
 
 
-class _Adapter(HTTPAdapter):
-    """The library's connection pool with our context in it."""
+def _adapter(context: _Context) -> HTTPAdapter:
+    """The library's connection pool with our context in it; loaded here, as a demo needs none and the window waits."""
+    from requests.adapters import HTTPAdapter
 
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        super().__init__(pool_connections=1, pool_maxsize=1)
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
+            super().init_poolmanager(connections, maxsize, block, ssl_context=context, **kwargs)
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **kwargs)
+        def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
+            """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
 
-    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
-        """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
+    return Adapter(pool_connections=1, pool_maxsize=1)
 
 
 def _tls_context(ca_file: str) -> _Context:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name by itself
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _DeadlineSocket
@@ -11909,18 +11909,19 @@ def _chain_of(error: BaseException | None) -> list[BaseException]:
 
 def _has_no_connection(error: BaseException) -> bool:
     """True for a refused or timed-out connect on a fresh connection: only then is it certain that nothing left."""
-    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return any(isinstance(e, kinds) for e in _chain_of(error))
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    return any(isinstance(e, (NewConnectionError, ConnectTimeoutError)) for e in _chain_of(error))
 
 
 def _plain_words(error: BaseException) -> str:
     """What went wrong; never the library's words, which hold addresses and headers."""
+    from urllib3 import exceptions as urllib3
     chain = _chain_of(error)
     for kinds, words in (
         ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
-        ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
-        ((urllib3.exceptions.NewConnectionError,), "the exchange cannot be reached"),
-        ((TimeoutError, urllib3.exceptions.TimeoutError), TOO_LATE),
+        ((ssl.SSLError, urllib3.SSLError), "no secure connection to the exchange"),
+        ((urllib3.NewConnectionError,), "the exchange cannot be reached"),
+        ((TimeoutError, urllib3.TimeoutError), TOO_LATE),
     ):
         if any(isinstance(e, kinds) for e in chain):
             return words
@@ -11941,15 +11942,16 @@ class HttpTransport:
             raise SettingsError("LUNOBIZ_EXCHANGE_CA is for a test exchange only, not for Luno's own host")
         self._base_url, self._context = base_url, _tls_context(ca_file)
         self._connect_s, self._context.read_s, self._total_s = timeout
-        self._adapter = _Adapter(self._context)
+        self._adapter = _adapter(self._context)
 
     def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
         """One request, never repeated here; ExchangeDown if no whole answer of decent size came in time."""
         if method not in ("GET", "POST") or _URL_PATH.fullmatch(path) is None:
             raise ExchangeRefused("bad-request", "this is not a request the program may send")
+        from urllib3.exceptions import HTTPError
         try:
             return self._exchange(method, path, params, key)
-        except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (OSError, HTTPException, HTTPError, ValueError) as error:
             trouble, is_unsent = _plain_words(error), method == "POST" and _has_no_connection(error)
         # outside the handler, so the library's error is not attached to ours
         raise NotSent(trouble) if is_unsent else ExchangeDown(trouble)
@@ -11958,12 +11960,13 @@ class HttpTransport:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
+        from requests import Request
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
-            request = requests.Request(method, url, headers, params=pairs).prepare()
+            request = Request(method, url, headers, params=pairs).prepare()
         else:  # a form, because queries end up in logs; on a fresh connection, so that none can have gone stale
             self._adapter.close()
-            request = requests.Request(method, url, headers, data=pairs).prepare()
+            request = Request(method, url, headers, data=pairs).prepare()
         self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
@@ -17848,7 +17851,7 @@ def hook_threads(on_fault: FaultHook) -> None:
 # shell | uses TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 # the toolkit itself is imported when a window opens: spawned children and headless runs never load it
 if TYPE_CHECKING:
