@@ -10212,13 +10212,38 @@ def private_file(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.chmod(0o600)
     user = os.environ.get("USERNAME", "")
-    if sys.platform == "win32" and user:  # chmod does nothing there
-        tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(  # noqa: S603 - a fixed program and our own path
-                [tool, str(path), "/inheritance:r", "/grant:r", f"{user}:F"], stdin=subprocess.DEVNULL,
-                capture_output=True, timeout=10, check=False, creationflags=subprocess.CREATE_NO_WINDOW,
-            )  # fmt: skip
+    if user:  # chmod does nothing on Windows
+        _file_rights(path, "/inheritance:r", "/grant:r", f"{user}:F")
+
+
+def _file_rights(path: Path, *changes: str) -> str:
+    """What Windows says of a file's rights, after these changes; "" where it is not Windows or cannot be asked."""
+    if sys.platform != "win32":
+        return ""
+    tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
+    try:
+        return subprocess.run(  # noqa: S603 - a fixed program and our own path
+            [tool, str(path), *changes], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW, encoding="oem", errors="replace").stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def names_only(listing: str, path: str, user: str) -> bool:
+    """True if a listing of Windows' file rights has this user's entry and no other."""
+    names = re.findall(r"([^\r\n]*?):(?:\([A-Z0-9,]+\))+", listing.removeprefix(path))
+    return [name.strip().rpartition("\\")[2].casefold() for name in names] == [user.casefold()]
+
+
+def is_private(path: Path) -> bool:
+    """True if only the owner may read a file; on Windows that is seen to first, and what cannot be seen is not so."""
+    if os.name == "nt":
+        private_file(path)
+        return names_only(_file_rights(path), str(path), os.environ.get("USERNAME", ""))
+    try:
+        return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except OSError:
+        return False
 
 
 def replace_file(source: Path, target: Path, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -13956,7 +13981,7 @@ class LiveSession:
         self.executor = LiveExecutor(line, OrderJournal(store), door, orders)
         self.reconciler = Reconciler(line, self.executor)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
-        self._is_begun = False
+        self._is_begun, self._is_owing = False, True
         self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
         self._has_lost, self._known_ms = False, 0  # since when none may be missing: the owner knew of those before
         self.trouble = "no reconcile yet"
@@ -14013,22 +14038,17 @@ class LiveSession:
         """True while something does not add up, but has not done so for long enough to be believed."""
         return not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift()
 
-    def accept(self, desk: Desk) -> tuple[str, ...]:
-        """The owner has looked at account and key: what nothing explains is his, and lost orders are known.
-
-        Returns the acts that take from the desk what is not there any more.
-        """
+    def accept(self) -> None:
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
         has_lost = bool(self.lost or self._has_lost)
         if has_lost:
             self._go_by(self._line.exchange_ms())
         self.lost, self._has_lost, self.executor.key_trouble = (), False, ""
-        if not self._is_begun or not self.reconciler.last.at_ms:
-            return ()  # it is not known what was the owner's all along, or what is there now
-        self.reconciler.lose(has_lost)
-        acts = tuple(self._missing(desk))
-        self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
-        self._keep_stock()
-        return acts
+        if self._is_begun and self.reconciler.last.at_ms:  # before, it is not known what is there and whose it was
+            self.reconciler.lose(has_lost)
+            self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
+            self._keep_stock()
+            self._is_owing = True
 
     def _keep_stock(self) -> None:
         """Write whose coins are whose."""
@@ -14037,10 +14057,17 @@ class LiveSession:
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": owner, "gone": gone, "accounts": self.reconciler.accounts, "known_ms": self._known_ms})
 
-    def _missing(self, desk: Desk) -> Iterator[str]:
-        """What the desk has beyond what is the bot's, as acts; told anew if a crash has kept the desk from one.
+    def owed(self, desk: Desk) -> tuple[str, ...]:
+        """The acts that take from the desk what is not the bot's any more: after the owner's word, and once after a
+        start, as a crash may have come between his word and the desk.
+        """
+        acts = tuple(self._missing(desk)) if self._is_begun and self._is_owing else ()
+        self._is_owing = not self._is_begun
+        return acts
 
-        Never more coins than are gone: a fee in coins that the bot had to take from the owner's is not meant here.
+    def _missing(self, desk: Desk) -> Iterator[str]:
+        """What the desk has beyond what is the bot's; where no coins are gone that is only a fee that had to be taken
+        from the owner's.
         """
         bots, gone, counter = self.reconciler.told(), self.reconciler.gone, self._who.settings.schedule.counter
         held = {p.pair: p.volume for p in desk.positions}
@@ -14048,8 +14075,8 @@ class LiveSession:
             held[pair] = held.get(pair, 0.0) + loose
         for pair, volume in sorted(held.items()):
             base = self._assets(pair)[0]
-            beyond = min(volume - approx(bots.get(base, ZERO)), approx(gone.get(base, ZERO)))
-            if beyond > COIN_SLACK:
+            beyond = volume - approx(bots.get(base, ZERO))
+            if gone.get(base) and beyond > COIN_SLACK:
                 yield f"gone {pair} {beyond!r}"
         there = self.reconciler.owner.get(counter, ZERO) + bots.get(counter, ZERO)
         if desk.cash - approx(there) > CASH_SLACK:
@@ -15407,32 +15434,28 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
 
 
-def _is_open_to_others(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
-    except OSError:
-        return False
+LOOSE_CURES = types.MappingProxyType({
+    "nt": "leave only your own name under Properties, Security, on a drive that knows such rights (NTFS)",
+    "posix": "chmod 600 it"})
 
 
 def loose_files(files: Iterable[Path]) -> Iterator[str]:
     """Sentences on files with secrets that others may read or git would publish: with them there is no LIVE."""
     for path in (file for file in files if file.is_file()):
-        if os.name != "nt" and _is_open_to_others(path):
-            yield f"{path} can be read by others on this computer: chmod 600 it."
+        if not is_private(path):
+            yield f"{path} can be read by others on this computer: {LOOSE_CURES[os.name]}."
         if path.name == ".env" and is_ignored_by_git(path) is False:
             yield f"{path} is not ignored by git: add it to .gitignore."
 
 
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
-    is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
+    asked, found = facts.is_ignored, kill_file_found(facts.folders)
     private = (*facts.env_files, facts.home / "lunobiz.db", facts.home / KEY_FILE)
-    loose = [str(path) for path in private if _is_open_to_others(path)]
-    cure = "run: chmod 600 on each; LIVE refuses them as they are"
+    loose = [str(path) for path in private if path.is_file() and not is_private(path)]
     yield _judge(
         "File rights", "only you can read .env, the database and the signing key",
-        (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
-        (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
+        (bool(loose), "warn", f"others may read {', '.join(loose)}", f"{LOOSE_CURES[os.name]}; LIVE refuses them"),
     )  # fmt: skip
     taken = [str(path) for path in facts.env_files if asked is not None and asked(path) is False]
     cure = "add .env to .gitignore, git rm --cached it; make new keys if it was ever pushed"
@@ -16117,6 +16140,7 @@ class Engine:
         base = Conditions(is_killed=is_killed, loop_gap_ms=beat.gap_ms, skew_ms=self.parts.client.skew_ms)
         base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
         if self.parts.live is not None:
+            self._give_up(self.parts.live, beat.now_ms)
             base = self.parts.live.look(base, self.desk)
             self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
@@ -16224,12 +16248,18 @@ class Engine:
         live = self.parts.live
         if live is not None and live.is_comparing:
             return "The account is being compared once more: try again in half a minute"
-        for act in () if live is None else live.accept(self.desk):
-            self.act(act, now_ms)
-            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
+        if live is not None:
+            live.accept()
+            self._give_up(live, now_ms)
         self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
+
+    def _give_up(self, live: LiveSession, now_ms: int) -> None:
+        """Take from the desk what is not the bot's any more, by the owner's word."""
+        for act in live.owed(self.desk):
+            self.act(act, now_ms)
+            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
 
     def act(self, act: str, now_ms: int) -> None:
         """An act of the owner on the desk, which is an input like a moment; the next cycle writes both."""
