@@ -10034,6 +10034,7 @@ import contextlib
 import io
 import os
 import random
+import stat
 import sys
 import time
 from collections import deque
@@ -10207,15 +10208,6 @@ def folder_doubts(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(doubts)
 
 
-def private_file(path: Path) -> None:
-    """Lets only the owner read a file, as well as the system allows; never raises."""
-    with contextlib.suppress(OSError):
-        path.chmod(0o600)
-    user = os.environ.get("USERNAME", "")
-    if user:  # chmod does nothing on Windows
-        _file_rights(path, "/inheritance:r", "/grant:r", f"{user}:F")
-
-
 def _file_rights(path: Path, *changes: str) -> str:
     """What Windows says of a file's rights, after these changes; "" where it is not Windows or cannot be asked."""
     if sys.platform != "win32":
@@ -10227,6 +10219,15 @@ def _file_rights(path: Path, *changes: str) -> str:
             creationflags=subprocess.CREATE_NO_WINDOW, encoding="oem", errors="replace").stdout
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def private_file(path: Path) -> None:
+    """Lets only the owner read a file, as well as the system allows; never raises."""
+    with contextlib.suppress(OSError):
+        path.chmod(0o600)
+    user = os.environ.get("USERNAME", "")
+    if user:  # chmod does nothing on Windows
+        _file_rights(path, "/inheritance:r", "/grant:r", f"{user}:F")
 
 
 def names_only(listing: str, path: str, user: str) -> bool:
@@ -14033,13 +14034,12 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
-    @property
-    def is_comparing(self) -> bool:
-        """True while something does not add up, but has not done so for long enough to be believed."""
-        return not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift()
-
-    def accept(self) -> None:
-        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
+    def accept(self) -> str:
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known. Returns
+        what is in the way, "" if nothing is: what does not add up must have done so for long enough to be believed.
+        """
+        if not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift():
+            return "The account is being compared once more: try again in half a minute"
         has_lost = bool(self.lost or self._has_lost)
         if has_lost:
             self._go_by(self._line.exchange_ms())
@@ -14049,6 +14049,7 @@ class LiveSession:
             self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
             self._keep_stock()
             self._is_owing = True
+        return ""
 
     def _keep_stock(self) -> None:
         """Write whose coins are whose."""
@@ -15235,7 +15236,6 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int, is_luno: bool = 
 import importlib.metadata
 import importlib.util
 import platform
-import stat
 from shutil import disk_usage
 
 OLDEST_PYTHON = (3, 11)
@@ -16002,6 +16002,14 @@ def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[
     return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
 
 
+def trained_words(choice: HeldChoice) -> str:
+    """Which set trades, and since which training."""
+    trained = f"{moment_of(choice.to_ms - 1, Zone()):%Y-%m-%d}"
+    if choice.chosen == CASH:
+        return f"Parameters: cash, no set earned its costs in training to {trained}"
+    return f"Parameters: set {choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+
+
 def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
     """Which set trades while training has chosen none; days below 0 are not known."""
     first = "the demo's own set" if mode is Mode.DEMO else "first set"
@@ -16052,12 +16060,9 @@ class Engine:
     @property
     def label(self) -> str:
         """Which set trades, and since which training."""
-        if self.choice is None:
-            return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
-        trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
-        if self.choice.chosen == CASH:
-            return f"Parameters: cash, no set earned its costs in training to {trained}"
-        return f"Parameters: set {self.choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+        if self.choice is not None:
+            return trained_words(self.choice)
+        return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
 
     def is_choice_due(self, now_ms: int) -> bool:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
@@ -16140,7 +16145,7 @@ class Engine:
         base = Conditions(is_killed=is_killed, loop_gap_ms=beat.gap_ms, skew_ms=self.parts.client.skew_ms)
         base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
         if self.parts.live is not None:
-            self._give_up(self.parts.live, beat.now_ms)
+            self._give_up(beat.now_ms)
             base = self.parts.live.look(base, self.desk)
             self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
@@ -16245,19 +16250,16 @@ class Engine:
         kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
-        live = self.parts.live
-        if live is not None and live.is_comparing:
-            return "The account is being compared once more: try again in half a minute"
-        if live is not None:
-            live.accept()
-            self._give_up(live, now_ms)
+        if self.parts.live is not None and (problem := self.parts.live.accept()):
+            return problem
+        self._give_up(now_ms)
         self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
 
-    def _give_up(self, live: LiveSession, now_ms: int) -> None:
+    def _give_up(self, now_ms: int) -> None:
         """Take from the desk what is not the bot's any more, by the owner's word."""
-        for act in live.owed(self.desk):
+        for act in () if self.parts.live is None else self.parts.live.owed(self.desk):
             self.act(act, now_ms)
             self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
 

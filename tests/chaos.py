@@ -528,7 +528,8 @@ class World:
                 self.accounts.cancel(order_id, self.true.now_ms())
         self.refused_calls, self.has_refused = 0, False
         try:
-            self.session.accept()
+            if self.session.accept():
+                return None  # not yet
         except Crash:
             self.crashes += 1
             return self.restart()  # what he resolved was not written: he is asked again
