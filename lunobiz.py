@@ -32,6 +32,7 @@ Map:
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     WHY        what kept a market from trading
     TAX        what each disposal gained, by two methods, per tax year
+    SEEDED     how the demo's markets move, the same for the same seed
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -10025,6 +10026,165 @@ def tax_tables(source: TaxSource) -> dict[str, list[TaxRow]]:
 
 
 # ==============================================================================
+# SEEDED | how the demo's markets move, the same for the same seed
+# pure | uses TYPES CANDLES
+# ==============================================================================
+
+DEMO_FINEST_S = 300
+DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
+DEMO_HISTORY_MS = 70 * DAY_MS
+DEMO_FIRST_MS = DEMO_START_MS - DEMO_HISTORY_MS
+BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
+BLOCKS_HELD = 3  # the newest, the one before, and one that was asked for
+COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
+COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
+LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
+LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+
+
+class DemoProfile(NamedTuple):
+    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
+
+    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
+    volatility: float
+    beta: float
+    spread: float
+    day_value: float
+    thin: float
+
+
+DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
+    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
+    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
+    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
+    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
+    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
+    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
+    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
+)
+
+
+class PathEnd(NamedTuple):
+    """Where a block of a path ended, and the next goes on: kind and level of the leg, noise, log volatility."""
+
+    kind: int = 0
+    level: float = 0.0
+    noise: float = 0.0
+    cluster: float = 0.0
+
+
+def _demo_path(key: tuple[int, int, int], before: PathEnd, reach: float,
+               volatility: float) -> tuple[Floats, Floats, PathEnd]:
+    """Log price and deviation of each step of the block `key`: legs of 12 to 60 hours and clustered noise."""
+    rng, (kind, level, *_) = np.random.default_rng(np.random.SeedSequence([*key, 1])), before
+    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
+    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
+    plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
+    while left > 0:
+        hours = left if left <= 60 else int(rng.integers(12, 49))
+        kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
+        x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
+        # a trend turns back the farther the market has come
+        is_up = rng.random() < 1 / (1 + math.exp((level + before.noise) / (3 * reach)))
+        rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
+        trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
+        plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
+        heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
+        level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
+    cluster = decay * (before.cluster + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
+    step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
+    noise = before.noise + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
+    return plan + noise, step, PathEnd(kind, level, float(noise[-1]), float(cluster[-1]))
+
+
+def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
+    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
+    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
+    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
+    before, after = log[:-1], log[1:]
+    # the extremes of a Brownian path between two known ends
+    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
+    price = np.maximum(np.rint(np.exp(after) * scale), 2)
+    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
+    # more is traded in a lively market, nothing in most steps of a thin hour
+    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
+    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
+    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
+    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
+    lots = np.floor(value / price * scale * lot)
+    # a step without a trade repeats the close before it
+    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
+    close = np.where(origin >= 0, price[origin], round(last * scale))
+    start = np.concatenate(([round(last * scale)], close[:-1]))
+    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
+    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
+    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
+    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
+    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
+    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
+
+
+class MarketEnd(NamedTuple):
+    """Where a block of a market ended: the path that all share, its own, its log price and last close."""
+
+    common: PathEnd
+    own: PathEnd
+    log: float
+    close: float
+
+
+class SeededRows:
+    """The rows of one generated market by their numbers: opened, o, h, l, c, volume, bid, ask, without an end.
+
+    They are made ten days at a time and few of these are held, so that a demo may run for years. An older block is
+    made again when it is asked for; that needs no more than the end of the one before it.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.seed, self._profile = (seed, number), DEMO_PROFILES[number]
+        start = self._profile.market[2]
+        self._ends = [MarketEnd(PathEnd(), PathEnd(), math.log(start), start)]
+        self._held: dict[int, Floats] = {}
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return max(0, -(-(time_ms - DEMO_FIRST_MS) // (DEMO_FINEST_S * 1000)))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`."""
+        if end <= first:
+            return np.empty((0, 8))
+        start = first // BLOCK_STEPS
+        blocks = [self._block(number) for number in range(start, (end - 1) // BLOCK_STEPS + 1)]
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return rows[first - start * BLOCK_STEPS : end - start * BLOCK_STEPS]
+
+    def _block(self, number: int) -> Floats:
+        """One block, from those that were used last or made again."""
+        rows = self._held.pop(number, None)
+        while rows is None:
+            known = len(self._ends) - 1
+            made, end = self._made(min(number, known))
+            self._ends += [end] if known <= number else []
+            rows = made if known >= number else None
+        self._held[number] = rows
+        if len(self._held) > BLOCKS_HELD:
+            del self._held[next(iter(self._held))]
+        return rows
+
+    def _made(self, number: int) -> tuple[Floats, MarketEnd]:
+        before, (seed, own) = self._ends[number], self.seed
+        profile = self._profile
+        whole, whole_step, common = _demo_path((seed, 0, number), before.common, COMMON_REACH, COMMON_VOLATILITY)
+        moves, step, end = _demo_path((seed, own + 1, number), before.own, OWN_REACH, profile.volatility)
+        log = np.concatenate(([before.log], math.log(profile.market[2]) + profile.beta * whole + moves))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, own, number, 2]))
+        rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, step), before.close)
+        opened = DEMO_FIRST_MS + (number * BLOCK_STEPS + np.arange(BLOCK_STEPS)) * (DEMO_FINEST_S * 1000.0)
+        return np.column_stack((opened, rows)), MarketEnd(common, end, float(log[-1]), float(rows[-1, 3]))
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -11730,11 +11890,10 @@ def parity_json(report: ParityReport) -> dict[str, object]:
 import ssl
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from typing import TYPE_CHECKING
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
 
 Params = Sequence[tuple[str, str]]
 LUNO_HOST = "api.luno.com"
@@ -11789,21 +11948,22 @@ class _DeadlineSocket(ssl.SSLSocket):
         return super().recv_into(buffer, nbytes, flags)
 
 
-class _Adapter(HTTPAdapter):
-    """The library's connection pool with our context in it."""
+def _adapter(context: _Context) -> HTTPAdapter:
+    """The library's connection pool with our context in it; loaded here, as a demo needs none and the window waits."""
+    from requests.adapters import HTTPAdapter
 
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        super().__init__(pool_connections=1, pool_maxsize=1)
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
+            super().init_poolmanager(connections, maxsize, block, ssl_context=context, **kwargs)
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **kwargs)
+        def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
+            """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
 
-    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
-        """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
+    return Adapter(pool_connections=1, pool_maxsize=1)
 
 
 def _tls_context(ca_file: str) -> _Context:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name by itself
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _DeadlineSocket
@@ -11825,18 +11985,19 @@ def _chain_of(error: BaseException | None) -> list[BaseException]:
 
 def _has_no_connection(error: BaseException) -> bool:
     """True for a refused or timed-out connect on a fresh connection: only then is it certain that nothing left."""
-    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return any(isinstance(e, kinds) for e in _chain_of(error))
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    return any(isinstance(e, (NewConnectionError, ConnectTimeoutError)) for e in _chain_of(error))
 
 
 def _plain_words(error: BaseException) -> str:
     """What went wrong; never the library's words, which hold addresses and headers."""
+    from urllib3 import exceptions as urllib3
     chain = _chain_of(error)
     for kinds, words in (
         ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
-        ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
-        ((urllib3.exceptions.NewConnectionError,), "the exchange cannot be reached"),
-        ((TimeoutError, urllib3.exceptions.TimeoutError), TOO_LATE),
+        ((ssl.SSLError, urllib3.SSLError), "no secure connection to the exchange"),
+        ((urllib3.NewConnectionError,), "the exchange cannot be reached"),
+        ((TimeoutError, urllib3.TimeoutError), TOO_LATE),
     ):
         if any(isinstance(e, kinds) for e in chain):
             return words
@@ -11857,15 +12018,16 @@ class HttpTransport:
             raise SettingsError("LUNOBIZ_EXCHANGE_CA is for a test exchange only, not for Luno's own host")
         self._base_url, self._context = base_url, _tls_context(ca_file)
         self._connect_s, self._context.read_s, self._total_s = timeout
-        self._adapter = _Adapter(self._context)
+        self._adapter = _adapter(self._context)
 
     def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
         """One request, never repeated here; ExchangeDown if no whole answer of decent size came in time."""
         if method not in ("GET", "POST") or _URL_PATH.fullmatch(path) is None:
             raise ExchangeRefused("bad-request", "this is not a request the program may send")
+        from urllib3.exceptions import HTTPError
         try:
             return self._exchange(method, path, params, key)
-        except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (OSError, HTTPException, HTTPError, ValueError) as error:
             trouble, is_unsent = _plain_words(error), method == "POST" and _has_no_connection(error)
         # outside the handler, so the library's error is not attached to ours
         raise NotSent(trouble) if is_unsent else ExchangeDown(trouble)
@@ -11874,12 +12036,13 @@ class HttpTransport:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
+        from requests import Request
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
-            request = requests.Request(method, url, headers, params=pairs).prepare()
+            request = Request(method, url, headers, params=pairs).prepare()
         else:  # a form, because queries end up in logs; on a fresh connection, so that none can have gone stale
             self._adapter.close()
-            request = requests.Request(method, url, headers, data=pairs).prepare()
+            request = Request(method, url, headers, data=pairs).prepare()
         self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
@@ -12430,7 +12593,7 @@ class LunoOrders:
 
 # ==============================================================================
 # DEMO | a small exchange inside the program, for the first look and for tests
-# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SEEDED SYSTEM HTTP
 # ==============================================================================
 
 from decimal import ROUND_CEILING
@@ -12438,14 +12601,7 @@ from email.utils import formatdate
 
 # Between two closes of the finest candle the market stands still: the ticker shows the last closed one, and a
 # resting order is tried against the candles that close after it came.
-DEMO_FINEST_S = 300
-DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
-DEMO_HISTORY_MS, DEMO_ENDLESS_MS = 70 * DAY_MS, 2**62
-BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
-COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
-COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
-LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
-LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+DEMO_ENDLESS_MS = 2**62
 CANDLES_S = (60, *DURATIONS_S, 259200, 604800)
 CANDLE_FIELDS = ((1, "open"), (4, "close"), (2, "high"), (3, "low"), (5, "volume"))
 CANDLE_PAGE = 1000
@@ -12454,98 +12610,6 @@ OFFERED_SHARE = 0.10  # of the last candle's volume is there to take where no bo
 DEMO_REFUSED = "refused by the demo exchange"
 NOTHING, FEE_STEP = Decimal("0"), Decimal("0.00000001")
 FIRST_ACCOUNT = 3_706_266_844_366_961_196  # beyond 2**53, as real ones are
-
-
-class DemoProfile(NamedTuple):
-    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
-
-    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
-    volatility: float
-    beta: float
-    spread: float
-    day_value: float
-    thin: float
-
-
-DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
-    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
-    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
-    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
-    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
-    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
-    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
-    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
-)
-
-
-def _demo_path(seed: int, stream: int, reach: float, volatility: float) -> Iterator[tuple[Floats, Floats]]:
-    """Blocks of log price and deviation of each step: legs of 12 to 60 hours and clustered noise."""
-    kind, level, noise, cluster = 0, 0.0, np.zeros(1), np.zeros(1)
-    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
-    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
-    for block in range(DEMO_ENDLESS_MS):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, stream, block, 1]))
-        plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
-        while left > 0:
-            hours = left if left <= 60 else int(rng.integers(12, 49))
-            kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
-            x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
-            # a trend turns back the farther the market has come
-            is_up = rng.random() < 1 / (1 + math.exp((level + noise[-1]) / (3 * reach)))
-            rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
-            trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
-            plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
-            heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
-            level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
-        cluster = decay * (cluster[-1] + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
-        step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
-        noise = noise[-1] + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
-        yield plan + noise, step
-
-
-def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
-    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
-    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
-    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
-    before, after = log[:-1], log[1:]
-    # the extremes of a Brownian path between two known ends
-    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
-    price = np.maximum(np.rint(np.exp(after) * scale), 2)
-    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
-    # more is traded in a lively market, nothing in most steps of a thin hour
-    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
-    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
-    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
-    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
-    lots = np.floor(value / price * scale * lot)
-    # a step without a trade repeats the close before it
-    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
-    close = np.where(origin >= 0, price[origin], round(last * scale))
-    start = np.concatenate(([round(last * scale)], close[:-1]))
-    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
-    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
-    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
-    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
-    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
-    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
-
-
-def demo_blocks(seed: int) -> Iterator[list[Floats]]:
-    """Ten days of every market after the other, as opened, o, h, l, c, volume, bid, ask."""
-    common = _demo_path(seed, 0, COMMON_REACH, COMMON_VOLATILITY)
-    paths = [_demo_path(seed, n, OWN_REACH, p.volatility) for n, p in enumerate(DEMO_PROFILES, 1)]
-    logs, closes = [[math.log(p.market[2])] for p in DEMO_PROFILES], [p.market[2] for p in DEMO_PROFILES]
-    opened = DEMO_START_MS - DEMO_HISTORY_MS + np.arange(BLOCK_STEPS) * (DEMO_FINEST_S * 1000.0)
-    for block, (whole, whole_step) in enumerate(common):
-        found = []
-        for n, profile in enumerate(DEMO_PROFILES):
-            own, own_step = next(paths[n])
-            log = np.concatenate((logs[n], math.log(profile.market[2]) + profile.beta * whole + own))
-            rng = np.random.default_rng(np.random.SeedSequence([seed, n, block, 2]))
-            rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, own_step), closes[n])
-            logs[n], closes[n] = [float(log[-1])], float(rows[-1, 3])
-            found.append(np.column_stack((opened + block * BLOCK_HOURS * HOUR_MS, rows)))
-        yield found
 
 
 def _demo_resample(rows: Floats, duration_ms: int) -> Floats:
@@ -12570,50 +12634,80 @@ def _demo_amounts(values: Mapping[str, Decimal | float]) -> dict[str, str]:
     return {k: text if len(text.partition(".")[2]) >= 2 else f"{Decimal(text):.2f}" for k, text in texts.items()}
 
 
+class DemoRows(Protocol):
+    """The candles of one market by their numbers, those to come included; generated ones have bid and ask as well."""
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+
+
+class RecordedRows:
+    """Recorded candles: opened, o, h, l, c, volume, ascending."""
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        self.opened: Ints = rows[:, 0].astype(np.int64)
+
+    def extend(self, rows: Floats) -> None:
+        """Later rows."""
+        self.rows = np.concatenate((self.rows, rows))
+        self.opened = self.rows[:, 0].astype(np.int64)
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return int(self.opened.searchsorted(time_ms))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+        return self.rows[first:end]
+
+
 class DemoTrack:
     """One market's candles, those to come included, and what the public may see of them at a moment."""
 
-    def __init__(self, market: Market, finest_s: int, seed: tuple[int, int] | None = None) -> None:
-        self.market, self.has_book = market, seed is not None
-        self.rows: Floats = np.empty((0, 8 if self.has_book else 6))
-        self.opened: Ints = np.empty(0, np.int64)
-        self._step_ms, self._seed, self._total = finest_s * 1000, seed or (0, 0), np.zeros(1)
-        self._coarse: dict[int, Floats] = {}
+    def __init__(self, market: Market, finest_s: int, rows: DemoRows) -> None:
+        self.market, self.rows, self._step_ms = market, rows, finest_s * 1000
+        self._seed = rows.seed if isinstance(rows, SeededRows) else None  # recorded markets have no book
 
-    def extend(self, rows: Floats) -> None:
-        """Later rows: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
-        self.rows = np.concatenate((self.rows, rows))
-        self.opened = self.rows[:, 0].astype(np.int64)
-        self._total = np.concatenate(([0.0], np.cumsum(self.rows[:, 5])))
-        self._coarse.clear()
+    def row(self, index: int) -> list[float]:
+        """One row: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
+        return [float(value) for value in self.rows.span(index, index + 1)[0]]
 
     def closed(self, now_ms: int) -> int:
         """Row of the last closed candle, -1 before the first."""
-        return int(self.opened.searchsorted(now_ms - self._step_ms, side="right")) - 1
+        return self.rows.at(now_ms - self._step_ms + 1) - 1
 
     def closed_ms(self, index: int) -> int:
         """When a row closes."""
-        return int(self.opened[index]) + self._step_ms
+        return int(self.row(index)[0]) + self._step_ms
 
     def quote(self, index: int) -> tuple[float, float]:
         """Bid and ask once a row has closed; zero before the first."""
         if index < 0:
             return 0.0, 0.0
-        row = self.rows[index].tolist()
+        row = self.row(index)
         return (row[6], row[7]) if self.has_book else modelled_quote(self.market, Candle(int(row[0]), *row[1:6]))
+
+    @property
+    def has_book(self) -> bool:
+        """True if its book is made up as well."""
+        return self._seed is not None
 
     def volume_24h(self, index: int) -> float:
         """Base traded in the 24 hours before the close of a row."""
-        first = int(self.opened.searchsorted(self.closed_ms(index) - DAY_MS))
-        return float(self._total[index + 1] - self._total[first])
+        first = self.rows.at(self.closed_ms(index) - DAY_MS)
+        return float(self.rows.span(first, index + 1)[:, 5].sum())
 
     def levels(self, index: int, is_ask: bool, shift: float = 0.0) -> list[tuple[float, float]]:
         """One side of the book, best first, moved by `shift`; its depth follows the day's volume."""
         bid, ask = self.quote(index)
         market, best = self.market, (ask if is_ask else bid) + shift
-        if not self.has_book:
+        if self._seed is None:
             price = market.round_price(best, Side.BUY if is_ask else Side.SELL)
-            return [(price, market.round_volume(self.rows[index, 5] * OFFERED_SHARE))]
+            return [(price, market.round_volume(self.row(index)[5] * OFFERED_SHARE))]
         rng = np.random.default_rng(np.random.SeedSequence([*self._seed, index, int(is_ask), BOOK_STREAM]))
         scale, lot = 10.0**market.price_scale, 10.0**market.volume_scale
         gaps = np.ceil((ask - bid) * scale / 4 * rng.exponential(1.0, BOOK_LEVELS))
@@ -12629,37 +12723,45 @@ class DemoTrack:
         bid, ask = self.quote(index)
         places = max(8, self.market.price_scale)  # recorded coins may cost less than any at Luno
         if index >= 0:
-            time_ms, last, volume = self.closed_ms(index), self.rows[index, 4], self.volume_24h(index)
+            time_ms, last, volume = self.closed_ms(index), self.row(index)[4], self.volume_24h(index)
         return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.{places}f}", "ask": f"{ask:.{places}f}",
                 "last_trade": f"{last:.{places}f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
 
     def candles(self, since_ms: int, duration_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's page: the earliest candles from `since_ms`, the one in progress included."""
-        if duration_ms not in self._coarse:
-            self._coarse[duration_ms] = _demo_resample(self.rows, duration_ms)
-        rows = self._coarse[duration_ms]
-        first = int(rows[:, 0].searchsorted(since_ms))
-        closed = int(rows[:, 0].searchsorted(now_ms - duration_ms, side="right"))
-        page = rows[first : max(first, min(closed, first + CANDLE_PAGE))].tolist()
+        page = self._gathered(since_ms, duration_ms, now_ms).tolist()
         if len(page) < CANDLE_PAGE and now_ms - now_ms % duration_ms >= since_ms:
             page += self._running(duration_ms, now_ms).tolist()
         return [{"timestamp": int(r[0]), **_demo_amounts({name: r[n] for n, name in CANDLE_FIELDS})} for r in page]
 
+    def _gathered(self, since_ms: int, duration_ms: int, now_ms: int) -> Floats:
+        """The first closed candles from `since_ms`, a page at most; a hole in the rows is passed over."""
+        at, span, found = self.rows.at, self.rows.span, np.empty((0, 6))
+        end, last = -(-since_ms // duration_ms) * duration_ms, now_ms // duration_ms * duration_ms
+        while end < last and len(found) < CANDLE_PAGE:
+            ahead = span(at(end), at(end) + 1)
+            start = max(end, int(ahead[0, 0]) // duration_ms * duration_ms) if len(ahead) else last
+            end = min(start + CANDLE_PAGE * duration_ms, last)
+            rows = span(at(start), at(end))
+            found = np.concatenate((found, _demo_resample(rows, duration_ms))) if len(rows) else found
+        return found[:CANDLE_PAGE]
+
     def _running(self, duration_ms: int, now_ms: int) -> Floats:
         """The candle in progress: what has closed of it, or a flat start; no row if none is to come."""
         opened = now_ms - now_ms % duration_ms
-        first, last = int(self.opened.searchsorted(opened)), self.closed(now_ms) + 1
+        first, last = self.rows.at(opened), self.closed(now_ms) + 1
         if last > first:
-            return _demo_resample(self.rows[first:last], duration_ms)
-        if last >= len(self.rows) or int(self.opened[last]) > now_ms:
+            return _demo_resample(self.rows.span(first, last), duration_ms)
+        ahead = self.rows.span(last, last + 1)
+        if not len(ahead) or int(ahead[0, 0]) > now_ms:
             return np.empty((0, 6))
-        return np.array([[opened, *[self.rows[last, 1]] * 4, 0.0]])
+        return np.array([[opened, *[ahead[0, 1]] * 4, 0.0]])
 
     def trades(self, since_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's public trades, at most 100, newest first, made up from the candles: one to a candle."""
-        oldest, last = int(self.opened.searchsorted(since_ms - self._step_ms + 1)), self.closed(now_ms)
-        rows = ((n, *self.rows[n, :6].tolist()) for n in range(last, oldest - 1, -1))
-        found = [(n, start, close, volume) for n, _, start, _, _, close, volume in rows if volume > 0]
+        oldest, last = self.rows.at(since_ms - self._step_ms + 1), self.closed(now_ms)
+        rows = reversed(list(enumerate(self.rows.span(oldest, last + 1)[:, :6].tolist(), oldest)))
+        found = [(n, start, close, volume) for n, (_, start, _, _, close, volume) in rows if volume > 0]
         return [{"sequence": n * 1000, "timestamp": self.closed_ms(n) - 1, "price": _demo_float(close),
                  "volume": _demo_float(volume), "is_buy": close >= start} for n, start, close, volume in found[:100]]
 
@@ -12814,11 +12916,11 @@ class DemoAccounts:
 
     def _trigger(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """The first trade at the stop sets the order free; a gap is met at the price it opened with."""
-        rows, stop, is_low = track.rows[order.checked : end], float(order.stop), order.direction == "BELOW"
+        rows, stop, is_low = track.rows.span(order.checked, end), float(order.stop), order.direction == "BELOW"
         hits = np.flatnonzero((rows[:, 3] <= stop if is_low else rows[:, 2] >= stop) & (rows[:, 5] > 0))
         if len(hits):
             index = order.checked + int(hits[0])
-            opened, close = float(track.rows[index, 1]), float(track.rows[index, 4])
+            _, opened, _, _, close, *_ = track.row(index)
             shift = (min(opened, stop) if is_low else max(opened, stop)) - close
             order.status, order.checked = "PENDING", index + 1
             self._take(order, track, index, track.closed_ms(index), shift)
@@ -12832,10 +12934,10 @@ class DemoAccounts:
 
     def _rest(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """A resting order gets what later candles traded, once one goes through its price by a tick."""
-        rows, limit, tick = track.rows[order.checked : end], float(order.price), order.market.tick * 0.999999
+        rows, limit, tick = track.rows.span(order.checked, end), float(order.price), order.market.tick * 0.999999
         is_through = rows[:, 3] <= limit - tick if order.is_buy else rows[:, 2] >= limit + tick
         for index in (order.checked + np.flatnonzero(is_through)).tolist():
-            volume = track.market.round_volume(float(track.rows[index, 5]))
+            volume = track.market.round_volume(track.row(index)[5])
             part = min(order.remaining, exact(volume, track.market.volume_scale))
             if part > 0:
                 self._fill(order, index, track.closed_ms(index), (order.price, part), is_maker=True)
@@ -12925,10 +13027,9 @@ class DemoExchange:
     """Luno's REST answers from a generated or a recorded market; never to be mistaken for the real ones."""
 
     def __init__(
-        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int],
-        blocks: Iterator[list[Floats]],
-    ) -> None:  # fmt: skip
-        self.finest_s, self._clock, self._blocks, self._tracks = finest_s, clock, blocks, tracks
+        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int]
+    ) -> None:
+        self.finest_s, self._clock, self._tracks = finest_s, clock, tracks
         self.history_start_ms, self.start_ms, self.end_ms = span
         self.accounts = DemoAccounts(tracks)
         # for tests: trouble to come, statuses (DELISTED hides a market), the rights of the key, requests seen
@@ -12965,21 +13066,19 @@ class DemoExchange:
             pair, base, price, digits, volume_digits, least = profile.market
             limits = (least, least * 1e6, 10.0**-digits, price * 50)
             market = Market(pair, base, "ZAR", digits, volume_digits, *limits, model_spread=profile.spread)
-            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, (seed, number))
-        span = (DEMO_START_MS - DEMO_HISTORY_MS, DEMO_START_MS, DEMO_ENDLESS_MS)
-        return cls(tracks, DEMO_FINEST_S, clock, span, demo_blocks(seed))
+            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, SeededRows(seed, number))
+        return cls(tracks, DEMO_FINEST_S, clock, (DEMO_FIRST_MS, DEMO_START_MS, DEMO_ENDLESS_MS))
 
     @classmethod
     def recorded(cls, data: Mapping[str, Floats], finest_s: int, markets: Mapping[str, Market],
                  clock: Clock) -> DemoExchange:
         """Recorded candles played again: rows of opened, open, high, low, close, volume, ascending."""
-        tracks = {pair: DemoTrack(markets[pair], finest_s) for pair in sorted(data) if len(data[pair])}
-        for pair, track in tracks.items():
-            track.extend(np.asarray(data[pair], dtype=np.float64))
-        first = min(int(track.opened[0]) for track in tracks.values())
-        end = max(track.closed_ms(-1) for track in tracks.values())
+        rows = {pair: RecordedRows(np.asarray(data[pair], np.float64)) for pair in sorted(data) if len(data[pair])}
+        tracks = {pair: DemoTrack(markets[pair], finest_s, found) for pair, found in rows.items()}
+        first = min(int(found.opened[0]) for found in rows.values())
+        end = max(int(found.opened[-1]) for found in rows.values()) + finest_s * 1000
         lead = DEMO_HISTORY_MS if end - first > DEMO_HISTORY_MS else (end - first) // 2
-        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end), iter(()))
+        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end))
 
     def markets(self) -> tuple[Market, ...]:
         """The markets on offer."""
@@ -13036,11 +13135,8 @@ class DemoExchange:
         return self._made(ERROR_STATUS.get(code, 400), body.encode())
 
     def _serve(self, request: DemoRequest) -> Reply:
-        """Make the market up to one candle beyond now, deliver what was late, then answer."""
-        now_ms, tracks = self._clock.now_ms(), tuple(self._tracks.values())
-        while self.end_ms == DEMO_ENDLESS_MS and tracks[0].closed(now_ms) + 1 >= len(tracks[0].rows):
-            for track, rows in zip(tracks, next(self._blocks), strict=True):
-                track.extend(rows)
+        """Deliver what was late, then answer."""
+        now_ms = self._clock.now_ms()
         due = [late for late in self._late if late[0] <= now_ms]
         self._late = [late for late in self._late if late[0] > now_ms]
         for due_ms, late in sorted(due, key=lambda late: late[0]):
@@ -17906,7 +18002,7 @@ def hook_threads(on_fault: FaultHook) -> None:
 # shell | uses TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 # the toolkit itself is imported when a window opens: spawned children and headless runs never load it
 if TYPE_CHECKING:
