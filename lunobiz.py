@@ -7757,8 +7757,9 @@ def self_test_markdown(lines: Sequence[SelfTestLine], targets: Sequence[TargetRo
 # keeps a book only where one was looked at. A cycle that wrote nothing and left the desk as it was is not kept.
 BLOCK_ENTRIES = 360  # an hour of quotes: more are written without waiting for something to happen
 TAKING = (OrderKind.EXIT, OrderKind.TAKER_ENTRY)
-ACTS = ("rearm", "resolve", "close_all")
+ACTS = ("rearm", "resolve", "close_all", "gone")  # the last with a market or "cash", and how much
 CLOSED_WORDS = "closed by the owner"
+TINY_VOLUME = 1e-12
 
 
 def _name_of(value: object) -> str:
@@ -7950,16 +7951,65 @@ def _called_off(desk: Desk) -> Desk:
     return replace(desk, positions=left, orders=orders, retries=())
 
 
+def _amount(text: str) -> float:
+    """An amount above 0; DataError if it is none."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise DataError("a recorded act cannot be read")
+    return amount
+
+
+def _without_coins(desk: Desk, pair: str, volume: float) -> Desk:
+    """The desk without so many coins, what was too small to sell first; a position keeps its average price."""
+    loose = dict(desk.dust)
+    rest = volume - min(volume, loose.get(pair, 0.0))
+    loose[pair] = loose.get(pair, 0.0) - (volume - rest)
+    dust = tuple(sorted((p, n) for p, n in loose.items() if n > TINY_VOLUME))
+    others, held = tuple(p for p in desk.positions if p.pair != pair), desk.position(pair)
+    left = replace(desk, positions=others, dust=dust)
+    if held is None or held.volume - rest <= TINY_VOLUME:
+        return left
+    kept = 1 - rest / held.bought
+    return put_position(left, replace(
+        held, volume=held.volume - rest, bought=held.bought * kept, entry_value=held.entry_value * kept,
+        fees=held.fees * kept))
+
+
+def _without(desk: Desk, what: str, amount: float) -> Desk:
+    """The desk without what is gone: it was taken out and is no loss, so the limits keep their share of the rest."""
+    left = replace(desk, cash=desk.cash - amount) if what == "cash" else _without_coins(desk, what, amount)
+    share = equity(left) / equity(desk) if equity(desk) > 0 else 1.0
+    return replace(
+        left, day_start_equity=desk.day_start_equity * share, week_start_equity=desk.week_start_equity * share,
+        peak_equity=desk.peak_equity * share)
+
+
 def owner_act(desk: Desk, act: str) -> Desk:
-    """The desk after the owner re-armed it, had all closed, or lifted its halt: then the week starts anew with the
-    equity of now.
+    """The desk after the owner re-armed it, had all closed, accepted that something is gone, or lifted its halt: then
+    the week starts anew with the equity of now. DataError if there is no such act.
     """
+    name, _, rest = act.partition(" ")
+    if name == "gone":
+        what, _, amount = rest.partition(" ")
+        return _without(desk, what, _amount(amount))
     if act == "rearm":
         return clear_cause(desk, CauseKind.KILL)
     if act == "close_all":
         return _called_off(desk)
     kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
     return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
+
+
+def gone_words(act: str, counter: str) -> str:
+    """What an act of this kind took from the desk, for the owner."""
+    _, what, amount = act.split()
+    count = plain(float(amount))
+    if what == "cash":
+        return f"{count} {counter} less to trade with: they are not in the account any more"
+    return f"{count} {what.removesuffix(counter)} less in the position: they are not the bot's any more"
 
 
 def is_settled(desk: Desk) -> bool:
@@ -8183,7 +8233,7 @@ def block_entries(text: str) -> tuple[int, tuple[Entry, ...]]:
     for row in rows:
         if "killed" in row:
             found.append(Entry(answers=tuple(bool(a) for a in row["killed"])))
-        elif row.get("act") in ACTS:
+        elif str(row.get("act")).partition(" ")[0] in ACTS:
             found.append(Entry(act=row["act"]))
         else:
             before = moment_from_row(row, before)
@@ -10144,6 +10194,7 @@ import contextlib
 import io
 import os
 import random
+import stat
 import sys
 import time
 from collections import deque
@@ -10317,18 +10368,43 @@ def folder_doubts(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(doubts)
 
 
+def _file_rights(path: Path, *changes: str) -> str:
+    """What Windows says of a file's rights, after these changes; "" where it is not Windows or cannot be asked."""
+    if sys.platform != "win32":
+        return ""
+    tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
+    try:
+        return subprocess.run(  # noqa: S603 - a fixed program and our own path
+            [tool, str(path), *changes], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW, encoding="oem", errors="replace").stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def private_file(path: Path) -> None:
     """Lets only the owner read a file, as well as the system allows; never raises."""
     with contextlib.suppress(OSError):
         path.chmod(0o600)
     user = os.environ.get("USERNAME", "")
-    if sys.platform == "win32" and user:  # chmod does nothing there
-        tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(  # noqa: S603 - a fixed program and our own path
-                [tool, str(path), "/inheritance:r", "/grant:r", f"{user}:F"], stdin=subprocess.DEVNULL,
-                capture_output=True, timeout=10, check=False, creationflags=subprocess.CREATE_NO_WINDOW,
-            )  # fmt: skip
+    if user:  # chmod does nothing on Windows
+        _file_rights(path, "/inheritance:r", "/grant:r", f"{user}:F")
+
+
+def names_only(listing: str, path: str, user: str) -> bool:
+    """True if a listing of Windows' file rights has this user's entry and no other."""
+    names = re.findall(r"([^\r\n]*?):(?:\([A-Z0-9,]+\))+", listing.removeprefix(path))
+    return [name.strip().rpartition("\\")[2].casefold() for name in names] == [user.casefold()]
+
+
+def is_private(path: Path) -> bool:
+    """True if only the owner may read a file; on Windows that is seen to first, and what cannot be seen is not so."""
+    if os.name == "nt":
+        private_file(path)
+        return names_only(_file_rights(path), str(path), os.environ.get("USERNAME", ""))
+    try:
+        return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except OSError:
+        return False
 
 
 def replace_file(source: Path, target: Path, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -13850,6 +13926,7 @@ class Reconciler:
     def __init__(self, line: Line, executor: LiveExecutor) -> None:
         self._line, self._executor = line, executor
         self.owner: dict[str, Decimal] = {}  # what was there before the bot, by asset
+        self.gone: dict[str, Decimal] = {}  # what the bot bought and others have sold or sent away
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
         self._drifted: Counter[str] = Counter()
@@ -13873,7 +13950,7 @@ class Reconciler:
         assets = sorted(totals.keys() | change.keys() | self.owner.keys())  # one that is not shown is empty
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
-        odd = {row.asset: row.unexplained for row in rows if row.unexplained}
+        odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
         self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
         drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
         listed = self._line.open_orders()
@@ -13882,10 +13959,11 @@ class Reconciler:
         strange = [o for o in listed if o.client_id not in known]  # also what was taken for never placed
         own = [o for o in strange if o.client_id.startswith(OWN_PREFIX)]
         foreign = [o for o in strange if o not in own]
+        is_explained = self._is_reserve_known(listed) and not any(row.unexplained for row in rows)
         self.last = Reconciled(
             now, rows, ", ".join(drift),
             ", ".join(f"{o.side.value} {format(o.volume, 'f')} {o.pair}" for o in foreign[:3]),
-            ", ".join(o.client_id for o in own[:3]), self._is_reserve_known(listed) and not odd)
+            ", ".join(o.client_id for o in own[:3]), is_explained)
         return self.last
 
     def _is_reserve_known(self, listed: Iterable[FoundOrder]) -> bool:
@@ -13928,7 +14006,38 @@ class Reconciler:
         return found
 
     def _change(self) -> dict[str, Decimal]:
-        return booked_change(self._executor.sent.values())
+        return self._of_bot(self._executor.sent.values())
+
+    def _of_bot(self, orders: Iterable[SentOrder]) -> dict[str, Decimal]:
+        return {asset: n - self.gone.get(asset, ZERO) for asset, n in booked_change(orders).items()}
+
+    def adrift(self, looks: int = DRIFT_LOOKS) -> frozenset[str]:
+        """Assets that have not added up for so many looks in a row, or more."""
+        return frozenset(asset for asset, n in self._drifted.items() if n >= looks)
+
+    def told(self) -> dict[str, Decimal]:
+        """What the bot has of each asset as far as its desk was told."""
+        return self._of_bot(replace(o, filled=o.booked) for o in self._executor.sent.values())
+
+    def lose(self, is_bots: bool) -> None:
+        """What has not added up is the owner's now; of what is missing that which he had not, the bot has lost. What it
+        has on sale it cannot lose: the owner's goes below 0 by that, and does not add up until the sale is over.
+
+        `is_bots` if the bot's part is missing first: orders of its own that the journal lacks can have sold it.
+        """
+        bots = self.told()
+        for row in (r for r in self.last.holdings if r.asset in self.adrift()):
+            missing = -row.unexplained - (min(ZERO, row.owner) if is_bots else row.owner)
+            free = bots.get(row.asset, ZERO) - self._on_sale(row.asset)
+            lost = max(ZERO, min(missing, free))
+            self.gone[row.asset] = self.gone.get(row.asset, ZERO) + lost
+            self.owner[row.asset] = row.owner + row.unexplained + lost
+        self._drifted.clear()
+
+    def _on_sale(self, asset: str) -> Decimal:
+        """What open orders of the bot may still sell of an asset, and have sold without its desk having been told."""
+        sales = [o for o in self._executor.sent.values() if o.side is Side.SELL and o.assets[0] == asset]
+        return sum(((o.filled.base if o.is_final else o.volume) - o.booked.base for o in sales), ZERO)
 
 
 # ==============================================================================
@@ -13940,6 +14049,7 @@ RECONCILE_MS = 30_000
 RAMP = ((10, 0.0), (20, 0.25), (40, 0.5))  # below so many round trips this share of the safe size; 0 = the smallest
 BASELINE = "baseline"
 LEASH_FILLS = 20
+COIN_SLACK, CASH_SLACK = 1e-7, 0.01  # so much may a desk differ by rounding
 LOST_DAYS = 30  # so far back a restored database is found out by the orders it lacks
 
 
@@ -13968,7 +14078,7 @@ class LiveSession:
         self.executor = LiveExecutor(line, OrderJournal(store), door, orders)
         self.reconciler = Reconciler(line, self.executor)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
-        self._is_begun = False
+        self._is_begun, self._is_owing = False, True
         self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
         self._has_lost, self._known_ms = False, 0  # since when none may be missing: the owner knew of those before
         self.trouble = "no reconcile yet"
@@ -13995,12 +14105,13 @@ class LiveSession:
         kept = json.loads(rows[0][2]) if rows else None
         if kept is not None:
             self.reconciler.accounts = {str(a): str(n) for a, n in kept["accounts"].items()}
+            self.reconciler.gone = {str(a): Decimal(str(n)) for a, n in kept.get("gone", {}).items()}
             self._go_by(int(kept.get("known_ms", 0)))
         owner = None if kept is None else {str(a): Decimal(str(n)) for a, n in kept["owner"].items()}
         self.reconciler.begin(owner)
         self.lost = self._find_lost()
         if owner is None:
-            self.rebase()
+            self._keep_stock()
         self._is_begun = True
 
     def _find_lost(self) -> tuple[str, ...]:
@@ -14019,23 +14130,54 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
-    def accept(self) -> None:
-        """The owner has looked at account and key: what nothing explains is his, and lost orders are known."""
-        if self.lost or self._has_lost:
+    def accept(self) -> str:
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known. Returns
+        what is in the way, "" if nothing is: what does not add up must have done so for long enough to be believed.
+        """
+        if not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift():
+            return "The account is being compared once more: try again in half a minute"
+        has_lost = bool(self.lost or self._has_lost)
+        if has_lost:
             self._go_by(self._line.exchange_ms())
         self.lost, self._has_lost, self.executor.key_trouble = (), False, ""
-        if self._is_begun:  # before that it is not known what was the owner's all along
-            self.rebase()
+        if self._is_begun and self.reconciler.last.at_ms:  # before, it is not known what is there and whose it was
+            self.reconciler.lose(has_lost)
+            self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
+            self._keep_stock()
+            self._is_owing = True
+        return ""
 
-    def rebase(self) -> None:
-        """What nothing explains is the owner's from now on."""
-        rows = self.reconciler.last.holdings
-        owner = self.reconciler.owner | {row.asset: row.owner + row.unexplained for row in rows}
-        self.reconciler.owner = owner
-        self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
+    def _keep_stock(self) -> None:
+        """Write whose coins are whose."""
+        owner, gone = ({a: format(n, "f") for a, n in kept.items()}
+                       for kept in (self.reconciler.owner, self.reconciler.gone))
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
-            "owner": {a: format(n, "f") for a, n in owner.items()}, "accounts": self.reconciler.accounts,
-            "known_ms": self._known_ms})
+            "owner": owner, "gone": gone, "accounts": self.reconciler.accounts, "known_ms": self._known_ms})
+
+    def owed(self, desk: Desk) -> tuple[str, ...]:
+        """The acts that take from the desk what is not the bot's any more: after the owner's word, and once after a
+        start, as a crash may have come between his word and the desk.
+        """
+        acts = tuple(self._missing(desk)) if self._is_begun and self._is_owing else ()
+        self._is_owing = not self._is_begun
+        return acts
+
+    def _missing(self, desk: Desk) -> Iterator[str]:
+        """What the desk has beyond what is the bot's; where no coins are gone that is only a fee that had to be taken
+        from the owner's.
+        """
+        bots, gone, counter = self.reconciler.told(), self.reconciler.gone, self._who.settings.schedule.counter
+        held = {p.pair: p.volume for p in desk.positions}
+        for pair, loose in desk.dust:
+            held[pair] = held.get(pair, 0.0) + loose
+        for pair, volume in sorted(held.items()):
+            base = self._assets(pair)[0]
+            beyond = volume - approx(bots.get(base, ZERO))
+            if gone.get(base) and beyond > COIN_SLACK:
+                yield f"gone {pair} {beyond!r}"
+        there = self.reconciler.owner.get(counter, ZERO) + bots.get(counter, ZERO)
+        if desk.cash - approx(there) > CASH_SLACK:
+            yield f"gone cash {desk.cash - approx(there)!r}"
 
     def look(self, base: Conditions, desk: Desk) -> Conditions:
         """The conditions of this beat: the line's own, and what a reconcile says, anew where that is due."""
@@ -15190,7 +15332,6 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int, is_luno: bool = 
 import importlib.metadata
 import importlib.util
 import platform
-import stat
 from shutil import disk_usage
 
 OLDEST_PYTHON = (3, 11)
@@ -15389,32 +15530,28 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
 
 
-def _is_open_to_others(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
-    except OSError:
-        return False
+LOOSE_CURES = types.MappingProxyType({
+    "nt": "leave only your own name under Properties, Security, on a drive that knows such rights (NTFS)",
+    "posix": "chmod 600 it"})
 
 
 def loose_files(files: Iterable[Path]) -> Iterator[str]:
     """Sentences on files with secrets that others may read or git would publish: with them there is no LIVE."""
     for path in (file for file in files if file.is_file()):
-        if os.name != "nt" and _is_open_to_others(path):
-            yield f"{path} can be read by others on this computer: chmod 600 it."
+        if not is_private(path):
+            yield f"{path} can be read by others on this computer: {LOOSE_CURES[os.name]}."
         if path.name == ".env" and is_ignored_by_git(path) is False:
             yield f"{path} is not ignored by git: add it to .gitignore."
 
 
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
-    is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
+    asked, found = facts.is_ignored, kill_file_found(facts.folders)
     private = (*facts.env_files, facts.home / "lunobiz.db", facts.home / KEY_FILE)
-    loose = [str(path) for path in private if _is_open_to_others(path)]
-    cure = "run: chmod 600 on each; LIVE refuses them as they are"
+    loose = [str(path) for path in private if path.is_file() and not is_private(path)]
     yield _judge(
         "File rights", "only you can read .env, the database and the signing key",
-        (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
-        (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
+        (bool(loose), "warn", f"others may read {', '.join(loose)}", f"{LOOSE_CURES[os.name]}; LIVE refuses them"),
     )  # fmt: skip
     taken = [str(path) for path in facts.env_files if asked is not None and asked(path) is False]
     cure = "add .env to .gitignore, git rm --cached it; make new keys if it was ever pushed"
@@ -15955,6 +16092,20 @@ class AuditRecorder:
             self._store.record_inputs(self._mode, self._inputs.take())
 
 
+def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[str, ...]:
+    """Why this session may send no real entries."""
+    facts = LiveFacts(settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
+    return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
+
+
+def trained_words(choice: HeldChoice) -> str:
+    """Which set trades, and since which training."""
+    trained = f"{moment_of(choice.to_ms - 1, Zone()):%Y-%m-%d}"
+    if choice.chosen == CASH:
+        return f"Parameters: cash, no set earned its costs in training to {trained}"
+    return f"Parameters: set {choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+
+
 def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
     """Which set trades while training has chosen none; days below 0 are not known."""
     first = "the demo's own set" if mode is Mode.DEMO else "first set"
@@ -16005,12 +16156,9 @@ class Engine:
     @property
     def label(self) -> str:
         """Which set trades, and since which training."""
-        if self.choice is None:
-            return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
-        trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
-        if self.choice.chosen == CASH:
-            return f"Parameters: cash, no set earned its costs in training to {trained}"
-        return f"Parameters: set {self.choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+        if self.choice is not None:
+            return trained_words(self.choice)
+        return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
 
     def is_choice_due(self, now_ms: int) -> bool:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
@@ -16093,6 +16241,7 @@ class Engine:
         base = Conditions(is_killed=is_killed, loop_gap_ms=beat.gap_ms, skew_ms=self.parts.client.skew_ms)
         base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
         if self.parts.live is not None:
+            self._give_up(beat.now_ms)
             base = self.parts.live.look(base, self.desk)
             self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
@@ -16179,15 +16328,10 @@ class Engine:
         """Why LIVE is locked at this wall time, the nearest reason first; looked up once a minute, or afresh."""
         minute = now_ms // LOCKS_EVERY_MS
         if is_fresh or minute != self._locks[0]:
-            before, self._locks = self._locks[1], (minute, self._read_locks(now_ms))
+            before, self._locks = self._locks[1], (minute, session_locks(self.parts, self.settings, now_ms))
             for reason in (r for r in self._locks[1] if r in ALARMS and r not in before):
                 self.tell(Event(now_ms, "gates", "error", f"LIVE is locked: {reason}"))
         return self._locks[1]
-
-    def _read_locks(self, now_ms: int) -> tuple[str, ...]:
-        parts = self.parts
-        facts = LiveFacts(self.settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-        return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
 
     def rearm(self, now_ms: int) -> str:
         """Take the kill switch off if its file is gone; returns what is in the way, or an empty text."""
@@ -16202,11 +16346,18 @@ class Engine:
         kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
-        if self.parts.live is not None:
-            self.parts.live.accept()
+        if self.parts.live is not None and (problem := self.parts.live.accept()):
+            return problem
+        self._give_up(now_ms)
         self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
+
+    def _give_up(self, now_ms: int) -> None:
+        """Take from the desk what is not the bot's any more, by the owner's word."""
+        for act in () if self.parts.live is None else self.parts.live.owed(self.desk):
+            self.act(act, now_ms)
+            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
 
     def act(self, act: str, now_ms: int) -> None:
         """An act of the owner on the desk, which is an input like a moment; the next cycle writes both."""

@@ -249,16 +249,30 @@ class _Recorder:
         world = self._world
         if not report.is_quiet or world.is_first or report.desk.day != world.decided.day:
             world.store.record(report, Mode.LIVE, MARKETS)
+            world.owner.keep()
         world.decided, world.is_first = report.desk, False
         world.learn()
 
 
 @dataclass
 class Owner:
-    """What the owner did by himself: how his coins changed, and orders that are not the bot's."""
+    """What the owner did by himself: how his coins changed, what of the bot's he took, orders that are his."""
 
     change: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
+    taken: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
+    day_worth: float = float(OWNER["ZAR"])  # the bot's at the start, and its share of that once some was taken
+    fresh: tuple[Decimal, float] = (Decimal(0), 1.0)  # cash taken and the share left, not written yet
     planted: set[str] = field(default_factory=set)  # ids at the exchange
+
+    def taken_cash(self) -> Decimal:
+        """What the desk does not trade with any more."""
+        return self.taken["ZAR"] + self.fresh[0]
+
+    def keep(self) -> None:
+        """The desk without it is on disk."""
+        self.taken["ZAR"] += self.fresh[0]
+        self.day_worth *= self.fresh[1]
+        self.fresh = (Decimal(0), 1.0)
 
 
 class World:
@@ -290,7 +304,7 @@ class World:
         # looks at a position without protection while all was certain, since when in all, with which order, since when
         self.bare: dict[str, tuple[int, int, frozenset[str], int]] = {}
         self.checked_ms = 0  # when that was looked at last
-        self.day = (0, 0.0)
+        self.days = {(0, 0.0)}
         self.seen: dict[str, Decimal] = {}
         self.causes_before: frozenset[CauseKind] = frozenset()
         self.reached: set[CauseKind] = set()
@@ -366,6 +380,7 @@ class World:
         """All that was in memory is gone."""
         self.disk.reopen(self.is_thorough)
         self.refused_calls, self.has_refused = 0, False
+        self.owner.fresh = (Decimal(0), 1.0)
         self.open()
 
     def beat(self, seconds: float = 5.0, enter: Sequence[str] = (), leave: Sequence[str] = (),
@@ -397,6 +412,7 @@ class World:
         base = Conditions(is_killed=self.is_killed, loop_gap_ms=self.gap_ms, skew_ms=self.client.skew_ms)
         is_calm = self.gap_ms <= lunobiz.MAX_LOOP_GAP_MS and abs(base.skew_ms) <= lunobiz.MAX_SKEW_MS
         self.gap_ms = 0.0
+        self.give_up()
         base = self.session.look(replace(base, is_reconciled=is_calm), self.desk)
         tickers = {p: Ticker(p, now, *self._quote(p), self.prices[p], 1e6) for p in self.listed}
         try:
@@ -482,7 +498,7 @@ class World:
         for order in self.own():
             if order.market.pair == pair:
                 total += (order.base if order.is_buy else -order.base) - order.fee_base
-        return total
+        return total - self.owner.taken[pair.removesuffix("ZAR")]
 
     def cash(self) -> Decimal:
         """By how much the bot's orders have changed the cash."""
@@ -490,7 +506,8 @@ class World:
 
     def worth(self) -> float:
         """The bot's equity at the last prices."""
-        return float(OWNER["ZAR"] + self.cash()) + sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
+        cash = OWNER["ZAR"] + self.cash() - self.owner.taken_cash()
+        return float(cash) + sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
 
     def plant(self, client_id: str, pair: str = "BBBZAR", price: str = "50") -> str:
         """An order that rests at the exchange and is not of this session."""
@@ -512,16 +529,39 @@ class World:
                 self.accounts.cancel(order_id, self.true.now_ms())
         self.refused_calls, self.has_refused = 0, False
         try:
-            self.session.accept()
+            if self.session.accept():
+                return None  # not yet
         except Crash:
             self.crashes += 1
-            self.restart()
+            return self.restart()  # what he resolved was not written: he is asked again
         except lunobiz.AuditBroken:
             self.stops += 1
-            self.restart()
+            return self.restart()
+        self.give_up()
         self.desk = lunobiz.owner_act(lunobiz.owner_act(self.desk, "resolve"), "rearm")
         self.is_first = True  # the act is written with the next cycle
         self.causes_before = frozenset(c.kind for c in self.desk.causes)
+
+    def give_up(self) -> None:
+        """What the bot gives up must have been its own, and must be missing at the exchange."""
+        worth, acts = self.worth(), self.session.owed(self.desk)
+        for act in acts:
+            self.desk = lunobiz.owner_act(self.desk, act)
+        for pair in PAIRS:
+            asset = pair.removesuffix("ZAR")
+            taken = self.owner.taken[asset]
+            lost = self.session.reconciler.gone.get(asset, taken) - taken
+            self._hold(0 <= lost <= max(Decimal(0), self.coins(pair)), "I15", f"{lost} given up of {self.coins(pair)}")
+            self._hold(not lost or self.accounts.total[asset] < OWNER[asset] + self.coins(pair), "I15",
+                       f"{lost} {asset} given up, though nothing is missing")
+            self.owner.taken[asset] += lost
+            self.owner.change[asset] += lost
+        if acts:
+            cash = sum((Decimal(act.split()[2]) for act in acts if act.startswith("gone cash ")), self.owner.fresh[0])
+            self.owner.fresh = (cash, self.owner.fresh[1])
+            self.owner.fresh = (cash, self.owner.fresh[1] * self.worth() / worth)
+            self.is_first = True  # written with the next cycle
+            self.days.add((self.desk.day, self.desk.day_start_equity))  # a crash may bring the one before back
 
     # ---- what must hold
 
@@ -579,7 +619,7 @@ class World:
         held = sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
         self._hold(float(wanted) + held <= value * limits.max_exposure * 1.001, "I4", "exposure")
         is_first_day = now // lunobiz.DAY_MS == START_MS // lunobiz.DAY_MS
-        is_fallen = value <= float(OWNER["ZAR"]) * (1 - limits.daily_loss_cap)
+        is_fallen = value <= self.owner.day_worth * self.owner.fresh[1] * (1 - limits.daily_loss_cap)
         self._hold(not (is_first_day and is_fallen), "I14", "an entry after the daily cap")
 
     def _hold(self, is_true: bool, number: str, words: str) -> None:
@@ -638,9 +678,9 @@ class World:
     def _check_day(self) -> None:
         """A day begins once, with one equity; days do not go back."""
         day = (self.desk.day, self.desk.day_start_equity)
-        is_same = day == self.day or self.desk.day > self.day[0]
-        self._hold(is_same, "I20", f"day {self.day} became {day}")
-        self.day = day
+        is_same = day in self.days or self.desk.day > max(self.days)[0]
+        self._hold(is_same, "I20", f"day {self.days} became {day}")
+        self.days = {day}
 
     def _check_causes(self) -> None:
         """Halts leave by the owner only; READY comes after a reconcile that is later than the trouble."""
@@ -736,7 +776,7 @@ class World:
             bot = self.cash() if asset == "ZAR" else self.coins(asset + "ZAR")
             explained = before + self.owner.change[asset] + bot
             self._hold(self.accounts.total[asset] == explained, "I6", f"{asset} at the exchange")
-        cash = self.cash_before + float(self.cash())
+        cash = self.cash_before + float(self.cash() - self.owner.taken_cash())
         self._hold(abs(self.desk.cash - cash) < 1e-6, "I6", f"cash {self.desk.cash}, in truth {cash}")
         dust = dict(self.desk.dust)
         for pair in PAIRS:

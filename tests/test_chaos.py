@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -66,9 +67,9 @@ class Life:
             self.world.restart()
         rules = (self.enter, self.deep_entry, self.deep_exit, self.leave, self.rise, self.fall, self.fill, self.wait,
                  self.fault, self.fault, self.trick, self.crash, self.crash, self.disk, self.kill, self.jump,
-                 self.sleep, self.restart, self.owner_cancels, self.owner_moves, self.stranger, self.toggle,
-                 self.resolve, self.storm, self.lock, self.new_fees, self.deep_trail, self.deep_silence, self.deep_kill,
-                 self.deep_stranger, self.deep_lie, self.deep_answer, self.deep_crash)  # fmt: skip
+                 self.sleep, self.restart, self.owner_cancels, self.owner_moves, self.owner_sells, self.stranger,
+                 self.toggle, self.resolve, self.storm, self.lock, self.new_fees, self.deep_trail, self.deep_silence,
+                 self.deep_kill, self.deep_stranger, self.deep_lie, self.deep_answer, self.deep_crash)  # fmt: skip
         self.rules = [r for r in rules if self.rng.random() < 0.5] + [self.deep_trail, self.deep_entry, self.deep_exit]
 
     def run(self, steps: int) -> int:
@@ -254,7 +255,16 @@ class Life:
 
     def owner_moves(self) -> None:
         """The owner pays in or out."""
-        self.world.move(*self.rng.choice((("ZAR", "5000"), ("ZAR", "-700"), ("AAA", "2"), ("BBB", "-1"))))
+        asset, amount = self.rng.choice((("ZAR", "5000"), ("ZAR", "-700"), ("AAA", "2"), ("BBB", "-1")))
+        if self.world.accounts.total[asset] + Decimal(amount) > 1:
+            self.world.move(asset, amount)
+
+    def owner_sells(self) -> None:
+        """The owner takes the bot's sales off and sells most of a coin, the bot's too; fees are left to pay."""
+        asset = self.rng.choice(("AAA", "BBB"))
+        cancel_own(True)(self.world)
+        total = self.world.accounts.total[asset]
+        self.world.move(asset, str(-total * self.rng.choice((Decimal("0.97"), Decimal("0.9")))))
 
     def stranger(self) -> None:
         """An order that nobody here has sent."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lunobiz
-from desks import NOW, PAIR, desk, market, moment, order
+from desks import NOW, PAIR, desk, market, moment, order, position
 from lines import DOWN, ScriptedLine
 from lunobiz import (
     Answer,
@@ -493,6 +493,135 @@ def test_a_fill_is_the_bots_and_no_drift(at: Stand) -> None:
     at.restart(replace(BUY, state=OrderState.OPEN))
     at.look()
     assert not at.look(UNSURE).is_drifting and at.owner() == {"AAA": D(2), "ZAR": D(50_000)}
+
+
+# ---- what others have sold -------------------------------------------------------------------------------
+
+
+def holding(at: Stand, **changes: object) -> Desk:
+    """The bot has bought 10 AAA at 100 with a fee of 0.04 AAA: it has 9.96 of the 11.96 that are there."""
+    at.look()
+    at.place()
+    at.line.fill(ONE, "10", "100", "0.04")
+    at.line.settle_accounts({"AAA": "2", "ZAR": "50000"})
+    at.store.record(CycleReport(NOW, (), at.desk, at.settle(), (), (), (), (), (BUY,), (), (), 50_000.0, 0.0),
+                    Mode.LIVE, at.markets)
+    at.look(UNSURE)
+    at.desk = desk(49_000.0, positions=(position(9.96),), **changes)
+    return at.desk
+
+
+def moved(at: Stand, **totals: str) -> None:
+    """The owner has changed his account, and the bot has seen it twice."""
+    for asset, total in totals.items():
+        at.line.hold(asset, total)
+    at.look(UNSURE)
+    assert "compared once more" in at.session.accept()
+    at.look(UNSURE)
+
+
+def accepted(at: Stand) -> tuple[str, ...]:
+    """The owner's word, and what it takes from the desk."""
+    assert at.session.accept() == ""
+    acts = at.session.owed(at.desk)
+    assert at.session.owed(at.desk) == ()  # told once
+    return acts
+
+
+def test_of_coins_that_the_owner_sold_his_own_were_the_first(at: Stand) -> None:
+    """5 AAA sold by hand: 2 were his, 3 the bot's. The rest is the bot's, and nothing is amiss after that."""
+    held = holding(at)
+    moved(at, AAA="6.96", ZAR="49500")
+    (act,) = accepted(at)
+    assert act.startswith("gone AAAZAR ") and float(act.split()[2]) == pytest.approx(3.0)
+    assert at.owner() == {"AAA": D(0), "ZAR": D(50_500)}
+    at.desk = lunobiz.owner_act(held, act)
+    assert [p.volume for p in at.desk.positions] == [pytest.approx(6.96)]
+    for _ in range(2):
+        at.look(UNSURE)
+        assert not at.session.reconciler.last.drift
+        assert [(h.bot, h.owner, h.unexplained) for h in at.session.reconciler.last.holdings] == [
+            (D("6.96"), D(0), D(0)), (D(-1000), D(50_500), D(0))]
+        assert accepted(at) == ()  # said again, it changes nothing
+        at.restart()
+    assert at.session.reconciler.gone == {}  # it is read with the first look
+    at.look()
+    assert at.session.reconciler.gone == {"AAA": D(3), "ZAR": D(0)}
+
+
+def test_his_own_coins_are_his_to_sell(at: Stand) -> None:
+    holding(at)
+    moved(at, AAA="9.96", ZAR="49200")
+    assert accepted(at) == ()
+    assert at.owner() == {"AAA": D(0), "ZAR": D(50_200)}
+
+
+def test_what_an_order_sold_that_the_journal_lacks_was_the_bots(at: Stand) -> None:
+    """An older database was put back: since it was copied the bot has sold its 9.96; the owner has his 2 as before."""
+    held = holding(at)
+    at.line.accept(SentOrder("", "", PAIR, Side.SELL, OrderKind.EXIT, D(100), D("9.96"), D(0), NOW),
+                   client_id="LB1-3fa9c2d1-000009")
+    at.line.fill("LB1-3fa9c2d1-000009", "9.96", "100")
+    at.restart()
+    moved(at, AAA="2", ZAR="49996")
+    assert at.session.lost == ("LB1-3fa9c2d1-000009",)
+    acts = accepted(at)
+    assert [act.rsplit(" ", 1)[0] for act in acts] == ["gone AAAZAR"]
+    at.desk = lunobiz.owner_act(held, acts[0])
+    assert at.desk.positions == () and at.desk.dust == ()
+    assert at.owner() == {"AAA": D(2), "ZAR": D("50996")}
+
+
+def test_a_crash_before_the_desk_was_written_tells_the_act_again(at: Stand) -> None:
+    held = holding(at)
+    moved(at, AAA="6.96", ZAR="49500")
+    acts = accepted(at)
+    at.restart()
+    assert at.session.owed(held) == ()  # it is not known yet
+    at.look()
+    assert at.session.owed(held) == acts != ()
+    at.restart()
+    at.look()
+    assert at.session.owed(lunobiz.owner_act(held, acts[0])) == ()
+
+
+def test_what_an_open_order_of_the_bot_sells_is_not_given_away(at: Stand) -> None:
+    """Its protection sells 9 of the 9.96; the account cannot lack them, whatever it says."""
+    held = holding(at)
+    at.place(order(OrderKind.PROTECTION, 9.0, 94.0, order_id="LB1-000002", side=Side.SELL, stop=95.0,
+                   state=OrderState.INTENT))
+    moved(at, AAA="1", ZAR="49500")
+    (act,) = accepted(at)
+    assert float(act.split()[2]) == pytest.approx(0.96)
+    at.desk = lunobiz.owner_act(held, act)
+    moved(at)
+    assert at.session.reconciler.last.drift.startswith("AAA -8.0000 ")  # 9 are on sale, 1 is there: said once more
+    at.line.end("LB1-3fa9c2d1-000002")
+    at.look(UNSURE)
+    (act,) = accepted(at)
+    assert float(act.split()[2]) == pytest.approx(8.0) and at.owner()["AAA"] == 0
+
+
+def test_money_that_was_taken_out_is_not_traded_with(at: Stand) -> None:
+    """45,000 of 50,000 withdrawn: the desk's cash is 5,000, and the day goes on at the same share of its cap."""
+    at.look()
+    moved(at, ZAR="5000")
+    fallen = replace(at.desk, day_start_equity=51_000.0, week_start_equity=52_000.0, peak_equity=60_000.0)
+    at.desk = fallen
+    (act,) = accepted(at)
+    assert act == "gone cash 45000.0"
+    after = lunobiz.owner_act(fallen, act)
+    assert (after.cash, after.day_start_equity, after.week_start_equity, after.peak_equity) == (
+        5_000.0, pytest.approx(5_100.0), pytest.approx(5_200.0), pytest.approx(6_000.0))
+
+
+def test_a_difference_seen_once_is_nobodys_yet(at: Stand) -> None:
+    """The balances may be from before a fill: what was seen once is compared again before it is believed."""
+    holding(at)
+    at.line.hold("AAA", "6.96")
+    at.look(UNSURE)
+    assert "compared once more" in at.session.accept() and at.session.owed(at.desk) == ()
+    assert at.owner() == {"AAA": D(2), "ZAR": D(50_000)}
 
 
 def test_a_market_that_is_not_listed_any_more_is_no_trouble(at: Stand) -> None:

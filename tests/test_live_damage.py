@@ -261,7 +261,7 @@ def test_after_an_older_copy_was_accepted_no_id_comes_twice(crashed: Crashed) ->
         if order.client_id not in run.sent and order.status != "COMPLETE":
             play.exchange.accounts.cancel(order.order_id, play.clock.now_ms())
     run.look(2)
-    run.engine.resolve_halt(play.clock.now_ms())
+    assert run.engine.resolve_halt(play.clock.now_ms()) == ""
     before = set(play.posted())
     look_until(play, run, ORDERS_AFTER + 3)
     run.look(20)
@@ -274,6 +274,46 @@ def test_after_an_older_copy_was_accepted_no_id_comes_twice(crashed: Crashed) ->
     again.look(10)
     assert again.engine.desk.state is TradingState.READY and not again.live.lost
     again.close()
+
+
+def test_what_was_sold_since_the_copy_is_not_sold_once_more(tmp_path: Path) -> None:
+    """The owner has the same coins himself: after his word the position is off the desk and his coins stay his."""
+    play = Play(tmp_path / "home")
+    run = play.start()
+    own = {pair[:3]: 7 for pair in SHAPES}
+    for asset in own:
+        play.exchange.accounts.total[asset] += own[asset]
+    run.look(3)
+    assert run.engine.resolve_halt(play.clock.now_ms()) == ""
+    look_until(play, run, ORDERS_BEFORE)
+    held = {p.pair: p.opened_ms for p in run.engine.desk.positions}
+    assert held
+    older = copy_files(play, tmp_path / "older")
+    for _ in range(400):
+        if not run.engine.desk.positions:
+            break
+        run.look()
+    run.drop()
+    crashed = Crashed(play, older, older)
+    crashed.put_back(older)
+    run = assert_nothing_is_sent(crashed)
+    assert held.items() <= {p.pair: p.opened_ms for p in run.engine.desk.positions}.items()
+    for order in play.exchange.accounts.orders.values():
+        if order.client_id not in run.sent and order.status != "COMPLETE":
+            play.exchange.accounts.cancel(order.order_id, play.clock.now_ms())
+    run.look(2)
+    assert run.engine.resolve_halt(play.clock.now_ms()) == ""
+    assert all(p.volume < 1e-4 for p in run.engine.desk.positions)  # less than a lot is left
+    told = [e.text for e in run.events if "less in the position" in e.text]
+    assert len(told) == len(held)
+    run.look(3)
+    assert not {(p.pair, p.opened_ms) for p in run.engine.desk.positions} & set(held.items())
+    run.look(60)
+    assert run.engine.desk.state is TradingState.READY
+    for asset, count in own.items():
+        bots = sum(p.volume for p in run.engine.desk.positions if p.pair.startswith(asset))
+        assert float(play.exchange.accounts.total[asset]) >= count + bots - 1e-9
+    run.close()
 
 
 def test_a_database_without_its_wal_sends_nothing(crashed: Crashed) -> None:

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lunobiz
-from desks import CASH, HOUR, NOW, PAIR, cause, desk, fill, market, moment, order, outlook, quote, setup, view
+from desks import CASH, HOUR, NOW, PAIR, cause, desk, fill, market, moment, order, outlook, position, quote, setup, view
 from lunobiz import (
     CauseKind,
     Conditions,
@@ -291,6 +291,54 @@ def test_an_act_of_the_owner_is_an_entry(act: str, kinds: set[CauseKind]) -> Non
     assert after.week_start_equity == (lunobiz.equity(held) if act == "resolve" else held.week_start_equity)
     (row,) = log.take()
     assert [e.act for e in block_entries(row.text)[1]] == [act]
+
+
+def test_what_is_gone_leaves_the_position_and_is_no_loss() -> None:
+    """10 bought at 100, 4 sold at 110, mark 100 and a taker fee of 0.5 % (0.005): 6 are left, 600 - 3 = 597 of value.
+
+    3 of the 6 go, a half: 298.50 less of 100,597 is a share of 0.997033. What was bought falls by the same 3 of 10.
+    """
+    held = replace(position(), volume=6.0, bought=10.0, entry_value=1_000.0, fees=9.0, sold=4.0, exit_value=440.0,
+                   mark=100.0, exit_fee=0.005)
+    before = desk(100_000.0, positions=(held,), dust=((PAIR, 0.5),), day_start_equity=100_000.0,
+                  week_start_equity=101_000.0, peak_equity=110_000.0)
+    after = lunobiz.owner_act(before, f"gone {PAIR} 3.5")  # what was too small to sell goes first
+    (left,) = after.positions
+    assert (left.volume, left.bought, left.entry_value, left.fees) == pytest.approx((3.0, 7.0, 700.0, 6.3))
+    assert left.entry == pytest.approx(held.entry) and (left.sold, left.exit_value) == (4.0, 440.0)
+    assert after.dust == () and after.cash == 100_000.0 and after.closings == ()
+    share = (100_000 + 298.5) / 100_597
+    assert after.day_start_equity == pytest.approx(100_000 * share)
+    assert after.week_start_equity == pytest.approx(101_000 * share)
+    assert after.peak_equity == pytest.approx(110_000 * share)
+    assert lunobiz.owner_act(after, f"gone {PAIR} 3.0").positions == ()
+
+
+def test_what_is_gone_of_coins_that_are_nowhere_changes_nothing() -> None:
+    before = desk(positions=(position(),))
+    assert lunobiz.owner_act(before, "gone BBBZAR 1.0") == before
+
+
+def test_an_act_with_an_amount_is_an_entry_too() -> None:
+    log = InputLog(desk(CASH))
+    after = log.act("gone cash 1000.25", NOW)
+    assert after.cash == CASH - 1000.25
+    (row,) = log.take()
+    (entry,) = block_entries(row.text)[1]
+    assert lunobiz.owner_act(desk(CASH), entry.act) == after
+
+
+@pytest.mark.parametrize("amount", ["", "x", "nan", "inf", "-1", "0"])
+def test_an_act_without_an_amount_is_refused(amount: str) -> None:
+    with pytest.raises(DataError, match="act"):
+        lunobiz.owner_act(desk(), f"gone cash {amount}")
+
+
+def test_what_is_gone_is_told_in_words() -> None:
+    assert lunobiz.gone_words("gone cash 1000.25", "ZAR") == (
+        "1,000.25 ZAR less to trade with: they are not in the account any more")
+    assert lunobiz.gone_words("gone XBTZAR 0.25", "ZAR") == (
+        "0.25 XBT less in the position: they are not the bot's any more")
 
 
 def test_a_replay_begins_where_no_order_waits_for_an_answer() -> None:
