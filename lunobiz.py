@@ -13929,7 +13929,7 @@ class Reconciler:
         self.gone: dict[str, Decimal] = {}  # what the bot bought and others have sold or sent away
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
-        self._drifted: Counter[str] = Counter()
+        self._drifted: dict[str, tuple[int, int]] = {}  # by asset: looks in a row, and since when
         self._named: dict[tuple[str, Decimal], str] = {}  # what the statement says of a drift
         self._reserved: dict[str, Decimal] = {}
         self._set_aside: dict[str, Decimal] = {}  # reserved beyond what open orders need, while none was unknown
@@ -13951,8 +13951,9 @@ class Reconciler:
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
-        self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
-        drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
+        before = {a: self._drifted.get(a, (0, now)) for a in odd}
+        self._drifted = {a: (looks + 1, since_ms) for a, (looks, since_ms) in before.items()}
+        drift = [self._name(asset, odd[asset]) for asset in sorted(self.adrift())]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
         known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
@@ -14013,7 +14014,20 @@ class Reconciler:
 
     def adrift(self, looks: int = DRIFT_LOOKS) -> frozenset[str]:
         """Assets that have not added up for so many looks in a row, or more."""
-        return frozenset(asset for asset, n in self._drifted.items() if n >= looks)
+        return frozenset(asset for asset, (n, _) in self._drifted.items() if n >= looks)
+
+    def late_fill(self, now_ms: int) -> str:
+        """An open order whose fill would change both its assets as they have changed, or "": the exchange may not show
+        it yet. After ten minutes it is not believed any more.
+        """
+        odd = {r.asset: r.unexplained for r in self.last.holdings
+               if now_ms - self._drifted.get(r.asset, (0, 0))[1] < UNRESOLVED_MS}
+        for order in (o for o in self._executor.sent.values() if not o.is_final):
+            sign = 1 if order.side is Side.BUY else -1
+            base, counter = (sign * odd.get(asset, ZERO) for asset in order.assets)
+            if 0 < base <= (order.volume - order.filled.base) * (1 + FEE_CEILING) and counter < 0:
+                return order.order_id
+        return ""
 
     def told(self) -> dict[str, Decimal]:
         """What the bot has of each asset as far as its desk was told."""
@@ -14136,6 +14150,8 @@ class LiveSession:
         """
         if not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift():
             return "The account is being compared once more: try again in half a minute"
+        if late := self.reconciler.late_fill(self._line.exchange_ms()):
+            return f"It may be order {late}, whose fill Luno does not show yet: try again in some minutes"
         has_lost = bool(self.lost or self._has_lost)
         if has_lost:
             self._go_by(self._line.exchange_ms())
