@@ -33,6 +33,7 @@ Map:
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     WHY        what kept a market from trading
     TAX        what each disposal gained, by two methods, per tax year
+    SEEDED     how the demo's markets move, the same for the same seed
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -10086,6 +10087,165 @@ def tax_tables(source: TaxSource) -> dict[str, list[TaxRow]]:
 
 
 # ==============================================================================
+# SEEDED | how the demo's markets move, the same for the same seed
+# pure | uses TYPES CANDLES
+# ==============================================================================
+
+DEMO_FINEST_S = 300
+DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
+DEMO_HISTORY_MS = 70 * DAY_MS
+DEMO_FIRST_MS = DEMO_START_MS - DEMO_HISTORY_MS
+BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
+BLOCKS_HELD = 3  # the newest, the one before, and one that was asked for
+COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
+COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
+LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
+LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+
+
+class DemoProfile(NamedTuple):
+    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
+
+    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
+    volatility: float
+    beta: float
+    spread: float
+    day_value: float
+    thin: float
+
+
+DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
+    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
+    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
+    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
+    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
+    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
+    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
+    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
+)
+
+
+class PathEnd(NamedTuple):
+    """Where a block of a path ended, and the next goes on: kind and level of the leg, noise, log volatility."""
+
+    kind: int = 0
+    level: float = 0.0
+    noise: float = 0.0
+    cluster: float = 0.0
+
+
+def _demo_path(key: tuple[int, int, int], before: PathEnd, reach: float,
+               volatility: float) -> tuple[Floats, Floats, PathEnd]:
+    """Log price and deviation of each step of the block `key`: legs of 12 to 60 hours and clustered noise."""
+    rng, (kind, level, *_) = np.random.default_rng(np.random.SeedSequence([*key, 1])), before
+    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
+    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
+    plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
+    while left > 0:
+        hours = left if left <= 60 else int(rng.integers(12, 49))
+        kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
+        x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
+        # a trend turns back the farther the market has come
+        is_up = rng.random() < 1 / (1 + math.exp((level + before.noise) / (3 * reach)))
+        rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
+        trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
+        plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
+        heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
+        level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
+    cluster = decay * (before.cluster + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
+    step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
+    noise = before.noise + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
+    return plan + noise, step, PathEnd(kind, level, float(noise[-1]), float(cluster[-1]))
+
+
+def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
+    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
+    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
+    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
+    before, after = log[:-1], log[1:]
+    # the extremes of a Brownian path between two known ends
+    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
+    price = np.maximum(np.rint(np.exp(after) * scale), 2)
+    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
+    # more is traded in a lively market, nothing in most steps of a thin hour
+    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
+    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
+    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
+    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
+    lots = np.floor(value / price * scale * lot)
+    # a step without a trade repeats the close before it
+    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
+    close = np.where(origin >= 0, price[origin], round(last * scale))
+    start = np.concatenate(([round(last * scale)], close[:-1]))
+    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
+    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
+    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
+    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
+    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
+    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
+
+
+class MarketEnd(NamedTuple):
+    """Where a block of a market ended: the path that all share, its own, its log price and last close."""
+
+    common: PathEnd
+    own: PathEnd
+    log: float
+    close: float
+
+
+class SeededRows:
+    """The rows of one generated market by their numbers: opened, o, h, l, c, volume, bid, ask, without an end.
+
+    They are made ten days at a time and few of these are held, so that a demo may run for years. An older block is
+    made again when it is asked for; that needs no more than the end of the one before it.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.seed, self._profile = (seed, number), DEMO_PROFILES[number]
+        start = self._profile.market[2]
+        self._ends = [MarketEnd(PathEnd(), PathEnd(), math.log(start), start)]
+        self._held: dict[int, Floats] = {}
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return max(0, -(-(time_ms - DEMO_FIRST_MS) // (DEMO_FINEST_S * 1000)))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`."""
+        if end <= first:
+            return np.empty((0, 8))
+        start = first // BLOCK_STEPS
+        blocks = [self._block(number) for number in range(start, (end - 1) // BLOCK_STEPS + 1)]
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return rows[first - start * BLOCK_STEPS : end - start * BLOCK_STEPS]
+
+    def _block(self, number: int) -> Floats:
+        """One block, from those that were used last or made again."""
+        rows = self._held.pop(number, None)
+        while rows is None:
+            known = len(self._ends) - 1
+            made, end = self._made(min(number, known))
+            self._ends += [end] if known <= number else []
+            rows = made if known >= number else None
+        self._held[number] = rows
+        if len(self._held) > BLOCKS_HELD:
+            del self._held[next(iter(self._held))]
+        return rows
+
+    def _made(self, number: int) -> tuple[Floats, MarketEnd]:
+        before, (seed, own) = self._ends[number], self.seed
+        profile = self._profile
+        whole, whole_step, common = _demo_path((seed, 0, number), before.common, COMMON_REACH, COMMON_VOLATILITY)
+        moves, step, end = _demo_path((seed, own + 1, number), before.own, OWN_REACH, profile.volatility)
+        log = np.concatenate(([before.log], math.log(profile.market[2]) + profile.beta * whole + moves))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, own, number, 2]))
+        rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, step), before.close)
+        opened = DEMO_FIRST_MS + (number * BLOCK_STEPS + np.arange(BLOCK_STEPS)) * (DEMO_FINEST_S * 1000.0)
+        return np.column_stack((opened, rows)), MarketEnd(common, end, float(log[-1]), float(rows[-1, 3]))
+
+
+# ==============================================================================
 # SYSTEM | the machine: clock, folders, settings file, kill file, log
 # shell | uses ERRORS TYPES SETTINGS | owns dotenv
 # ==============================================================================
@@ -10095,6 +10255,7 @@ import contextlib
 import io
 import os
 import random
+import stat
 import sys
 import time
 from collections import deque
@@ -10268,18 +10429,43 @@ def folder_doubts(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(doubts)
 
 
+def _file_rights(path: Path, *changes: str) -> str:
+    """What Windows says of a file's rights, after these changes; "" where it is not Windows or cannot be asked."""
+    if sys.platform != "win32":
+        return ""
+    tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
+    try:
+        return subprocess.run(  # noqa: S603 - a fixed program and our own path
+            [tool, str(path), *changes], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False,
+            creationflags=subprocess.CREATE_NO_WINDOW, encoding="oem", errors="replace").stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def private_file(path: Path) -> None:
     """Lets only the owner read a file, as well as the system allows; never raises."""
     with contextlib.suppress(OSError):
         path.chmod(0o600)
     user = os.environ.get("USERNAME", "")
-    if sys.platform == "win32" and user:  # chmod does nothing there
-        tool = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(  # noqa: S603 - a fixed program and our own path
-                [tool, str(path), "/inheritance:r", "/grant:r", f"{user}:F"], stdin=subprocess.DEVNULL,
-                capture_output=True, timeout=10, check=False, creationflags=subprocess.CREATE_NO_WINDOW,
-            )  # fmt: skip
+    if user:  # chmod does nothing on Windows
+        _file_rights(path, "/inheritance:r", "/grant:r", f"{user}:F")
+
+
+def names_only(listing: str, path: str, user: str) -> bool:
+    """True if a listing of Windows' file rights has this user's entry and no other."""
+    names = re.findall(r"([^\r\n]*?):(?:\([A-Z0-9,]+\))+", listing.removeprefix(path))
+    return [name.strip().rpartition("\\")[2].casefold() for name in names] == [user.casefold()]
+
+
+def is_private(path: Path) -> bool:
+    """True if only the owner may read a file; on Windows that is seen to first, and what cannot be seen is not so."""
+    if os.name == "nt":
+        private_file(path)
+        return names_only(_file_rights(path), str(path), os.environ.get("USERNAME", ""))
+    try:
+        return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    except OSError:
+        return False
 
 
 def replace_file(source: Path, target: Path, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -11765,11 +11951,10 @@ def parity_json(report: ParityReport) -> dict[str, object]:
 import ssl
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from typing import TYPE_CHECKING
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
 
 Params = Sequence[tuple[str, str]]
 LUNO_HOST = "api.luno.com"
@@ -11824,21 +12009,22 @@ class _DeadlineSocket(ssl.SSLSocket):
         return super().recv_into(buffer, nbytes, flags)
 
 
-class _Adapter(HTTPAdapter):
-    """The library's connection pool with our context in it."""
+def _adapter(context: _Context) -> HTTPAdapter:
+    """The library's connection pool with our context in it; loaded here, as a demo needs none and the window waits."""
+    from requests.adapters import HTTPAdapter
 
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        super().__init__(pool_connections=1, pool_maxsize=1)
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
+            super().init_poolmanager(connections, maxsize, block, ssl_context=context, **kwargs)
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **kwargs)
+        def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
+            """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
 
-    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
-        """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
+    return Adapter(pool_connections=1, pool_maxsize=1)
 
 
 def _tls_context(ca_file: str) -> _Context:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name by itself
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _DeadlineSocket
@@ -11860,18 +12046,19 @@ def _chain_of(error: BaseException | None) -> list[BaseException]:
 
 def _has_no_connection(error: BaseException) -> bool:
     """True for a refused or timed-out connect on a fresh connection: only then is it certain that nothing left."""
-    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return any(isinstance(e, kinds) for e in _chain_of(error))
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    return any(isinstance(e, (NewConnectionError, ConnectTimeoutError)) for e in _chain_of(error))
 
 
 def _plain_words(error: BaseException) -> str:
     """What went wrong; never the library's words, which hold addresses and headers."""
+    from urllib3 import exceptions as urllib3
     chain = _chain_of(error)
     for kinds, words in (
         ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
-        ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
-        ((urllib3.exceptions.NewConnectionError,), "the exchange cannot be reached"),
-        ((TimeoutError, urllib3.exceptions.TimeoutError), TOO_LATE),
+        ((ssl.SSLError, urllib3.SSLError), "no secure connection to the exchange"),
+        ((urllib3.NewConnectionError,), "the exchange cannot be reached"),
+        ((TimeoutError, urllib3.TimeoutError), TOO_LATE),
     ):
         if any(isinstance(e, kinds) for e in chain):
             return words
@@ -11892,15 +12079,16 @@ class HttpTransport:
             raise SettingsError("LUNOBIZ_EXCHANGE_CA is for a test exchange only, not for Luno's own host")
         self._base_url, self._context = base_url, _tls_context(ca_file)
         self._connect_s, self._context.read_s, self._total_s = timeout
-        self._adapter = _Adapter(self._context)
+        self._adapter = _adapter(self._context)
 
     def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
         """One request, never repeated here; ExchangeDown if no whole answer of decent size came in time."""
         if method not in ("GET", "POST") or _URL_PATH.fullmatch(path) is None:
             raise ExchangeRefused("bad-request", "this is not a request the program may send")
+        from urllib3.exceptions import HTTPError
         try:
             return self._exchange(method, path, params, key)
-        except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (OSError, HTTPException, HTTPError, ValueError) as error:
             trouble, is_unsent = _plain_words(error), method == "POST" and _has_no_connection(error)
         # outside the handler, so the library's error is not attached to ours
         raise NotSent(trouble) if is_unsent else ExchangeDown(trouble)
@@ -11909,12 +12097,13 @@ class HttpTransport:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
+        from requests import Request
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
-            request = requests.Request(method, url, headers, params=pairs).prepare()
+            request = Request(method, url, headers, params=pairs).prepare()
         else:  # a form, because queries end up in logs; on a fresh connection, so that none can have gone stale
             self._adapter.close()
-            request = requests.Request(method, url, headers, data=pairs).prepare()
+            request = Request(method, url, headers, data=pairs).prepare()
         self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
@@ -12465,7 +12654,7 @@ class LunoOrders:
 
 # ==============================================================================
 # DEMO | a small exchange inside the program, for the first look and for tests
-# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SEEDED SYSTEM HTTP
 # ==============================================================================
 
 from decimal import ROUND_CEILING
@@ -12473,14 +12662,7 @@ from email.utils import formatdate
 
 # Between two closes of the finest candle the market stands still: the ticker shows the last closed one, and a
 # resting order is tried against the candles that close after it came.
-DEMO_FINEST_S = 300
-DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
-DEMO_HISTORY_MS, DEMO_ENDLESS_MS = 70 * DAY_MS, 2**62
-BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
-COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
-COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
-LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
-LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+DEMO_ENDLESS_MS = 2**62
 CANDLES_S = (60, *DURATIONS_S, 259200, 604800)
 CANDLE_FIELDS = ((1, "open"), (4, "close"), (2, "high"), (3, "low"), (5, "volume"))
 CANDLE_PAGE = 1000
@@ -12489,98 +12671,6 @@ OFFERED_SHARE = 0.10  # of the last candle's volume is there to take where no bo
 DEMO_REFUSED = "refused by the demo exchange"
 NOTHING, FEE_STEP = Decimal("0"), Decimal("0.00000001")
 FIRST_ACCOUNT = 3_706_266_844_366_961_196  # beyond 2**53, as real ones are
-
-
-class DemoProfile(NamedTuple):
-    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
-
-    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
-    volatility: float
-    beta: float
-    spread: float
-    day_value: float
-    thin: float
-
-
-DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
-    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
-    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
-    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
-    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
-    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
-    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
-    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
-)
-
-
-def _demo_path(seed: int, stream: int, reach: float, volatility: float) -> Iterator[tuple[Floats, Floats]]:
-    """Blocks of log price and deviation of each step: legs of 12 to 60 hours and clustered noise."""
-    kind, level, noise, cluster = 0, 0.0, np.zeros(1), np.zeros(1)
-    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
-    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
-    for block in range(DEMO_ENDLESS_MS):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, stream, block, 1]))
-        plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
-        while left > 0:
-            hours = left if left <= 60 else int(rng.integers(12, 49))
-            kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
-            x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
-            # a trend turns back the farther the market has come
-            is_up = rng.random() < 1 / (1 + math.exp((level + noise[-1]) / (3 * reach)))
-            rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
-            trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
-            plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
-            heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
-            level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
-        cluster = decay * (cluster[-1] + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
-        step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
-        noise = noise[-1] + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
-        yield plan + noise, step
-
-
-def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
-    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
-    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
-    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
-    before, after = log[:-1], log[1:]
-    # the extremes of a Brownian path between two known ends
-    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
-    price = np.maximum(np.rint(np.exp(after) * scale), 2)
-    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
-    # more is traded in a lively market, nothing in most steps of a thin hour
-    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
-    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
-    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
-    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
-    lots = np.floor(value / price * scale * lot)
-    # a step without a trade repeats the close before it
-    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
-    close = np.where(origin >= 0, price[origin], round(last * scale))
-    start = np.concatenate(([round(last * scale)], close[:-1]))
-    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
-    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
-    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
-    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
-    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
-    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
-
-
-def demo_blocks(seed: int) -> Iterator[list[Floats]]:
-    """Ten days of every market after the other, as opened, o, h, l, c, volume, bid, ask."""
-    common = _demo_path(seed, 0, COMMON_REACH, COMMON_VOLATILITY)
-    paths = [_demo_path(seed, n, OWN_REACH, p.volatility) for n, p in enumerate(DEMO_PROFILES, 1)]
-    logs, closes = [[math.log(p.market[2])] for p in DEMO_PROFILES], [p.market[2] for p in DEMO_PROFILES]
-    opened = DEMO_START_MS - DEMO_HISTORY_MS + np.arange(BLOCK_STEPS) * (DEMO_FINEST_S * 1000.0)
-    for block, (whole, whole_step) in enumerate(common):
-        found = []
-        for n, profile in enumerate(DEMO_PROFILES):
-            own, own_step = next(paths[n])
-            log = np.concatenate((logs[n], math.log(profile.market[2]) + profile.beta * whole + own))
-            rng = np.random.default_rng(np.random.SeedSequence([seed, n, block, 2]))
-            rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, own_step), closes[n])
-            logs[n], closes[n] = [float(log[-1])], float(rows[-1, 3])
-            found.append(np.column_stack((opened + block * BLOCK_HOURS * HOUR_MS, rows)))
-        yield found
 
 
 def _demo_resample(rows: Floats, duration_ms: int) -> Floats:
@@ -12605,50 +12695,80 @@ def _demo_amounts(values: Mapping[str, Decimal | float]) -> dict[str, str]:
     return {k: text if len(text.partition(".")[2]) >= 2 else f"{Decimal(text):.2f}" for k, text in texts.items()}
 
 
+class DemoRows(Protocol):
+    """The candles of one market by their numbers, those to come included; generated ones have bid and ask as well."""
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+
+
+class RecordedRows:
+    """Recorded candles: opened, o, h, l, c, volume, ascending."""
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        self.opened: Ints = rows[:, 0].astype(np.int64)
+
+    def extend(self, rows: Floats) -> None:
+        """Later rows."""
+        self.rows = np.concatenate((self.rows, rows))
+        self.opened = self.rows[:, 0].astype(np.int64)
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return int(self.opened.searchsorted(time_ms))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+        return self.rows[first:end]
+
+
 class DemoTrack:
     """One market's candles, those to come included, and what the public may see of them at a moment."""
 
-    def __init__(self, market: Market, finest_s: int, seed: tuple[int, int] | None = None) -> None:
-        self.market, self.has_book = market, seed is not None
-        self.rows: Floats = np.empty((0, 8 if self.has_book else 6))
-        self.opened: Ints = np.empty(0, np.int64)
-        self._step_ms, self._seed, self._total = finest_s * 1000, seed or (0, 0), np.zeros(1)
-        self._coarse: dict[int, Floats] = {}
+    def __init__(self, market: Market, finest_s: int, rows: DemoRows) -> None:
+        self.market, self.rows, self._step_ms = market, rows, finest_s * 1000
+        self._seed = rows.seed if isinstance(rows, SeededRows) else None  # recorded markets have no book
 
-    def extend(self, rows: Floats) -> None:
-        """Later rows: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
-        self.rows = np.concatenate((self.rows, rows))
-        self.opened = self.rows[:, 0].astype(np.int64)
-        self._total = np.concatenate(([0.0], np.cumsum(self.rows[:, 5])))
-        self._coarse.clear()
+    def row(self, index: int) -> list[float]:
+        """One row: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
+        return [float(value) for value in self.rows.span(index, index + 1)[0]]
 
     def closed(self, now_ms: int) -> int:
         """Row of the last closed candle, -1 before the first."""
-        return int(self.opened.searchsorted(now_ms - self._step_ms, side="right")) - 1
+        return self.rows.at(now_ms - self._step_ms + 1) - 1
 
     def closed_ms(self, index: int) -> int:
         """When a row closes."""
-        return int(self.opened[index]) + self._step_ms
+        return int(self.row(index)[0]) + self._step_ms
 
     def quote(self, index: int) -> tuple[float, float]:
         """Bid and ask once a row has closed; zero before the first."""
         if index < 0:
             return 0.0, 0.0
-        row = self.rows[index].tolist()
+        row = self.row(index)
         return (row[6], row[7]) if self.has_book else modelled_quote(self.market, Candle(int(row[0]), *row[1:6]))
+
+    @property
+    def has_book(self) -> bool:
+        """True if its book is made up as well."""
+        return self._seed is not None
 
     def volume_24h(self, index: int) -> float:
         """Base traded in the 24 hours before the close of a row."""
-        first = int(self.opened.searchsorted(self.closed_ms(index) - DAY_MS))
-        return float(self._total[index + 1] - self._total[first])
+        first = self.rows.at(self.closed_ms(index) - DAY_MS)
+        return float(self.rows.span(first, index + 1)[:, 5].sum())
 
     def levels(self, index: int, is_ask: bool, shift: float = 0.0) -> list[tuple[float, float]]:
         """One side of the book, best first, moved by `shift`; its depth follows the day's volume."""
         bid, ask = self.quote(index)
         market, best = self.market, (ask if is_ask else bid) + shift
-        if not self.has_book:
+        if self._seed is None:
             price = market.round_price(best, Side.BUY if is_ask else Side.SELL)
-            return [(price, market.round_volume(self.rows[index, 5] * OFFERED_SHARE))]
+            return [(price, market.round_volume(self.row(index)[5] * OFFERED_SHARE))]
         rng = np.random.default_rng(np.random.SeedSequence([*self._seed, index, int(is_ask), BOOK_STREAM]))
         scale, lot = 10.0**market.price_scale, 10.0**market.volume_scale
         gaps = np.ceil((ask - bid) * scale / 4 * rng.exponential(1.0, BOOK_LEVELS))
@@ -12664,37 +12784,45 @@ class DemoTrack:
         bid, ask = self.quote(index)
         places = max(8, self.market.price_scale)  # recorded coins may cost less than any at Luno
         if index >= 0:
-            time_ms, last, volume = self.closed_ms(index), self.rows[index, 4], self.volume_24h(index)
+            time_ms, last, volume = self.closed_ms(index), self.row(index)[4], self.volume_24h(index)
         return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.{places}f}", "ask": f"{ask:.{places}f}",
                 "last_trade": f"{last:.{places}f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
 
     def candles(self, since_ms: int, duration_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's page: the earliest candles from `since_ms`, the one in progress included."""
-        if duration_ms not in self._coarse:
-            self._coarse[duration_ms] = _demo_resample(self.rows, duration_ms)
-        rows = self._coarse[duration_ms]
-        first = int(rows[:, 0].searchsorted(since_ms))
-        closed = int(rows[:, 0].searchsorted(now_ms - duration_ms, side="right"))
-        page = rows[first : max(first, min(closed, first + CANDLE_PAGE))].tolist()
+        page = self._gathered(since_ms, duration_ms, now_ms).tolist()
         if len(page) < CANDLE_PAGE and now_ms - now_ms % duration_ms >= since_ms:
             page += self._running(duration_ms, now_ms).tolist()
         return [{"timestamp": int(r[0]), **_demo_amounts({name: r[n] for n, name in CANDLE_FIELDS})} for r in page]
 
+    def _gathered(self, since_ms: int, duration_ms: int, now_ms: int) -> Floats:
+        """The first closed candles from `since_ms`, a page at most; a hole in the rows is passed over."""
+        at, span, found = self.rows.at, self.rows.span, np.empty((0, 6))
+        end, last = -(-since_ms // duration_ms) * duration_ms, now_ms // duration_ms * duration_ms
+        while end < last and len(found) < CANDLE_PAGE:
+            ahead = span(at(end), at(end) + 1)
+            start = max(end, int(ahead[0, 0]) // duration_ms * duration_ms) if len(ahead) else last
+            end = min(start + CANDLE_PAGE * duration_ms, last)
+            rows = span(at(start), at(end))
+            found = np.concatenate((found, _demo_resample(rows, duration_ms))) if len(rows) else found
+        return found[:CANDLE_PAGE]
+
     def _running(self, duration_ms: int, now_ms: int) -> Floats:
         """The candle in progress: what has closed of it, or a flat start; no row if none is to come."""
         opened = now_ms - now_ms % duration_ms
-        first, last = int(self.opened.searchsorted(opened)), self.closed(now_ms) + 1
+        first, last = self.rows.at(opened), self.closed(now_ms) + 1
         if last > first:
-            return _demo_resample(self.rows[first:last], duration_ms)
-        if last >= len(self.rows) or int(self.opened[last]) > now_ms:
+            return _demo_resample(self.rows.span(first, last), duration_ms)
+        ahead = self.rows.span(last, last + 1)
+        if not len(ahead) or int(ahead[0, 0]) > now_ms:
             return np.empty((0, 6))
-        return np.array([[opened, *[self.rows[last, 1]] * 4, 0.0]])
+        return np.array([[opened, *[ahead[0, 1]] * 4, 0.0]])
 
     def trades(self, since_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's public trades, at most 100, newest first, made up from the candles: one to a candle."""
-        oldest, last = int(self.opened.searchsorted(since_ms - self._step_ms + 1)), self.closed(now_ms)
-        rows = ((n, *self.rows[n, :6].tolist()) for n in range(last, oldest - 1, -1))
-        found = [(n, start, close, volume) for n, _, start, _, _, close, volume in rows if volume > 0]
+        oldest, last = self.rows.at(since_ms - self._step_ms + 1), self.closed(now_ms)
+        rows = reversed(list(enumerate(self.rows.span(oldest, last + 1)[:, :6].tolist(), oldest)))
+        found = [(n, start, close, volume) for n, (_, start, _, _, close, volume) in rows if volume > 0]
         return [{"sequence": n * 1000, "timestamp": self.closed_ms(n) - 1, "price": _demo_float(close),
                  "volume": _demo_float(volume), "is_buy": close >= start} for n, start, close, volume in found[:100]]
 
@@ -12849,11 +12977,11 @@ class DemoAccounts:
 
     def _trigger(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """The first trade at the stop sets the order free; a gap is met at the price it opened with."""
-        rows, stop, is_low = track.rows[order.checked : end], float(order.stop), order.direction == "BELOW"
+        rows, stop, is_low = track.rows.span(order.checked, end), float(order.stop), order.direction == "BELOW"
         hits = np.flatnonzero((rows[:, 3] <= stop if is_low else rows[:, 2] >= stop) & (rows[:, 5] > 0))
         if len(hits):
             index = order.checked + int(hits[0])
-            opened, close = float(track.rows[index, 1]), float(track.rows[index, 4])
+            _, opened, _, _, close, *_ = track.row(index)
             shift = (min(opened, stop) if is_low else max(opened, stop)) - close
             order.status, order.checked = "PENDING", index + 1
             self._take(order, track, index, track.closed_ms(index), shift)
@@ -12867,10 +12995,10 @@ class DemoAccounts:
 
     def _rest(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """A resting order gets what later candles traded, once one goes through its price by a tick."""
-        rows, limit, tick = track.rows[order.checked : end], float(order.price), order.market.tick * 0.999999
+        rows, limit, tick = track.rows.span(order.checked, end), float(order.price), order.market.tick * 0.999999
         is_through = rows[:, 3] <= limit - tick if order.is_buy else rows[:, 2] >= limit + tick
         for index in (order.checked + np.flatnonzero(is_through)).tolist():
-            volume = track.market.round_volume(float(track.rows[index, 5]))
+            volume = track.market.round_volume(track.row(index)[5])
             part = min(order.remaining, exact(volume, track.market.volume_scale))
             if part > 0:
                 self._fill(order, index, track.closed_ms(index), (order.price, part), is_maker=True)
@@ -12960,10 +13088,9 @@ class DemoExchange:
     """Luno's REST answers from a generated or a recorded market; never to be mistaken for the real ones."""
 
     def __init__(
-        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int],
-        blocks: Iterator[list[Floats]],
-    ) -> None:  # fmt: skip
-        self.finest_s, self._clock, self._blocks, self._tracks = finest_s, clock, blocks, tracks
+        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int]
+    ) -> None:
+        self.finest_s, self._clock, self._tracks = finest_s, clock, tracks
         self.history_start_ms, self.start_ms, self.end_ms = span
         self.accounts = DemoAccounts(tracks)
         # for tests: trouble to come, statuses (DELISTED hides a market), the rights of the key, requests seen
@@ -13000,21 +13127,19 @@ class DemoExchange:
             pair, base, price, digits, volume_digits, least = profile.market
             limits = (least, least * 1e6, 10.0**-digits, price * 50)
             market = Market(pair, base, "ZAR", digits, volume_digits, *limits, model_spread=profile.spread)
-            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, (seed, number))
-        span = (DEMO_START_MS - DEMO_HISTORY_MS, DEMO_START_MS, DEMO_ENDLESS_MS)
-        return cls(tracks, DEMO_FINEST_S, clock, span, demo_blocks(seed))
+            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, SeededRows(seed, number))
+        return cls(tracks, DEMO_FINEST_S, clock, (DEMO_FIRST_MS, DEMO_START_MS, DEMO_ENDLESS_MS))
 
     @classmethod
     def recorded(cls, data: Mapping[str, Floats], finest_s: int, markets: Mapping[str, Market],
                  clock: Clock) -> DemoExchange:
         """Recorded candles played again: rows of opened, open, high, low, close, volume, ascending."""
-        tracks = {pair: DemoTrack(markets[pair], finest_s) for pair in sorted(data) if len(data[pair])}
-        for pair, track in tracks.items():
-            track.extend(np.asarray(data[pair], dtype=np.float64))
-        first = min(int(track.opened[0]) for track in tracks.values())
-        end = max(track.closed_ms(-1) for track in tracks.values())
+        rows = {pair: RecordedRows(np.asarray(data[pair], np.float64)) for pair in sorted(data) if len(data[pair])}
+        tracks = {pair: DemoTrack(markets[pair], finest_s, found) for pair, found in rows.items()}
+        first = min(int(found.opened[0]) for found in rows.values())
+        end = max(int(found.opened[-1]) for found in rows.values()) + finest_s * 1000
         lead = DEMO_HISTORY_MS if end - first > DEMO_HISTORY_MS else (end - first) // 2
-        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end), iter(()))
+        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end))
 
     def markets(self) -> tuple[Market, ...]:
         """The markets on offer."""
@@ -13071,11 +13196,8 @@ class DemoExchange:
         return self._made(ERROR_STATUS.get(code, 400), body.encode())
 
     def _serve(self, request: DemoRequest) -> Reply:
-        """Make the market up to one candle beyond now, deliver what was late, then answer."""
-        now_ms, tracks = self._clock.now_ms(), tuple(self._tracks.values())
-        while self.end_ms == DEMO_ENDLESS_MS and tracks[0].closed(now_ms) + 1 >= len(tracks[0].rows):
-            for track, rows in zip(tracks, next(self._blocks), strict=True):
-                track.extend(rows)
+        """Deliver what was late, then answer."""
+        now_ms = self._clock.now_ms()
         due = [late for late in self._late if late[0] <= now_ms]
         self._late = [late for late in self._late if late[0] > now_ms]
         for due_ms, late in sorted(due, key=lambda late: late[0]):
@@ -13868,7 +13990,7 @@ class Reconciler:
         self.gone: dict[str, Decimal] = {}  # what the bot bought and others have sold or sent away
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
-        self._drifted: Counter[str] = Counter()
+        self._drifted: dict[str, tuple[int, int]] = {}  # by asset: looks in a row, and since when
         self._named: dict[tuple[str, Decimal], str] = {}  # what the statement says of a drift
         self._reserved: dict[str, Decimal] = {}
         self._set_aside: dict[str, Decimal] = {}  # reserved beyond what open orders need, while none was unknown
@@ -13890,8 +14012,9 @@ class Reconciler:
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
-        self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
-        drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
+        before = {a: self._drifted.get(a, (0, now)) for a in odd}
+        self._drifted = {a: (looks + 1, since_ms) for a, (looks, since_ms) in before.items()}
+        drift = [self._name(asset, odd[asset]) for asset in sorted(self.adrift())]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
         known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
@@ -13952,7 +14075,20 @@ class Reconciler:
 
     def adrift(self, looks: int = DRIFT_LOOKS) -> frozenset[str]:
         """Assets that have not added up for so many looks in a row, or more."""
-        return frozenset(asset for asset, n in self._drifted.items() if n >= looks)
+        return frozenset(asset for asset, (n, _) in self._drifted.items() if n >= looks)
+
+    def late_fill(self, now_ms: int) -> str:
+        """An open order whose fill would change both its assets as they have changed, or "": the exchange may not show
+        it yet. After ten minutes it is not believed any more.
+        """
+        odd = {r.asset: r.unexplained for r in self.last.holdings
+               if now_ms - self._drifted.get(r.asset, (0, 0))[1] < UNRESOLVED_MS}
+        for order in (o for o in self._executor.sent.values() if not o.is_final):
+            sign = 1 if order.side is Side.BUY else -1
+            base, counter = (sign * odd.get(asset, ZERO) for asset in order.assets)
+            if 0 < base <= (order.volume - order.filled.base) * (1 + FEE_CEILING) and counter < 0:
+                return order.order_id
+        return ""
 
     def told(self) -> dict[str, Decimal]:
         """What the bot has of each asset as far as its desk was told."""
@@ -14017,7 +14153,7 @@ class LiveSession:
         self.executor = LiveExecutor(line, OrderJournal(store), door, orders)
         self.reconciler = Reconciler(line, self.executor)
         self._conditions = Conditions(has_network=False, is_reconciled=False, reconcile_age_ms=math.inf)
-        self._is_begun = False
+        self._is_begun, self._is_owing = False, True
         self.lost: tuple[str, ...] = ()  # orders of this installation that the journal does not have
         self._has_lost, self._known_ms = False, 0  # since when none may be missing: the owner knew of those before
         self.trouble = "no reconcile yet"
@@ -14069,27 +14205,24 @@ class LiveSession:
         """What the account has of the counter and no order holds; after `begin`."""
         return self.reconciler.available.get(self._who.settings.schedule.counter, ZERO)
 
-    @property
-    def is_comparing(self) -> bool:
-        """True while something does not add up, but has not done so for long enough to be believed."""
-        return not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift()
-
-    def accept(self, desk: Desk) -> tuple[str, ...]:
-        """The owner has looked at account and key: what nothing explains is his, and lost orders are known.
-
-        Returns the acts that take from the desk what is not there any more.
+    def accept(self) -> str:
+        """The owner has looked at account and key: what nothing explains is his, and lost orders are known. Returns
+        what is in the way, "" if nothing is: what does not add up must have done so for long enough to be believed.
         """
+        if not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift():
+            return "The account is being compared once more: try again in half a minute"
+        if late := self.reconciler.late_fill(self._line.exchange_ms()):
+            return f"It may be order {late}, whose fill Luno does not show yet: try again in some minutes"
         has_lost = bool(self.lost or self._has_lost)
         if has_lost:
             self._go_by(self._line.exchange_ms())
         self.lost, self._has_lost, self.executor.key_trouble = (), False, ""
-        if not self._is_begun or not self.reconciler.last.at_ms:
-            return ()  # it is not known what was the owner's all along, or what is there now
-        self.reconciler.lose(has_lost)
-        acts = tuple(self._missing(desk))
-        self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
-        self._keep_stock()
-        return acts
+        if self._is_begun and self.reconciler.last.at_ms:  # before, it is not known what is there and whose it was
+            self.reconciler.lose(has_lost)
+            self.reconciler.last = Reconciled(0)  # what it found is settled now and must not count again
+            self._keep_stock()
+            self._is_owing = True
+        return ""
 
     def _keep_stock(self) -> None:
         """Write whose coins are whose."""
@@ -14098,10 +14231,17 @@ class LiveSession:
         self._store.record_metrics(self._line.exchange_ms(), BASELINE, {
             "owner": owner, "gone": gone, "accounts": self.reconciler.accounts, "known_ms": self._known_ms})
 
-    def _missing(self, desk: Desk) -> Iterator[str]:
-        """What the desk has beyond what is the bot's, as acts; told anew if a crash has kept the desk from one.
+    def owed(self, desk: Desk) -> tuple[str, ...]:
+        """The acts that take from the desk what is not the bot's any more: after the owner's word, and once after a
+        start, as a crash may have come between his word and the desk.
+        """
+        acts = tuple(self._missing(desk)) if self._is_begun and self._is_owing else ()
+        self._is_owing = not self._is_begun
+        return acts
 
-        Never more coins than are gone: a fee in coins that the bot had to take from the owner's is not meant here.
+    def _missing(self, desk: Desk) -> Iterator[str]:
+        """What the desk has beyond what is the bot's; where no coins are gone that is only a fee that had to be taken
+        from the owner's.
         """
         bots, gone, counter = self.reconciler.told(), self.reconciler.gone, self._who.settings.schedule.counter
         held = {p.pair: p.volume for p in desk.positions}
@@ -14109,8 +14249,8 @@ class LiveSession:
             held[pair] = held.get(pair, 0.0) + loose
         for pair, volume in sorted(held.items()):
             base = self._assets(pair)[0]
-            beyond = min(volume - approx(bots.get(base, ZERO)), approx(gone.get(base, ZERO)))
-            if beyond > COIN_SLACK:
+            beyond = volume - approx(bots.get(base, ZERO))
+            if gone.get(base) and beyond > COIN_SLACK:
                 yield f"gone {pair} {beyond!r}"
         there = self.reconciler.owner.get(counter, ZERO) + bots.get(counter, ZERO)
         if desk.cash - approx(there) > CASH_SLACK:
@@ -15269,7 +15409,6 @@ def export_audit(store: AuditTables, folder: Path, now_ms: int, is_luno: bool = 
 import importlib.metadata
 import importlib.util
 import platform
-import stat
 from shutil import disk_usage
 
 OLDEST_PYTHON = (3, 11)
@@ -15468,32 +15607,28 @@ def _check_environment(facts: DoctorFacts) -> Iterator[Check]:
     yield _judge("Notices", "Telegram" if token else "desktop", (token != chat, "warn", f"{missing} is missing", cure))
 
 
-def _is_open_to_others(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
-    except OSError:
-        return False
+LOOSE_CURES = types.MappingProxyType({
+    "nt": "leave only your own name under Properties, Security, on a drive that knows such rights (NTFS)",
+    "posix": "chmod 600 it"})
 
 
 def loose_files(files: Iterable[Path]) -> Iterator[str]:
     """Sentences on files with secrets that others may read or git would publish: with them there is no LIVE."""
     for path in (file for file in files if file.is_file()):
-        if os.name != "nt" and _is_open_to_others(path):
-            yield f"{path} can be read by others on this computer: chmod 600 it."
+        if not is_private(path):
+            yield f"{path} can be read by others on this computer: {LOOSE_CURES[os.name]}."
         if path.name == ".env" and is_ignored_by_git(path) is False:
             yield f"{path} is not ignored by git: add it to .gitignore."
 
 
 def _check_files(facts: DoctorFacts) -> Iterator[Check]:
     """Who may read the secrets, whether they could be published, and the kill file."""
-    is_windows, asked, found = os.name == "nt", facts.is_ignored, kill_file_found(facts.folders)
+    asked, found = facts.is_ignored, kill_file_found(facts.folders)
     private = (*facts.env_files, facts.home / "lunobiz.db", facts.home / KEY_FILE)
-    loose = [str(path) for path in private if _is_open_to_others(path)]
-    cure = "run: chmod 600 on each; LIVE refuses them as they are"
+    loose = [str(path) for path in private if path.is_file() and not is_private(path)]
     yield _judge(
         "File rights", "only you can read .env, the database and the signing key",
-        (is_windows, "skip", "Windows: the rights of the folder hold", "keep the data folder inside your own profile"),
-        (bool(loose), "warn", f"others may read {', '.join(loose)}", cure),
+        (bool(loose), "warn", f"others may read {', '.join(loose)}", f"{LOOSE_CURES[os.name]}; LIVE refuses them"),
     )  # fmt: skip
     taken = [str(path) for path in facts.env_files if asked is not None and asked(path) is False]
     cure = "add .env to .gitignore, git rm --cached it; make new keys if it was ever pushed"
@@ -16040,6 +16175,14 @@ def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[
     return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
 
 
+def trained_words(choice: HeldChoice) -> str:
+    """Which set trades, and since which training."""
+    trained = f"{moment_of(choice.to_ms - 1, Zone()):%Y-%m-%d}"
+    if choice.chosen == CASH:
+        return f"Parameters: cash, no set earned its costs in training to {trained}"
+    return f"Parameters: set {choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+
+
 def untrained_words(mode: Mode, days_known: int, days_needed: int) -> str:
     """Which set trades while training has chosen none; days below 0 are not known."""
     first = "the demo's own set" if mode is Mode.DEMO else "first set"
@@ -16090,12 +16233,9 @@ class Engine:
     @property
     def label(self) -> str:
         """Which set trades, and since which training."""
-        if self.choice is None:
-            return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
-        trained = f"{moment_of(self.choice.to_ms - 1, Zone()):%Y-%m-%d}"
-        if self.choice.chosen == CASH:
-            return f"Parameters: cash, no set earned its costs in training to {trained}"
-        return f"Parameters: set {self.choice.chosen + 1} of {len(parameter_sets())}, trained to {trained}"
+        if self.choice is not None:
+            return trained_words(self.choice)
+        return untrained_words(self.parts.mode, self.days_known, history_days(self.settings.gates))
 
     def is_choice_due(self, now_ms: int) -> bool:
         """True if a set is to be chosen: none was, or the last training is as old as a window is long."""
@@ -16178,6 +16318,7 @@ class Engine:
         base = Conditions(is_killed=is_killed, loop_gap_ms=beat.gap_ms, skew_ms=self.parts.client.skew_ms)
         base = replace(base, is_reconciled=beat.gap_ms <= MAX_LOOP_GAP_MS and abs(base.skew_ms) <= MAX_SKEW_MS)
         if self.parts.live is not None:
+            self._give_up(beat.now_ms)
             base = self.parts.live.look(base, self.desk)
             self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
@@ -16282,15 +16423,18 @@ class Engine:
         kinds = (*(k for k in OWNER_CAUSES if k is not CauseKind.KILL), CauseKind.BALANCE_DRIFT)
         if not any(c.kind in kinds for c in self.desk.causes):
             return "Nothing is halted"
-        live = self.parts.live
-        if live is not None and live.is_comparing:
-            return "The account is being compared once more: try again in half a minute"
-        for act in () if live is None else live.accept(self.desk):
-            self.act(act, now_ms)
-            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
+        if self.parts.live is not None and (problem := self.parts.live.accept()):
+            return problem
+        self._give_up(now_ms)
         self.act("resolve", now_ms)
         self.tell(Event(now_ms, "rearm", "warning", "Halt lifted by the owner"))
         return ""
+
+    def _give_up(self, now_ms: int) -> None:
+        """Take from the desk what is not the bot's any more, by the owner's word."""
+        for act in () if self.parts.live is None else self.parts.live.owed(self.desk):
+            self.act(act, now_ms)
+            self.tell(Event(now_ms, "rearm", "warning", gone_words(act, self.settings.schedule.counter)))
 
     def act(self, act: str, now_ms: int) -> None:
         """An act of the owner on the desk, which is an input like a moment; the next cycle writes both."""
@@ -17937,7 +18081,7 @@ def hook_threads(on_fault: FaultHook) -> None:
 # shell | uses ERRORS TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 # the toolkit itself is imported when a window opens: spawned children and headless runs never load it
 if TYPE_CHECKING:
@@ -18642,7 +18786,7 @@ def show_failure(text: str) -> None:
 
 from functools import partial
 
-LOG_ROWS = 2_000
+LOG_ROWS, QUIET_JOB_S = 2_000, 10.0  # seconds without progress after which nothing is said of the time left
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
@@ -19099,6 +19243,8 @@ class BacktestPanel:
                  zone: Zone) -> None:
         import ttkbootstrap as ttk
         self._look, self._post, self._clock, self._tempo, self._job = look, post, clock, Tempo(), ""
+        self._newest: BacktestProgress | GatesProgress | None = None
+        self._heard_s = 0.0
         self.frame = ttk.Frame(parent)
         left = packed(ttk.Frame(self.frame), side="left", fill="y", padx=look.px(6), pady=look.px(6))
         self.form = CandleForm(left, look)
@@ -19147,6 +19293,7 @@ class BacktestPanel:
             self._eta.configure(text="")
             return
         self._set_job(job)
+        self._newest = None
         self._phase.say("Starting", "")
         self._progress.configure(value=0.0)
         self._eta.configure(text="")
@@ -19185,14 +19332,22 @@ class BacktestPanel:
         """How far the job is, and about how long the rest takes."""
         if not self._job or self.cancel.instate(["disabled"]):
             return  # what was on its way when the job was cancelled
-        now = self._clock.mono_s()
-        self._tempo.note(now, progress.done)
-        share = progress.done / progress.total if progress.total > 0 else 0.0
-        parts = (f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total and progress.unit else "",
-                 percent_text(share, 0) if progress.total else "", f"elapsed {self._tempo.elapsed_text(now)}",
-                 self._tempo.left_text(progress.done, progress.total))
-        self._progress.configure(value=share)
+        self._newest, self._heard_s = progress, self._clock.mono_s()
+        self._tempo.note(self._heard_s, progress.done)
+        self._progress.configure(value=progress.done / progress.total if progress.total > 0 else 0.0)
         self._phase.say(progress.phase)
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        """Called once a second: the clock of a job goes on where its progress does not; then nothing is foretold."""
+        found, now = self._newest, self._clock.mono_s()
+        if found is None or not self._job or self.cancel.instate(["disabled"]):
+            return
+        is_moving = now - self._heard_s < QUIET_JOB_S
+        parts = (f"{found.done:,} of {found.total:,} {found.unit}" if found.total and found.unit else "",
+                 percent_text(found.done / found.total, 0) if found.total else "",
+                 f"elapsed {self._tempo.elapsed_text(now)}",
+                 self._tempo.left_text(found.done, found.total) if is_moving else "still at work")
         self._eta.configure(text=" · ".join(part for part in parts if part))
 
     def show_result(self, done: BacktestDone) -> None:
@@ -20058,9 +20213,8 @@ class FieldRow:
         self._label = ttk.Label(parent, text=label_of(spec))
         self._unit = ttk.Label(parent)
         self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
-        is_wide = spec.kind in WIDE_KINDS
+        is_wide, side = spec.kind in WIDE_KINDS, "ew" if spec.kind in ("pairs", "text") else "w"  # long texts: all room
         self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
-        side = "w" if spec.kind == "durations" or not is_wide else "ew"  # long texts take all there is
         self.input.widget.grid(row=row, column=1, sticky=side, columnspan=2 if is_wide else 1)
         if not is_wide:
             self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
@@ -21719,6 +21873,7 @@ class Dashboard:
                 self.wardrobe.follow()
             self.screen.come_forward()
             self.screen.toasts.pass_time(self.screen.clock.mono_s())
+            self.screen.backtest.pass_time()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())

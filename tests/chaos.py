@@ -249,6 +249,7 @@ class _Recorder:
         world = self._world
         if not report.is_quiet or world.is_first or report.desk.day != world.decided.day:
             world.store.record(report, Mode.LIVE, MARKETS)
+            world.owner.keep()
         world.decided, world.is_first = report.desk, False
         world.learn()
 
@@ -260,7 +261,18 @@ class Owner:
     change: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
     taken: dict[str, Decimal] = field(default_factory=lambda: dict.fromkeys(OWNER, Decimal(0)))
     day_worth: float = float(OWNER["ZAR"])  # the bot's at the start, and its share of that once some was taken
+    fresh: tuple[Decimal, float] = (Decimal(0), 1.0)  # cash taken and the share left, not written yet
     planted: set[str] = field(default_factory=set)  # ids at the exchange
+
+    def taken_cash(self) -> Decimal:
+        """What the desk does not trade with any more."""
+        return self.taken["ZAR"] + self.fresh[0]
+
+    def keep(self) -> None:
+        """The desk without it is on disk."""
+        self.taken["ZAR"] += self.fresh[0]
+        self.day_worth *= self.fresh[1]
+        self.fresh = (Decimal(0), 1.0)
 
 
 class World:
@@ -368,6 +380,7 @@ class World:
         """All that was in memory is gone."""
         self.disk.reopen(self.is_thorough)
         self.refused_calls, self.has_refused = 0, False
+        self.owner.fresh = (Decimal(0), 1.0)
         self.open()
 
     def beat(self, seconds: float = 5.0, enter: Sequence[str] = (), leave: Sequence[str] = (),
@@ -399,6 +412,7 @@ class World:
         base = Conditions(is_killed=self.is_killed, loop_gap_ms=self.gap_ms, skew_ms=self.client.skew_ms)
         is_calm = self.gap_ms <= lunobiz.MAX_LOOP_GAP_MS and abs(base.skew_ms) <= lunobiz.MAX_SKEW_MS
         self.gap_ms = 0.0
+        self.give_up()
         base = self.session.look(replace(base, is_reconciled=is_calm), self.desk)
         tickers = {p: Ticker(p, now, *self._quote(p), self.prices[p], 1e6) for p in self.listed}
         try:
@@ -447,7 +461,8 @@ class World:
         self.true.sleep(seconds)
         opened = self.true.now_ms() - 1000
         for name, price in self.prices.items():
-            track = self.exchange._tracks[name]
+            track = self.exchange._tracks[name].rows
+            assert isinstance(track, lunobiz.RecordedRows)
             low, high = reach if reach is not None and name == pair else (price, price)
             amount = volume if name == pair else 1000.0
             row = [price, max(high, price), min(low, price), price, amount]
@@ -491,7 +506,7 @@ class World:
 
     def worth(self) -> float:
         """The bot's equity at the last prices."""
-        cash = OWNER["ZAR"] + self.cash() - self.owner.taken["ZAR"]
+        cash = OWNER["ZAR"] + self.cash() - self.owner.taken_cash()
         return float(cash) + sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
 
     def plant(self, client_id: str, pair: str = "BBBZAR", price: str = "50") -> str:
@@ -514,22 +529,24 @@ class World:
                 self.accounts.cancel(order_id, self.true.now_ms())
         self.refused_calls, self.has_refused = 0, False
         try:
-            acts = self.session.accept(self.desk)
+            if self.session.accept():
+                return None  # not yet
         except Crash:
             self.crashes += 1
             return self.restart()  # what he resolved was not written: he is asked again
         except lunobiz.AuditBroken:
             self.stops += 1
             return self.restart()
-        for act in (*acts, "resolve", "rearm"):
-            self.desk = lunobiz.owner_act(self.desk, act)
-        self._book_taken(acts)
+        self.give_up()
+        self.desk = lunobiz.owner_act(lunobiz.owner_act(self.desk, "resolve"), "rearm")
         self.is_first = True  # the act is written with the next cycle
         self.causes_before = frozenset(c.kind for c in self.desk.causes)
 
-    def _book_taken(self, acts: Sequence[str]) -> None:
-        """What the bot has given up must have been its own, and must be missing at the exchange."""
-        worth = self.worth()
+    def give_up(self) -> None:
+        """What the bot gives up must have been its own, and must be missing at the exchange."""
+        worth, acts = self.worth(), self.session.owed(self.desk)
+        for act in acts:
+            self.desk = lunobiz.owner_act(self.desk, act)
         for pair in PAIRS:
             asset = pair.removesuffix("ZAR")
             taken = self.owner.taken[asset]
@@ -539,10 +556,11 @@ class World:
                        f"{lost} {asset} given up, though nothing is missing")
             self.owner.taken[asset] += lost
             self.owner.change[asset] += lost
-        for act in (a for a in acts if a.startswith("gone cash ")):
-            self.owner.taken["ZAR"] += Decimal(act.split()[2])
         if acts:
-            self.owner.day_worth *= self.worth() / worth
+            cash = sum((Decimal(act.split()[2]) for act in acts if act.startswith("gone cash ")), self.owner.fresh[0])
+            self.owner.fresh = (cash, self.owner.fresh[1])
+            self.owner.fresh = (cash, self.owner.fresh[1] * self.worth() / worth)
+            self.is_first = True  # written with the next cycle
             self.days.add((self.desk.day, self.desk.day_start_equity))  # a crash may bring the one before back
 
     # ---- what must hold
@@ -601,7 +619,7 @@ class World:
         held = sum(float(self.coins(p)) * self.prices[p] for p in PAIRS)
         self._hold(float(wanted) + held <= value * limits.max_exposure * 1.001, "I4", "exposure")
         is_first_day = now // lunobiz.DAY_MS == START_MS // lunobiz.DAY_MS
-        is_fallen = value <= self.owner.day_worth * (1 - limits.daily_loss_cap)
+        is_fallen = value <= self.owner.day_worth * self.owner.fresh[1] * (1 - limits.daily_loss_cap)
         self._hold(not (is_first_day and is_fallen), "I14", "an entry after the daily cap")
 
     def _hold(self, is_true: bool, number: str, words: str) -> None:
@@ -758,7 +776,7 @@ class World:
             bot = self.cash() if asset == "ZAR" else self.coins(asset + "ZAR")
             explained = before + self.owner.change[asset] + bot
             self._hold(self.accounts.total[asset] == explained, "I6", f"{asset} at the exchange")
-        cash = self.cash_before + float(self.cash() - self.owner.taken["ZAR"])
+        cash = self.cash_before + float(self.cash() - self.owner.taken_cash())
         self._hold(abs(self.desk.cash - cash) < 1e-6, "I6", f"cash {self.desk.cash}, in truth {cash}")
         dust = dict(self.desk.dust)
         for pair in PAIRS:

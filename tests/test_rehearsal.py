@@ -242,7 +242,7 @@ def test_each_look_of_live_tells_what_it_found(tmp_path: Path) -> None:
     for _ in range(3):
         made._look()
         assert [b.key for b in made._engine.findings] == ["lost"]
-    made._session.accept(made._engine.desk)
+    made._session.accept()
     made._look()
     assert not made._engine.findings
     made._engine.close()

@@ -39,6 +39,7 @@ from lunobiz import (
     is_killed,
     is_writable,
     kill_file_found,
+    names_only,
     private_file,
     program_folder,
     read_env,
@@ -211,6 +212,24 @@ def test_written_files_are_private(tmp_path: Path) -> None:
     private_file(tmp_path / "y")
     assert stat.S_IMODE((tmp_path / "y").stat().st_mode) == 0o600
     private_file(tmp_path / "missing")  # never raises
+
+
+WINDOWS_FILE = r"C:\Users\me\My Desk\.env"
+
+
+@pytest.mark.parametrize(("listing", "is_alone"), [
+    (r"C:\Users\me\My Desk\.env DESKTOP\me:(F)" "\n\nSuccessfully processed 1 files\n", True),
+    (r"C:\Users\me\My Desk\.env DESKTOP\ME:(R,W)" "\r\n\r\n1 Dateien erfolgreich verarbeitet\r\n", True),
+    (r"C:\Users\me\My Desk\.env NT AUTHORITY\SYSTEM:(I)(F)" "\n    BUILTIN\\Administrators:(I)(F)\n"
+     "    DESKTOP\\me:(I)(F)\n", False),
+    (r"C:\Users\me\My Desk\.env Everyone:(F)" "\n    DESKTOP\\me:(F)\n", False),
+    (r"C:\Users\me\My Desk\.env DESKTOP\other:(F)" "\n", False),
+    (r"C:\Users\me\My Desk\.env: The device does not support this." "\n", False),
+    ("", False),
+])  # fmt: skip
+def test_rights_on_windows_are_the_owners_alone(listing: str, is_alone: bool) -> None:
+    """As icacls prints them; what it does not say is not so."""
+    assert names_only(listing, WINDOWS_FILE, "me") is is_alone
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
