@@ -8952,7 +8952,7 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, replay check, notices, parameter set."""
+    """The status bar: line, next cycle, last candle, database, log, replay check, notices, parameter set, calls."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
@@ -8962,7 +8962,9 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity
-    parts += [text for text in (checked, health.notice_state, health.label) if text]
+    left = health.calls_left
+    calls = f"{left} calls left" if left is not None and not is_simulated else ""
+    parts += [text for text in (checked, health.notice_state, health.label, calls) if text]
     return "  ·  ".join(parts)
 
 
@@ -9568,6 +9570,13 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
             cells = (asset, *(format(n.normalize(), ",f") for n in (bot, owner, odd, bot + owner + odd)))
             rows.append(Row(asset, cells, "warn" if odd else ""))
     return tuple(rows)
+
+
+def dust_rows(desk: Desk, markets: Mapping[str, Market]) -> tuple[Row, ...]:
+    """What is left of positions and too small to sell: it is the bot's, and takes no position's place."""
+    known = [(markets[pair], volume) for pair, volume in desk.dust if pair in markets and volume > 0]
+    return tuple(Row(f"dust of {m.pair}", (f"{m.base} dust", number_text(volume, m.volume_scale), DASH, DASH, DASH),
+                     "muted") for m, volume in known)
 
 
 # ==============================================================================
@@ -17577,7 +17586,8 @@ class Newsroom:
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
             order_rows(engine.desk, markets, engine.parts.mode, health.now_ms),
-            coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+            (*coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+             *dust_rows(engine.desk, markets)),
         )
 
 
