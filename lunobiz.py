@@ -14404,7 +14404,7 @@ NOTICE_FIELDS = (
 ALL_FIELDS = (*FIELDS, *NOTICE_FIELDS)
 NO_CHOICES: Mapping[str, str] = types.MappingProxyType({})
 _PERCENT = re.compile(r"(?<![\d.,])[-+\u2212]?\d{1,4}(?:\.\d{1,4})?\s?%")
-_PAIR_WORD = re.compile(r"[A-Z0-9]{6,10}")
+_PAIR_WORD = re.compile(r"([A-Z0-9]{2,6}?)(USDT|USDC|[A-Z]{3})")  # base and counter
 _CHAT = re.compile(r"-?\d{1,20}|@[A-Za-z0-9_]{4,32}")
 _UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -14522,8 +14522,10 @@ def notice_of(event: Event) -> Notice | None:
     title = title or ("Needs your attention" if event.level == "error" else "")
     if not title:
         return None
-    words = [event.pair] if _PAIR_WORD.fullmatch(event.pair) else []
-    words += _PERCENT.findall(event.text)[:2]
+    market = _PAIR_WORD.fullmatch(event.pair)
+    words = ["/".join(market.groups())] if market is not None else []
+    percents = [text.rstrip("% ") + " %" for text in _PERCENT.findall(event.text)[:2]]
+    words += [f"{percents[0]} of {percents[1]} wished"] if event.kind == "summary" and percents[1:] else percents
     words += [kind.words for kind in CauseKind if kind.words in event.text]
     is_soft = event.kind in SOFT_KINDS or f"{event.kind} {event.level}" in SOFT_KINDS
     return Notice(event.level, title, ", ".join(words) or "See the program for details.", is_soft=is_soft)

@@ -161,7 +161,7 @@ def test_an_emoji_counts_twice_and_is_never_split() -> None:
 )
 def test_each_of_these_events_is_told(kind: str) -> None:
     notice = notice_of(event(kind, "moved 1.5 %"))
-    assert notice is not None and notice.title and notice.text == "XBTZAR, 1.5 %"
+    assert notice is not None and notice.title and notice.text == "XBT/ZAR, 1.5 %"
 
 
 def test_unknown_kinds_are_told_only_when_they_are_errors() -> None:
@@ -174,10 +174,14 @@ def test_unknown_kinds_are_told_only_when_they_are_errors() -> None:
 def test_the_default_text_holds_event_pair_and_percent_only() -> None:
     text = "order 7f3a-99 sold 0.5 at 1,950,000: equity 98,765.43 ZAR, -1.25 % of the day, cap 3 %, was 2.5 %"
     told = notice_of(event("stop", text))
-    assert told == Notice("warning", "Stop hit", "XBTZAR, -1.25 %, 3 %")
+    assert told == Notice("warning", "Stop hit", "XBT/ZAR, -1.25 %, 3 %")
 
 
 def test_a_pair_that_is_none_and_long_numbers_stay_out() -> None:
+    told = notice_of(event("exit", "sell 171 XRPUSDT at 0.5, round trip -2.96%", pair="XRPUSDT", level="info"))
+    assert told == Notice("info", "Exit", "XRP/USDT, -2.96 %")
+    told = notice_of(event("summary", "The day ended at -0.31% of 3.00% wished", pair="", level="info"))
+    assert told is not None and told.text == "-0.31 % of 3.00 % wished"
     told = notice_of(event("stop", "id 1234567% and 12,345%", pair="<b>x</b>"))
     assert told is not None and told.text == "See the program for details."
 
