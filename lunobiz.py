@@ -8964,7 +8964,8 @@ def footer_text(health: Health, zone: Zone) -> str:
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity
     left = health.calls_left
     calls = f"{left} calls left" if left is not None and not is_simulated else ""
-    parts += [text for text in (checked, health.notice_state, health.label, calls) if text]
+    notices = f"no notices in a {health.mode.value}" if is_simulated else health.notice_state
+    parts += [text for text in (checked, notices, health.label, calls) if text]
     return "  ·  ".join(parts)
 
 

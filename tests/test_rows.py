@@ -313,6 +313,7 @@ def test_a_demo_never_looks_like_the_exchange() -> None:
     assert shown.is_market_time
     assert "No network used" in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
     assert "calls left" not in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
+    assert "no notices in a demo" in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
 
 
 def test_the_footer() -> None:
