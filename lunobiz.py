@@ -29,6 +29,7 @@ Map:
     REPLAY     what went into each cycle, and the same line run over it once more
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
+    REPORTS    how a backtest or an evaluation of the gates is told
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     WHY        what kept a market from trading
     TAX        what each disposal gained, by two methods, per tax year
@@ -57,6 +58,7 @@ Map:
     TOASTS     what has just happened, said in passing
     FORMS      the owner's settings as forms
     WIZARD     the first run, a step at a time
+    BARS       what stands above and below the tabs
     DASHBOARD  the window
     SETUP      how the owner's changes are written, and what his tests find
     ARGUMENTS  what the command line may say
@@ -8604,7 +8606,7 @@ def booked_change(orders: Iterable[SentOrder]) -> dict[str, Decimal]:
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE
 # ==============================================================================
 
 DECISIONS_SHOWN = 200
@@ -8617,6 +8619,7 @@ STATE_NOTES = types.MappingProxyType({TradingState.READY: "all orders", TradingS
 STATE_TONES = types.MappingProxyType({"READY": "", "HALTED": "error", "KILLED": "error"})
 MODE_TONES = types.MappingProxyType({Mode.LIVE: "live", Mode.PAPER: "paper"})
 SIMULATED_MARKETS = frozenset((Mode.DEMO, Mode.REPLAY))
+KEY_NEEDED = "There is no read-only key, and Luno gives candles only to a key: enter one in Settings, then start."
 ENDS_CLEAN = "It ends by itself after a clean check of the account."
 ENTRIES_STOP = "No new entries; exits and stops still run."
 STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; how it ends
@@ -8628,28 +8631,10 @@ STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; h
 })
 BANNER_LEVELS = types.MappingProxyType({"error": 0, "warning": 1, "info": 2})
 CODE_PREFIX = re.compile(r"[A-Z]\d+-")
+BARE_PERCENT = re.compile(r"(?<=\d)%")
 ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
 SETUP_WORDS = types.MappingProxyType({MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion",
                                       "": DASH})
-TONED = frozenset(("total_return", "against_holding", "max_drawdown", "mean", "best", "worst_day"))
-DIFFERENCES = types.MappingProxyType({"share": "change", "money": "gain", "count": "+count", "number": "+number"})
-GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
-RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
-                                  "STALE": ("– STALE", "warn")})
-SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
-    "pbo": ("Overfit (PBO)", "share", "how often the training winner ends in the lower half"),
-    "dsr": ("Skill (DSR)", "share", "chance of a better Sharpe ratio than luck's best try"),
-    "psr": ("Above 0 (PSR)", "share", "chance of a true Sharpe ratio above 0"),
-    "min_trl": ("Days (MinTRL)", "days", "days of results needed to call it above 0"),
-    "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
-    "total_return": ("Return", "change", "of the unseen days, after costs"),
-    "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
-    "windows_positive": ("Windows above 0", "count", "of all unseen windows"),
-    "profit_factor": ("Profit factor", "number", "gains over losses on unseen days"),
-    "exposure": ("Exposure", "share", "of the unseen time"),
-    "best_month": ("Best month", "change", "of the unseen days"),
-    "worst_month": ("Worst month", "change", "of the unseen days"),
-})
 ACTION_TONES = types.MappingProxyType({Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted",
                                        Action.WAIT: "muted", Action.SKIP: "warn"})
 
@@ -8711,6 +8696,7 @@ class Health:
     is_parity_broken: bool = False
     findings: tuple[Banner, ...] = ()  # of LIVE: what is not as it should be
     order_trouble: str = ""  # of LIVE: why orders and balances cannot be looked up
+    has_key: bool = True  # whether there is a key to read candles with
 
 
 @dataclass(frozen=True, slots=True)
@@ -8769,6 +8755,11 @@ def tone_of(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction) or abs(fraction) < DEAD_BAND:
         return ""
     return "up" if fraction > 0 else "down"
+
+
+def spaced(text: str) -> str:
+    """A sentence with its percentages as everywhere else: `0.31 %`."""
+    return BARE_PERCENT.sub(" %", text)
 
 
 def with_glyph(text: str, tone: str) -> str:
@@ -8848,7 +8839,7 @@ def _state_reading(desk: Desk, health: Health, zone: Zone) -> Reading:
     state, causes = desk.state, [c for c in desk.causes if c.kind.state is desk.state]
     note = STATE_NOTES.get(state, "")
     if state is TradingState.READY and not health.is_running:
-        note = "bot stopped"
+        note = "F5 starts it"
     elif causes and all(c.until_ms for c in causes):
         note = "until " + when_text(max(c.until_ms for c in causes), health.now_ms, zone)
     elif not note:
@@ -8981,14 +8972,24 @@ def _sentence(text: str) -> str:
     return trimmed[:1].upper() + trimmed[1:] + "." if trimmed else ""
 
 
-def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> str:
-    """What happened, what is stopped, what still runs, and when it ends."""
+def _lets_out(cause: Cause) -> bool:
+    """True for a cause that stops entries and nothing else."""
+    return cause.kind is CauseKind.WEEKLY_CAP or cause.kind.state in (TradingState.REDUCING, TradingState.COOLDOWN)
+
+
+def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone, is_overruled: bool = False) -> str:
+    """What happened, what is stopped, what still runs, and when it ends.
+
+    A cause is overruled by one that stops more: what would still run under it alone is then left out.
+    """
     state = cause.kind.state
     stopped, ends = STATE_RULES[state]
     if cause.kind is CauseKind.WEEKLY_CAP:
         stopped = ENTRIES_STOP
     if cause.kind is CauseKind.DAILY_CAP and settings.limits.daily_cap_action == "close":
         stopped = "No new entries; open positions are being closed."
+    if is_overruled:
+        stopped = ""
     if cause.until_ms:
         ends = f"It ends {when_text(cause.until_ms, now_ms, zone)}."
     why = cause.why or cause.kind.words
@@ -8996,11 +8997,14 @@ def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) ->
     return " ".join(part for part in (f"{state.name}.", _sentence(head), stopped, ends) if part)
 
 
-def cause_banner(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> Banner:
-    """The banner of one cause."""
-    action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(cause.kind.state, "")
-    text = cause_sentence(cause, settings, now_ms, zone)
-    return Banner("error" if action else "warning", text, action, cause.kind.name)
+def cause_banners(causes: Sequence[Cause], settings: Settings, now_ms: int, zone: Zone) -> list[Banner]:
+    """A banner for each cause, what stops most first; together they say once what still runs."""
+    is_shut, banners = not all(map(_lets_out, causes)), []
+    for cause in sorted(causes, key=lambda c: (-c.kind.state.value, _lets_out(c))):
+        action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(cause.kind.state, "")
+        text = cause_sentence(cause, settings, now_ms, zone, is_overruled=is_shut and _lets_out(cause))
+        banners.append(Banner("error" if action else "warning", text, action, cause.kind.name))
+    return banners
 
 
 def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
@@ -9016,8 +9020,9 @@ def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
 def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, health: Health,
                 zone: Zone) -> tuple[Banner, ...]:
     """All conditions worth a banner, the most severe first; each ends with its condition."""
-    causes = sorted(desk.causes, key=lambda c: -c.kind.state.value)
-    banners = [*(cause_banner(c, settings, health.now_ms, zone) for c in causes), *health.findings]
+    banners = [*cause_banners(desk.causes, settings, health.now_ms, zone), *health.findings]
+    if not health.has_key and health.mode not in SIMULATED_MARKETS:
+        banners.append(Banner("warning", KEY_NEEDED, key="no key"))
     if not health.log_ok:
         banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
     if health.is_parity_broken:
@@ -9134,7 +9139,7 @@ def ranking_rows(decisions: Sequence[Decision], outlooks: Sequence[Outlook],
 def _decision_row(decision: Decision, name: str, now_ms: int, zone: Zone) -> Row:
     tone = "warn" if decision.code == Refusal.DOUBT.value else ACTION_TONES.get(decision.action, "")
     score = number_text(decision.confidence, 2) if decision.confidence > 0 else DASH
-    cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, decision.why)
+    cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, spaced(decision.why))
     key = f"{decision.time_ms}-{decision.pair}-{decision.timeframe_s}-{decision.action.name}"
     return Row(key, cells, tone)
 
@@ -9165,6 +9170,62 @@ def fill_rows(fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, n
     return _unique(
         _fill_row(f, markets.get(f.pair), mode.upper(), stamp_text(f.time_ms, now_ms, zone)) for f in newest
     )
+
+
+def pair_name(pair: str, counter: str) -> str:
+    """A market as it is shown: `XBT/ZAR` for XBTZAR."""
+    base = pair.removesuffix(counter)
+    return f"{base}/{counter}" if base != pair and base else pair
+
+
+def written_pairs(typed: str) -> str:
+    """Markets as they were typed, `XBT/ZAR` too, as .env has them; ValueError for bitcoin by another name."""
+    if re.search(r"\bBTC", typed.upper()):
+        raise ValueError("Luno calls bitcoin XBT: write XBTZAR")
+    return typed.replace("/", "")
+
+
+AREAS = types.MappingProxyType({
+    "parity": "replay check", "api_error": "exchange", "api_retry": "exchange", "api_ok": "exchange",
+    "choice": "parameters", "checks": "LIVE checks", "live": "LIVE", "live_left": "LIVE",
+})
+
+
+def area_word(kind: str) -> str:
+    """What a line of the log is about, in words."""
+    return AREAS.get(kind) or code_word(kind)
+
+
+def spoken(text: str, counter: str) -> str:
+    """A line of the log as the window has it: `XBT/ZAR` for XBTZAR, `1.2 %` for 1.2%, a capital letter first."""
+    named = re.sub(rf"\b([A-Z0-9]{{2,6}}){re.escape(counter)}\b", rf"\1/{counter}", spaced(text))
+    return named[:1].upper() + named[1:]
+
+
+# ==============================================================================
+# REPORTS | how a backtest or an evaluation of the gates is told
+# pure | uses TYPES METRICS ROWS
+# ==============================================================================
+
+TONED = frozenset(("total_return", "against_holding", "max_drawdown", "mean", "best", "worst_day"))
+DIFFERENCES = types.MappingProxyType({"share": "change", "money": "gain", "count": "+count", "number": "+number"})
+GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
+                                  "STALE": ("– STALE", "warn")})
+SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
+    "pbo": ("Overfit (PBO)", "share", "how often the training winner ends in the lower half"),
+    "dsr": ("Skill (DSR)", "share", "chance of a better Sharpe ratio than luck's best try"),
+    "psr": ("Above 0 (PSR)", "share", "chance of a true Sharpe ratio above 0"),
+    "min_trl": ("Days (MinTRL)", "days", "days of results needed to call it above 0"),
+    "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
+    "total_return": ("Return", "change", "of the unseen days, after costs"),
+    "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
+    "windows_positive": ("Windows above 0", "count", "of all unseen windows"),
+    "profit_factor": ("Profit factor", "number", "gains over losses on unseen days"),
+    "exposure": ("Exposure", "share", "of the unseen time"),
+    "best_month": ("Best month", "change", "of the unseen days"),
+    "worst_month": ("Worst month", "change", "of the unseen days"),
+})
 
 
 def text_in(values: Mapping[str, object], name: str) -> str:
@@ -9220,12 +9281,6 @@ def compare_rows(first: Mapping[str, object], second: Mapping[str, object]) -> t
         shown = measure_text(gap, DIFFERENCES.get(kind, kind), coins[0])
         rows.append(Row(key, (words, *texts, shown, note), tone_of(gap) if key in TONED else ""))
     return tuple(rows)
-
-
-def pair_name(pair: str, counter: str) -> str:
-    """A market as it is shown: `XBT/ZAR` for XBTZAR."""
-    base = pair.removesuffix(counter)
-    return f"{base}/{counter}" if base != pair and base else pair
 
 
 def _last_day(until: str) -> str:
@@ -9309,15 +9364,15 @@ def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
     gates, rows = group_in(evaluation, "gates"), []
     for key, gate in ((key, group_in(gates, key)) for key in GATE_IDS):
         word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
-        needed = text_in(gate, "needed").replace(">=", "≥").replace("<=", "≤")
-        cells = (key, text_in(gate, "name"), word, needed, text_in(gate, "actual"), margin_text(key, gate))
+        needed, actual = (spaced(text_in(gate, n)).replace(">=", "≥").replace("<=", "≤") for n in ("needed", "actual"))
+        cells = (key, text_in(gate, "name"), word, needed, actual, margin_text(key, gate))
         rows.append(Row(key, cells, tone))
     return tuple(rows)
 
 
 def gate_sentence(evaluation: Mapping[str, object], key: str) -> str:
     """What one gate found, in full and in plain words."""
-    return f"{key}  {text_in(group_in(group_in(evaluation, 'gates'), key), 'text')}"
+    return f"{key}  {spaced(text_in(group_in(group_in(evaluation, 'gates'), key), 'text'))}"
 
 
 def attempt_text(evaluation: Mapping[str, object]) -> str:
@@ -9326,6 +9381,11 @@ def attempt_text(evaluation: Mapping[str, object]) -> str:
     if attempt > 1:
         return f"Attempt {attempt:.0f} on this data: the bar is {attempt:.0f}x higher."
     return "Attempt 1: the first look at these unseen days." if attempt == 1 else ""
+
+
+def gates_phase(done: int, total: int) -> str:
+    """What an evaluation is busy with: the first tenth walks forward, the rest is gate G2."""
+    return "Walking forward over unseen days" if 10 * done < total else "Comparing with shuffled markets (gate G2)"
 
 
 def window_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
@@ -9440,7 +9500,8 @@ def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings)
         reasons = ", ".join(c.kind.words for c in desk.causes)
         return ClosingOffer(problem=f"Not now: the state is {desk.state.name} ({reasons}), and it lets no sale out.")
     if not (held or entries):
-        return ClosingOffer(problem="There is nothing to close: no position that is not being left already, no entry.")
+        return ClosingOffer(problem="There is nothing to close: no open position that is not being left already, and no"
+                                    " entry order.")
     lines = [_closing_line(p, markets[p.pair]) for p in held if p.pair in markets]
     lines += [_cancel_line(o, markets.get(o.pair)) for o in entries]
     bound, counter = settings.costs.exit_bound, settings.schedule.counter
@@ -9549,7 +9610,7 @@ class WhyTold:
 
 def _reason_row(number: int, reason: ReasonRow, now_ms: int, zone: Zone) -> Row:
     cells = (stamp_text(reason.time_ms, now_ms, zone), duration_word(reason.timeframe_s), reason.action.upper(),
-             code_word(reason.code), reason.why)
+             code_word(reason.code), spaced(reason.why))
     return Row(str(number), cells, "muted" if reason.action == "wait" else "")
 
 
@@ -9569,7 +9630,7 @@ def why_told(pair: str, name: str, reasons: Sequence[ReasonRow], now_ms: int, zo
     """The answer for one market from the decisions of the last days, the newest first."""
     mine = [r for r in reasons if r.pair == pair]
     rows = tuple(_reason_row(n, r, now_ms, zone) for n, r in enumerate(mine))
-    sentence = mine[0].why if mine else NOTHING_YET
+    sentence = spaced(mine[0].why) if mine else NOTHING_YET
     of_a_day = (r for r in reasons if r.time_ms > now_ms - DAY_MS)
     return WhyTold(name, sentence, rows, blocker_rows(of_a_day, name.partition("/")[2] or "ZAR"))
 
@@ -16602,7 +16663,7 @@ def rehearsal_text(report: RehearsalReport) -> str:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST WALK GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST WALK GATES LEDGER SELFTEST ROWS REPORTS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -16735,11 +16796,12 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class BacktestProgress:
-    """How far a backtest has come."""
+    """How far a backtest has come, and what is counted; a unit that tells nothing is left out."""
 
     done: int
     total: int
     phase: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16769,11 +16831,12 @@ class RunsListed:
 
 @dataclass(frozen=True, slots=True)
 class GatesProgress:
-    """How far an evaluation of the gates has come, and with what it is busy."""
+    """How far an evaluation of the gates has come, with what it is busy, and what is counted."""
 
     done: int
     total: int
     phase: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16863,7 +16926,7 @@ def _tell_progress(pipe: Connection, last_s: float, done: int, total: int) -> fl
     now = SystemClock().mono_s()
     if now - last_s < 0.2 and done < total:
         return last_s
-    pipe.send(BacktestProgress(done, total, "Running"))
+    pipe.send(BacktestProgress(done, total, "Running", "candles"))
     return now
 
 
@@ -17138,7 +17201,7 @@ def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connecti
     def on_progress(done: int, total: int) -> bool:
         if done >= total or clock.mono_s() - told[0] >= NEWS_EVERY_S:
             told.append(clock.mono_s())
-            pipe.send(GatesProgress(done, total, "Evaluating"))
+            pipe.send(GatesProgress(done, total, gates_phase(done, total)))
         return True
 
     with contextlib.suppress(EOFError, OSError):  # nobody listens any more
@@ -17471,7 +17534,7 @@ class Newsroom:
             parity=self._checks.text, is_parity_broken=self._checks.is_broken,
             findings=(*engine.findings, *self._notice_findings()),
             next_cycle_ms=self._next_decision(now),
-            order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "",
+            order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "", has_key=client.has_key,
         )
 
     def _notice_findings(self) -> Iterator[Banner]:
@@ -17648,7 +17711,7 @@ class Errand:
         if state is None:
             self._run = self._start(engine, clock.now_ms())
         else:
-            yield self._progress(state.done, state.total, f"Fetching {state.words}")
+            yield self._progress(state.done, state.total, f"Fetching {state.words}", "pages")
 
     def _load_page(self, engine: Engine, now_ms: int) -> LoadState | None:
         """One page of what the cache lacks; None when nothing is missing or nothing can be fetched."""
@@ -17668,9 +17731,9 @@ class Errand:
         task = gate_task(engine, request, now_ms)
         return GateRun(task, parts.store, parts.install, self._answer)
 
-    def _progress(self, done: int, total: int, words: str) -> BacktestProgress | GatesProgress:
+    def _progress(self, done: int, total: int, words: str, unit: str = "") -> BacktestProgress | GatesProgress:
         kind = BacktestProgress if isinstance(self._command, RunBacktest) else GatesProgress
-        return kind(done, total, words)
+        return kind(done, total, words, unit)
 
     def cancel(self) -> BacktestDone | GatesDone | None:
         """The answer at once, from any thread; None if there was one already."""
@@ -18015,7 +18078,7 @@ def hook_threads(on_fault: FaultHook) -> None:
 
 # ==============================================================================
 # WIDGETS | the parts every screen is made of
-# shell | uses TYPES ROWS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from typing import Literal
@@ -18147,7 +18210,7 @@ def icon_png(size: int) -> bytes:
 
 
 def open_root(title: str, is_dark: bool) -> ttk.App:
-    """The root window in the program's own theme and with its icon, still empty and hidden."""
+    """The root window in the program's own theme and with its icon, still hidden; SettingsError without a screen."""
     import tkinter
 
     import ttkbootstrap as ttk
@@ -18157,7 +18220,11 @@ def open_root(title: str, is_dark: bool) -> ttk.App:
         dark={"background": "#161b22", "foreground": "#e6edf3"},
     ).register()
     theme = "ledger-dark" if is_dark else "ledger-light"
-    root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
+    try:
+        root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
+    except tkinter.TclError:
+        raise SettingsError("there is no screen to open a window on: start it in a desktop session, or use --headless"
+                            ) from None
     root.withdraw()
     root.iconphoto(True, *(tkinter.PhotoImage(master=root, data=icon_png(size)) for size in ICON_SIZES))
     return root
@@ -18256,12 +18323,24 @@ def copy_text(widget: tkinter.Misc, text: str) -> None:
         widget.clipboard_append(text)
 
 
+def cut_text(font: tkinter.font.Font, text: str, room: int) -> str:
+    """The text, or as much of it as fits so many pixels, with an ellipsis."""
+    width = font.measure(text)
+    if width <= room:
+        return text
+    length = len(text) * max(0, room) // width
+    while length > 0 and font.measure(text[:length] + "…") > room:
+        length -= 1
+    return text[:length].rstrip() + "…"
+
+
 class Table:
     """A titled Treeview, updated in place by the keys of its rows: selection, scroll and focus stay."""
 
     def __init__(self, parent: tkinter.Misc, look: Look, title: str, columns: Sequence[Column], empty: str) -> None:
         import ttkbootstrap as ttk
         self.look, self.columns, self.keeps_newest, self._points = look, tuple(columns), False, look.points
+        self._is_faded = False
         self.frame = ttk.Frame(parent, padding=(look.px(6), look.px(4)))
         self.on_open: Callable[[tuple[str, ...], tuple[str, ...]], None] | None = None
         self._order: list[str] = []
@@ -18363,13 +18442,8 @@ class Table:
 
     def _fitting(self, index: int, text: str) -> str:
         """The text, or as much of it as fits, with an ellipsis: a Treeview would cut it within a letter."""
-        width, room = self.look.body.measure(text), self._rooms.get(index, 0)
-        if width <= room or room <= 0:
-            return text
-        length = len(text) * room // width
-        while length > 0 and self.look.body.measure(text[:length] + "…") > room:
-            length -= 1
-        return text[:length].rstrip() + "…"
+        room = self._rooms.get(index, 0)
+        return cut_text(self.look.body, text, room) if room > 0 else text
 
     def _padded(self, index: int, text: str) -> str:
         """Left-aligned text keeps away from digits that end right before it."""
@@ -18470,11 +18544,17 @@ class Table:
             self._measure(self.columns)
             self._arrange()
         for tone in ("up", "down", "muted", "warn", "error", "plain"):
-            self.tree.tag_configure(tone, foreground=self.look.colour(tone))
+            self.tree.tag_configure(tone, foreground=self.look.colour("muted" if self._is_faded else tone))
         self.tree.tag_configure("band", background=self.look.palette.band)
         for label in (self.count, self._absent):
             label.configure(foreground=self.look.palette.muted)
         self._empty.configure(background=self.look.field, foreground=self.look.palette.muted)
+
+    def fade(self, is_faded: bool) -> None:
+        """Mute all rows while they are too old to be trusted, or show their own colours again."""
+        if is_faded != self._is_faded:
+            self._is_faded = is_faded
+            self.recolour()
 
     def selected_text(self) -> str:
         """The selected rows as tab-separated lines, as they can be pasted into a sheet."""
@@ -18701,17 +18781,18 @@ def show_failure(text: str) -> None:
 
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
-# shell | uses TYPES SETTINGS METRICS ROWS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses TYPES SETTINGS METRICS ROWS REPORTS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from functools import partial
 
-LOG_ROWS, BANNERS_SHOWN = 2_000, 2
+LOG_ROWS = 2_000
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
 NO_COINS = ("Nothing to tell apart.\nIn LIVE the coins at Luno are listed here:\nthe bot's, yours, and what nothing"
             " explains.")
+BASIS = "P&L after the fees of entry and exit"
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
 NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a few seconds after each close."
@@ -18730,87 +18811,6 @@ NO_GATES = (
 NO_WINDOWS = "No windows yet.\nEvaluate gates trains on 365 days, then tests on 60 unseen ones, over and over."
 NO_SHOWN = "Drawdown, exposure, chance of overfitting and others\nstand here once the gates have been evaluated."
 NO_LOG = "Nothing logged yet, or nothing that fits the filter."
-
-
-class BannerBar:
-    """One line per condition, the most severe on top, two at most and how many more there are."""
-
-    def __init__(self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None],
-                 on_details: Callable[[], None]) -> None:
-        import ttkbootstrap as ttk
-        self._look, self._on_act, self._on_details = look, on_act, on_details
-        self.frame = ttk.Frame(parent, padding=(look.px(8), 0))
-        self._banners: tuple[Banner, ...] = ()
-        self._dismissed: set[str] = set()
-        self._drawn: tuple[Banner, ...] | None = None
-        self._labels: list[tkinter.Label] = []
-        self.frame.bind("<Configure>", lambda event: self._wrap())
-        look.on_change(self._redraw)
-
-    @property
-    def visible(self) -> tuple[Banner, ...]:
-        """The banners that were not dismissed, as many as there are."""
-        return tuple(b for b in self._banners if (b.key or b.text) not in self._dismissed)
-
-    def show(self, banners: Sequence[Banner]) -> None:
-        """Show these conditions; one that has ended may come back later undismissed."""
-        self._banners = tuple(sorted(banners, key=lambda b: BANNER_LEVELS.get(b.level, 2)))
-        self._dismissed &= {b.key or b.text for b in banners}
-        if self.visible != self._drawn:
-            self._redraw()
-
-    def dismiss(self, banner: Banner) -> None:
-        """Put a banner out of sight until its condition has ended."""
-        self._dismissed.add(banner.key or banner.text)
-        self._redraw()
-
-    def dismiss_top(self) -> None:
-        """Dismiss the topmost banner that may be dismissed."""
-        top = next((b for b in self.visible[:BANNERS_SHOWN] if not b.action), None)
-        if top is not None:
-            self.dismiss(top)
-
-    def _redraw(self) -> None:
-        import ttkbootstrap as ttk
-        for child in self.frame.winfo_children():
-            child.destroy()
-        self._labels, self._drawn = [], self.visible
-        for banner in self._drawn[:BANNERS_SHOWN]:
-            self._draw(banner)
-        rest = self._drawn[BANNERS_SHOWN:]
-        if rest:  # what has no line of its own: how many, and the beginning of the first
-            more = ttk.Label(self.frame, text=f"{len(rest)} more: {rest[0].text}", font=self._look.small)
-            more.configure(foreground=self._look.palette.muted)
-            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
-        if not self._drawn:
-            self.frame.configure(height=1)
-        self._wrap()
-
-    def _draw(self, banner: Banner) -> None:
-        import tkinter
-        px = self._look.px
-        banners = self._look.palette.banners
-        background, text = banners.get(banner.level, banners["info"])
-        line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
-        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
-        act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
-        for label, command in ((last, act), ("Details", self._on_details)):
-            tkinter.Button(
-                line, text=label, command=command, background=background, foreground=text, relief="flat", borderwidth=0,
-                activebackground=background, activeforeground=text, highlightbackground=background,
-                highlightcolor=text, highlightthickness=px(1), font=self._look.body, padx=px(10), pady=px(5),
-            ).pack(side="right", padx=px(4), pady=px(2))
-        words = tkinter.Label(
-            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background,
-            foreground=text, font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
-        )
-        self._labels.append(packed(words, side="left", fill="x", expand=True))
-
-    def _wrap(self) -> None:
-        """Long texts wrap before the buttons instead of pushing them out."""
-        room = self.frame.winfo_width() - self._look.px(240)
-        for label in self._labels:
-            label.configure(wraplength=max(self._look.px(300), room))
 
 
 def _desk_columns(unit: str) -> tuple[tuple[Column, ...], ...]:
@@ -18856,6 +18856,8 @@ class DeskPanel:
         for panes, tables in ((self._top, self.tables[:2]), (self._bottom, self.tables[2:])):
             for table, weight in zip(tables, (11, 10), strict=True):
                 panes.add(table.frame, weight=weight)
+        self._basis = packed(ttk.Label(self.positions.head, text=BASIS, font=look.caption), side="right")
+        look.on_change(lambda: self._basis.configure(foreground=look.palette.muted))
         why = packed(ttk.Button(self.ranking.head, text="Why not?", command=self.ranking.open), side="right")
         for table in self.tables[:2]:  # both heads as high as the one with the button
             table.frame.rowconfigure(0, minsize=why.winfo_reqheight() + look.px(4))
@@ -19031,7 +19033,7 @@ class CandleForm:
     def _chosen_pairs(self) -> tuple[str, ...]:
         text, spec = self.pairs.get().strip(), next(field for field in FIELDS if field.name == "PAIRS")
         try:
-            pairs = read_field(spec, text) if text else ()
+            pairs = read_field(spec, written_pairs(text)) if text else ()
         except ValueError as error:
             raise ValueError(f"Markets: {error}.") from None
         return tuple(str(pair) for pair in pairs) if isinstance(pairs, tuple) else ()
@@ -19192,7 +19194,7 @@ class GatesPage:
         """Show an evaluation and select the first gate that did not pass."""
         self._evaluation = dict(evaluation)
         is_stale, is_open = note.startswith("STALE"), evaluation.get("unlocked") is True
-        self.verdict.say(text_in(evaluation, "summary"), "warn" if is_stale else "up" if is_open else "down")
+        self.verdict.say(spaced(text_in(evaluation, "summary")), "warn" if is_stale else "up" if is_open else "down")
         when = f"Evaluated {when_text(time_ms, now_ms, self._zone)}" if time_ms else ""
         parts = (attempt_text(evaluation).rstrip("."), when, note[:1].upper() + note[1:])
         self.about.say("  ·  ".join(part for part in parts if part), "muted")
@@ -19285,6 +19287,8 @@ class BacktestPanel:
             request = self.form.request()
         except ValueError as error:
             self._phase.say(f"✖ {error}", "error")
+            self._progress.configure(value=0.0)
+            self._eta.configure(text="")
             return
         self._set_job(job)
         self._phase.say("Starting", "")
@@ -19328,7 +19332,7 @@ class BacktestPanel:
         now = self._clock.mono_s()
         self._tempo.note(now, progress.done)
         share = progress.done / progress.total if progress.total > 0 else 0.0
-        parts = (f"{progress.done:,} of {progress.total:,}" if progress.total else "",
+        parts = (f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total and progress.unit else "",
                  percent_text(share, 0) if progress.total else "", f"elapsed {self._tempo.elapsed_text(now)}",
                  self._tempo.left_text(progress.done, progress.total))
         self._progress.configure(value=share)
@@ -19390,7 +19394,7 @@ class LogPanel:
 
     def __init__(self, parent: tkinter.Misc, look: Look, zone: Zone) -> None:
         import ttkbootstrap as ttk
-        px, self._zone, self._number = look.px, zone, 0
+        px, self._zone, self._number, self._day = look.px, zone, 0, 0
         self._lines: deque[tuple[LogLine, Row]] = deque(maxlen=LOG_ROWS)
         self.frame = ttk.Frame(parent)
         tools = packed(ttk.Frame(self.frame, padding=(px(8), px(8), px(8), 0)), fill="x")
@@ -19416,18 +19420,27 @@ class LogPanel:
             self.table.tree.bind(sequence, self._scrolled, add="+")
 
     def add(self, line: LogLine, now_ms: int) -> None:
-        """Remember a line; `refresh` shows it."""
+        """Remember a line; `refresh` shows it. On another day those before it get their date."""
         self._number += 1
+        now_ms = max(now_ms, line.time_ms)
+        day = moment_of(now_ms, self._zone).toordinal()
+        if day != self._day:
+            self._day = day
+            dated = [(old, self._row(row.key, old, now_ms)) for old, row in self._lines]
+            self._lines = deque(dated, maxlen=LOG_ROWS)
+        self._lines.appendleft((line, self._row(str(self._number), line, now_ms)))
+
+    def _row(self, key: str, line: LogLine, now_ms: int) -> Row:
         tone = {"error": "error", "warning": "warn"}.get(line.level, "")
-        cells = (stamp_text(line.time_ms, now_ms, self._zone), line.level.upper(), line.kind, line.text)
-        self._lines.appendleft((line, Row(str(self._number), cells, tone)))
+        return Row(key, (stamp_text(line.time_ms, now_ms, self._zone), line.level.upper(), area_word(line.kind),
+                         line.text), tone)
 
     def refresh(self) -> None:
         """Show the lines that pass the filter, newest first."""
         wanted = self.find.get().strip().casefold()
         levels = {LOG_LEVELS[1]: ("warning", "error"), LOG_LEVELS[2]: ("error",)}.get(self.level.get())
         self.table.show([row for line, row in self._lines if (levels is None or line.level in levels)
-                         and wanted in f"{line.kind} {line.text}".casefold()])
+                         and wanted in f"{row.cells[2]} {line.text}".casefold()])
 
     def _follow(self) -> None:
         self.table.keeps_newest = bool(self.follows.get())
@@ -19659,6 +19672,13 @@ def show_help(look: Look, about: str) -> None:
              "Keys")
 
 
+def live_facts(facts: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """What LIVE would trade with, in the words of the window: `XBT/ZAR` for XBTZAR, `0.50 %` for 0.50%."""
+    counter = dict(facts).get("Counter", "")
+    names = {"Counter": "Home currency"}
+    return tuple((names.get(name, name), spoken(text, counter) if counter else spaced(text)) for name, text in facts)
+
+
 class LiveDialog:
     """The last door before real money: what LIVE would trade with, promises to tick, and a word to type."""
 
@@ -19686,7 +19706,7 @@ class LiveDialog:
         dialog, px = self.dialog, self.look.px
         dialog.say("From here on orders are real and cost real money.", is_head=True)
         grid = packed(ttk.Frame(dialog.body), fill="x", pady=(0, px(8)))
-        for row, (name, text) in enumerate(self.offer.facts):
+        for row, (name, text) in enumerate(live_facts(self.offer.facts)):
             ttk.Label(grid, text=name, font=self.look.bold).grid(row=row, column=0, sticky="nw", padx=(0, px(16)))
             ttk.Label(grid, text=text, wraplength=px(400), justify="left").grid(row=row, column=1, sticky="w")
         for promise, tick in zip(self.offer.promises, self.ticks, strict=True):
@@ -19880,10 +19900,10 @@ LABELS = types.MappingProxyType({
     "MAX_GROUP_EXPOSURE": "Max in one group", "MIN_VOLUME_24H": "Min 24 h volume",
     "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
     "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
-    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
-    "NOTICE_ENTRIES": "Entries", "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch",
-    "NOTICE_HOLDS": "Held back", "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble",
-    "NOTICE_SUMMARY": "Daily summary", "NOTICE_TROUBLE": "Other trouble",
+    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat", "NOTICE_ENTRIES": "Entries",
+    "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch", "NOTICE_HOLDS": "Held back",
+    "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble", "NOTICE_SUMMARY": "Daily summary",
+    "NOTICE_TROUBLE": "Other trouble",
 })
 GROUPS = types.MappingProxyType({
     "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
@@ -19907,8 +19927,7 @@ REMOVED_MEANS = types.MappingProxyType({
     "LIVE_KEY_SECRET": "Without it LIVE stays locked. A LIVE session that runs keeps it until it ends.",
     "TELEGRAM_TOKEN": "Messages go by the desktop from then on, if you have that on.",
 })
-REMOVE_ANSWERS = ("Remove", "Keep it")
-SAME_AS_BEFORE = "Nothing is changed."
+REMOVE_ANSWERS, SAME_AS_BEFORE = ("Remove", "Keep it"), "Nothing is changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -20040,7 +20059,7 @@ def shown_text(spec: Field, text: str) -> str:
 
 def env_text(spec: Field, typed: str) -> str:
     """What was typed as .env has it; ValueError says what is wrong in the window's units."""
-    value = read_setting(as_shown(spec), typed)
+    value = read_setting(as_shown(spec), written_pairs(typed) if spec.kind == "pairs" else typed)
     if spec.name == "TELEGRAM_CHAT_ID" and value and not _CHAT.fullmatch(str(value)):
         raise ValueError("write the chat's number such as 123456789, or @channel")
     if isinstance(value, bool):
@@ -20184,7 +20203,8 @@ class FieldRow:
         self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
         is_wide = spec.kind in WIDE_KINDS
         self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
-        self.input.widget.grid(row=row, column=1, sticky="w", columnspan=2 if is_wide else 1)
+        side = "w" if spec.kind == "durations" or not is_wide else "ew"  # long texts take all there is
+        self.input.widget.grid(row=row, column=1, sticky=side, columnspan=2 if is_wide else 1)
         if not is_wide:
             self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
         self._hint.grid(row=row + 1, column=0, columnspan=3, sticky="ew", pady=(0, px(5)))
@@ -20645,7 +20665,8 @@ class KeyWords(NamedTuple):
 
 READ_WORDS = KeyWords(
     "READ", "Read-only key", "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
-    " can read and nothing else:", KEY_STEPS, "Without a key there is the demo; it can be entered at any later start.",
+    " can read and nothing else:", KEY_STEPS,
+    "Without a key there is the demo. The key can be entered later as well, in Settings.",
 )
 LIVE_WORDS = KeyWords(
     "LIVE", "Live key", "LIVE needs a key of its own. PAPER never uses it, and entering it does not unlock LIVE:",
@@ -20821,7 +20842,8 @@ class LimitsPage:
         self.frame, self._look, self._values = ttk.Frame(parent), look, dict(values)
         _say(self.frame, look, "These are safe to start with. Settings has them all, at any time.")
         line = packed(ttk.Frame(self.frame), fill="x")
-        halves = [packed(ttk.Frame(line), side="left", fill="both", expand=True, anchor="n") for _ in range(2)]
+        halves = [packed(ttk.Frame(line), side="left", fill="both", expand=True, anchor="n", padx=(0, look.px(14)))
+                  for _ in range(2)]
         self.rows = {name: FieldRow(halves[n // 3], look, field_named(name), values.get(name, ""), self._follow)
                      for n, name in enumerate(FIRST_LIMITS)}
         for row in self.rows.values():
@@ -20976,6 +20998,7 @@ class Wizard:
 
     def go_on(self) -> None:
         """Take what the page has, and open the next one or end."""
+        self.problem.say("")
         try:
             self._done[self.place] = self.pages[self.place].values()
             self._check_keys()
@@ -21037,29 +21060,93 @@ class Wizard:
 
 
 # ==============================================================================
-# DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD | owns tkinter ttkbootstrap
+# BARS | what stands above and below the tabs
+# shell | uses LEDGER ROWS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-import gc
-
-DRAIN_MS, FIRST_RUN_MS = 100, 200
-DIALOG_ANSWERS = (LiveOffer, ClosingOffer, ChecksTold, WhyTold, SupportDraft)
-EVENTS_PER_DRAIN = 50
+BANNERS_SHOWN = 2
 SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
-WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
-SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
-JOIN_S, NOTES_KEPT, FULL_COLLECTION, FOLLOW_THEME = 5.0, 5, 60, 3  # seconds, notes, ticks, ticks
-SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
-SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
-READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
-PROTECTED_MEANS = (
-    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
-    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
-    " another computer, or after Windows is installed anew, you enter them again.",
-)
-PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
+
+class BannerBar:
+    """One line per condition, the most severe on top, two at most and how many more there are."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None],
+                 on_details: Callable[[], None]) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._on_act, self._on_details = look, on_act, on_details
+        self.frame = ttk.Frame(parent, padding=(look.px(8), 0))
+        self._banners: tuple[Banner, ...] = ()
+        self._dismissed: set[str] = set()
+        self._drawn: tuple[Banner, ...] | None = None
+        self._labels: list[tkinter.Label] = []
+        self.frame.bind("<Configure>", lambda event: self._wrap())
+        look.on_change(self._redraw)
+
+    @property
+    def visible(self) -> tuple[Banner, ...]:
+        """The banners that were not dismissed, as many as there are."""
+        return tuple(b for b in self._banners if (b.key or b.text) not in self._dismissed)
+
+    def show(self, banners: Sequence[Banner]) -> None:
+        """Show these conditions; one that has ended may come back later undismissed."""
+        self._banners = tuple(sorted(banners, key=lambda b: BANNER_LEVELS.get(b.level, 2)))
+        self._dismissed &= {b.key or b.text for b in banners}
+        if self.visible != self._drawn:
+            self._redraw()
+
+    def dismiss(self, banner: Banner) -> None:
+        """Put a banner out of sight until its condition has ended."""
+        self._dismissed.add(banner.key or banner.text)
+        self._redraw()
+
+    def dismiss_top(self) -> None:
+        """Dismiss the topmost banner that may be dismissed."""
+        top = next((b for b in self.visible[:BANNERS_SHOWN] if not b.action), None)
+        if top is not None:
+            self.dismiss(top)
+
+    def _redraw(self) -> None:
+        import ttkbootstrap as ttk
+        for child in self.frame.winfo_children():
+            child.destroy()
+        self._labels, self._drawn = [], self.visible
+        for banner in self._drawn[:BANNERS_SHOWN]:
+            self._draw(banner)
+        rest = self._drawn[BANNERS_SHOWN:]
+        if rest:  # what has no line of its own: how many, and the beginning of the first
+            more = ttk.Label(self.frame, text=f"{len(rest)} more: {rest[0].text}", font=self._look.small)
+            more.configure(foreground=self._look.palette.muted)
+            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
+        if not self._drawn:
+            self.frame.configure(height=1)
+        self._wrap()
+
+    def _draw(self, banner: Banner) -> None:
+        import tkinter
+        px = self._look.px
+        banners = self._look.palette.banners
+        background, text = banners.get(banner.level, banners["info"])
+        line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
+        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
+        act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
+        for label, command in ((last, act), ("Details", self._on_details)):
+            tkinter.Button(
+                line, text=label, command=command, background=background, foreground=text, relief="flat", borderwidth=0,
+                activebackground=background, activeforeground=text, highlightbackground=background,
+                highlightcolor=text, highlightthickness=px(1), font=self._look.body, padx=px(10), pady=px(5),
+            ).pack(side="right", padx=px(4), pady=px(2))
+        words = tkinter.Label(
+            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background,
+            foreground=text, font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
+        )
+        self._labels.append(packed(words, side="left", fill="x", expand=True))
+
+    def _wrap(self) -> None:
+        """Long texts wrap before the buttons instead of pushing them out."""
+        room = self.frame.winfo_width() - self._look.px(240)
+        for label in self._labels:
+            label.configure(wraplength=max(self._look.px(300), room))
 
 
 class StatusStrip:
@@ -21259,37 +21346,70 @@ class Footer:
     def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
         import ttkbootstrap as ttk
         self._look, self._tone, self._version, self._folder = look, "muted", version, folder
+        self._words = ""
         self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
         self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
         self._about.pack(side="right", padx=(look.px(8), 0))
         self._cycle.pack(side="left")
         self._text.pack(side="left", padx=(look.px(14), 0))
         add_tip(self._about, f"Data folder: {folder}")
+        self._tip = add_tip(self._text, "")
         self.frame.bind("<Configure>", lambda event: self._fit())
         look.on_change(self.recolour)
 
     def _fit(self) -> None:
-        """The folder is named only where there is room for it; the tip has it always."""
+        """The folder is named only where there is room for it, and words that do not fit are cut; tips have both."""
+        measure, px = self._look.small.measure, self._look.px
+        room = self.frame.winfo_width() - self._cycle.winfo_reqwidth() - px(60)
         whole = f"{self._version}  ·  {self._folder}"
-        needed = self._cycle.winfo_reqwidth() + self._text.winfo_reqwidth() + self._look.small.measure(whole)
-        is_wide = needed + self._look.px(60) <= self.frame.winfo_width()
-        self._about.configure(text=whole if is_wide else self._version)
+        about = whole if measure(whole) + measure(self._words) <= room else self._version
+        self._about.configure(text=about)
+        words = cut_text(self._look.small, self._words, room - measure(about)) if room > 0 else self._words
+        self._text.configure(text=words)
+        self._tip.configure(text=self._words if words != self._words else "")
 
     def show(self, text: str) -> None:
         """The worker's words."""
-        self._text.configure(text=text)
+        self._words = text
         self._fit()
 
     def show_cycle(self, text: str, tone: str) -> None:
         """How long ago the last cycle was."""
-        self._tone = tone
+        self._tone, was = tone, self._cycle.winfo_reqwidth()
         self._cycle.configure(text=text, foreground=self._look.colour(tone))
+        if self._cycle.winfo_reqwidth() != was:
+            self._fit()
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
         for label in (self._about, self._text):
             label.configure(foreground=self._look.palette.muted)
         self._cycle.configure(foreground=self._look.colour(self._tone))
+
+
+# ==============================================================================
+# DASHBOARD | the window
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD BARS | owns tkinter ttkbootstrap
+# ==============================================================================
+
+import gc
+
+DRAIN_MS, FIRST_RUN_MS = 100, 200
+DIALOG_ANSWERS = (LiveOffer, ClosingOffer, ChecksTold, WhyTold, SupportDraft)
+EVENTS_PER_DRAIN = 50
+WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
+SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
+JOIN_S, NOTES_KEPT, FULL_COLLECTION, FOLLOW_THEME = 5.0, 5, 60, 3  # seconds, notes, ticks, ticks
+SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
+SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
+
+READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
+PROTECTED_MEANS = (
+    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
+    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
+    " another computer, or after Windows is installed anew, you enter them again.",
+)
+PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21395,6 +21515,8 @@ class Screen:
 
     def take(self, event: object) -> bool:
         """Act on one event of the worker; True if the log has a new line."""
+        if isinstance(event, LogLine):
+            event = replace(event, text=spoken(event.text, self.news.status.counter if self.news else "ZAR"))
         is_told = self._say_in_passing(toast_of(event, self.backtest.is_running), isinstance(event, LogLine))
         if self.backtest.take(event):
             return is_told
@@ -21454,9 +21576,7 @@ class Screen:
         if before is not None and before.status.is_killed and not news.status.is_killed:
             self._notes = [n for n in self._notes if "kill file" not in n.text]
         self.heard_s = self.clock.mono_s()
-        if self._is_faded:
-            self._is_faded = False
-            self.strip.unfade()
+        self._unfade()
         self.strip.show(news.status)
         self.actions.show(news.status)
         self.footer.show(news.footer)
@@ -21471,6 +21591,21 @@ class Screen:
         self.show_clock()
         if self.tab in (0, 3):
             self._show_tab()
+
+    def _unfade(self) -> None:
+        """Fresh figures have come: everything in its own colours again."""
+        if self._is_faded:
+            self._is_faded = False
+            self.strip.unfade()
+            for table in (*self.desk.tables, *self.account.tables):
+                table.fade(False)
+
+    def _fade(self, note: str) -> None:
+        """Old figures must not look new, neither in the strip nor in the tables."""
+        self._is_faded = True
+        self.strip.fade(note)
+        for table in (*self.desk.tables, *self.account.tables):
+            table.fade(True)
 
     def _show_tab(self) -> None:
         """A tab that was hidden catches up when it is opened."""
@@ -21495,13 +21630,14 @@ class Screen:
         return news.time_ms if news is not None and news.status.is_market_time else self.clock.now_ms()
 
     def show_clock(self) -> None:
-        """The time, local and UTC; a stepped market shows its own, with the day."""
+        """The time, local and UTC, where they are the same the day; a stepped market shows its own, with the day."""
         now = self.now_ms()
         if self.news is not None and self.news.status.is_market_time:
             self.strip.show_clock(day_and_time(now, self.zone), "market time")
         else:
-            local = f"{clock_text(now, self.zone)} {self.zone.label}"
-            self.strip.show_clock(local, clock_text(now, Zone()) + " UTC")
+            local, then = f"{clock_text(now, self.zone)} {self.zone.label}", moment_of(now, self.zone)
+            note = f"{clock_text(now, Zone())} UTC" if self.zone.offset_s else f"{then:%Y-%m-%d}"
+            self.strip.show_clock(local, note)
 
     def show_silence(self, is_alive: bool) -> None:
         """How long ago the last cycle was; old figures are muted, and a dead worker is told without its help."""
@@ -21515,8 +21651,7 @@ class Screen:
             self._is_silent = tone == "error"
             self._show_banners()
         if tone in ("warn", "error") and self.news is not None:
-            self._is_faded = True
-            self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
+            self._fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
 
 
 def show_answer(screen: Screen, answer: object, send: Callable[[object], None]) -> None:
@@ -22002,7 +22137,7 @@ def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     if a.rehearse_live and not a.demo:
         p.error("--rehearse-live needs --demo: it never touches Luno")
     if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check, --export and --support")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
 
@@ -22293,7 +22428,7 @@ def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
         orders = LunoOrders(client)
         trouble = orders.key_trouble()
         free = next((b.available for b in orders.balances() if b.asset == counter), Decimal(0))
-        funds = f"{free:,.2f} {counter}"
+        funds = money_text(float(free), counter)
     except (ExchangeDown, ExchangeRefused) as error:
         trouble = str(error)
     finally:
@@ -22358,10 +22493,11 @@ def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
 
 def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
     """The self-check; asks the exchange."""
+    audit = home / "lunobiz.db"
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
-        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
+        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git, protection=system_protection(),
+        open_store=(lambda: Store(audit, Redactor()).close()) if audit.exists() else None,  # a look leaves nothing
     )
     with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
         session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
@@ -22437,6 +22573,7 @@ def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> in
     draft, secrets = support_draft(home, database, mode)
     write_support(Path(a.support), draft, secrets)
     sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    sys.stdout.write(f"The support bundle is in {a.support}\n")
     return EXIT_OK
 
 
@@ -22491,7 +22628,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST REPORTS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback

@@ -98,7 +98,8 @@ def test_what_is_being_left_already_is_left_out(phase: ExitPhase) -> None:
     leaving = position(phase=phase, exit_why="trend over")
     offer = closing_offer(desk(positions=(leaving,), orders=(order(OrderKind.EXIT, limit=97.9),)), MARKETS, SETTINGS)
     assert (offer.marks, offer.lines) == ((), ())
-    assert offer.problem == "There is nothing to close: no position that is not being left already, no entry."
+    assert offer.problem == ("There is nothing to close: no open position that is not being left already, and no entry"
+                             " order.")
     both = closing_offer(desk(positions=(leaving, position(1.0, 2000.0, pair=BBB))), MARKETS, SETTINGS)
     assert both.marks == (BBB,) and len(both.lines) == 2
     assert "About R1,988.00 comes in." in both.lines[1]  # 2,000 x 0.994
