@@ -268,6 +268,10 @@ BUY_4 = amounts("4", "400")
     (Side.SELL, amounts("4", "400.01"), ""),
     (Side.SELL, amounts("4", "399.99"), "value at the limit"),
     (Side.SELL, amounts("4", "0"), "value at the limit"),
+    (Side.BUY, amounts("4", "200"), ""),  # half the limit, 4 x 50, is still believed
+    (Side.BUY, amounts("4", "199.99"), "value at the limit"),
+    (Side.SELL, amounts("4", "800"), ""),  # and twice the limit of a sale
+    (Side.SELL, amounts("4", "800.01"), "value at the limit"),
     (Side.BUY, amounts("4", "400", "0.2"), ""),
     (Side.BUY, amounts("4", "400", "0.20000001"), "fee in base"),
     (Side.BUY, amounts("4", "400", "-0.2"), ""),
@@ -330,6 +334,14 @@ def test_only_so_many_misses_are_kept_and_the_newest() -> None:
     for n in range(30):
         at = after_missing(at, T0 + n * 5_000)
     assert at.misses == tuple(T0 + n * 5_000 for n in range(20, 30))
+
+
+@pytest.mark.parametrize("known", [(), (6,)])
+def test_misses_of_a_clock_that_was_ahead_are_forgotten(known: tuple[int, ...]) -> None:
+    """Noted at 100 s, when it was 8 s: only what was noted until now counts, and 8 s is too near to 6 s to be one."""
+    ahead = lost(*known, 100.0)
+    expected = known or (8,)
+    assert after_missing(ahead, T0 + 8_000).misses == tuple(T0 + s * 1000 for s in expected)
 
 
 def lost(*seconds: float, **changes: object) -> SentOrder:
@@ -423,6 +435,9 @@ def test_a_fee_that_comes_later_is_told_as_one_of_its_own() -> None:
     assert before is not None and told is not None
     assert (told.volume, told.price, told.fee_counter) == (0.0, 100.0, 1.6)
     assert told.fill_id != before.fill_id
+    in_base = fill_since(replace(first, booked=first.filled, filled=amounts("4", "400", "0.016")), T0)
+    assert in_base is not None and in_base.fill_id not in (told.fill_id, before.fill_id)
+    assert (in_base.volume, in_base.price, in_base.fee_base, in_base.fee_counter) == (0.0, 100.0, 0.016, 0.0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(9_000, 10_000)), min_size=1, max_size=12))
