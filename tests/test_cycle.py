@@ -704,7 +704,7 @@ def test_in_ready_all_that_risk_approves_goes_out() -> None:
     assert kinds(report.orders) == [OrderKind.EXIT, OrderKind.ENTRY]
 
 
-@pytest.mark.parametrize(("conditions", "kind"), [
+BRINGS = (
     (Conditions(is_killed=True), CauseKind.KILL),
     (Conditions(has_network=False), CauseKind.NO_NETWORK),
     (Conditions(is_store_ok=False), CauseKind.STORE_TROUBLE),
@@ -718,7 +718,10 @@ def test_in_ready_all_that_risk_approves_goes_out() -> None:
     (Conditions(has_foreign=True), CauseKind.FOREIGN_ORDER),
     (Conditions(is_unresolved=True), CauseKind.UNRESOLVED),
     (Conditions(is_double_used=True), CauseKind.DOUBLE_USE),
-])
+)
+
+
+@pytest.mark.parametrize(("conditions", "kind"), BRINGS)
 def test_conditions_bring_causes_and_a_clean_reconcile_ends_them(conditions: Conditions, kind: CauseKind) -> None:
     """Told once at the start and once at the end; the owner's causes stay, and so do all others' causes."""
     other = cause(CauseKind.DAMAGED_STORE)
@@ -732,6 +735,14 @@ def test_conditions_bring_causes_and_a_clean_reconcile_ends_them(conditions: Con
     clean = run(unsure.desk, conditions=Conditions())
     assert [c.kind for c in clean.desk.causes] == [CauseKind.DAMAGED_STORE] + [kind] * (kind in OWNER_CAUSES)
     assert len(clean.events) == (kind not in OWNER_CAUSES)
+
+
+def test_every_cause_is_brought_but_one() -> None:
+    """A damaged store ends the session before it could be a cause; a desk that has it is held back all the same."""
+    brought = {c.kind for conditions, _ in BRINGS for c in run(desk(), conditions=conditions).desk.causes}
+    brought |= {c.kind for c in run(desk(94_000.0, day_start_equity=CASH, week_start_equity=CASH)).desk.causes}
+    brought |= {c.kind for c in run(desk(80_000.0, day_start_equity=CASH, week_start_equity=CASH)).desk.causes}
+    assert set(CauseKind) - brought == {CauseKind.DAMAGED_STORE}
 
 
 @pytest.mark.parametrize("conditions", [Conditions(skew_ms=2_000), Conditions(loop_gap_ms=30_000)])
@@ -1065,6 +1076,19 @@ def test_rows_by_situation() -> None:
         ("XXX", Action.ENTER, "enter")]
     assert all(d.opened_ms == CLOSE - HOUR and d.time_ms == NOW for d in report.decisions)
     assert "99.9" in report.decisions[5].why
+
+
+def test_every_action_is_taken_and_its_code_told() -> None:
+    """Those of the refusals and of the doubts stand in their own tables."""
+    held = desk(90_000.0, positions=(position(),), orders=(protection(),))
+    wish, exits = view(outlooks=(outlook(*ENTER),)), view(outlooks=(outlook(*LEAVE),))
+    rows = [run(at, seen).decisions[0] for at, seen in (
+        (desk(), wish), (held, exits), (held, view()), (desk(), view()), (desk(orders=(order(),)), view()),
+        (desk(0.0), wish), (desk(), view(findings=(doubt(),))))]
+    assert [(r.action, r.code) for r in rows] == [
+        (Action.ENTER, "enter"), (Action.EXIT, "exit"), (Action.HOLD, "hold"), (Action.WAIT, "no-signal"),
+        (Action.WAIT, "working"), (Action.REJECT, Refusal.LOSS_CAP.value), (Action.SKIP, "gap")]
+    assert {r.action for r in rows} == set(Action)
 
 
 def test_a_row_says_that_training_chose_cash() -> None:
