@@ -8001,6 +8001,8 @@ def owner_act(desk: Desk, act: str) -> Desk:
         return clear_cause(desk, CauseKind.KILL)
     if act == "close_all":
         return _called_off(desk)
+    if act != "resolve":
+        raise DataError("a recorded act cannot be read")
     kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
     return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
 

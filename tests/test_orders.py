@@ -99,7 +99,7 @@ def test_a_code_that_is_not_listed_is_unknown_whatever_the_status(code: str, sta
     assert class_of_post(status, code, "BX1") is Answer.UNKNOWN
 
 
-@pytest.mark.parametrize(("status", "code", "exchange_id", "meant"), [
+TABLE = (
     (200, "", "BX1", Answer.ACCEPTED),
     (201, "", "BX1", Answer.ACCEPTED),
     (200, "", "", Answer.UNKNOWN),  # no id
@@ -118,9 +118,18 @@ def test_a_code_that_is_not_listed_is_unknown_whatever_the_status(code: str, sta
     (400, "ErrApiKeyRevoked", "", Answer.KEY),
     (500, "ErrAPIKeyNotFound", "", Answer.KEY),
     (429, "", "", Answer.UNKNOWN),
-])
+)
+
+
+@pytest.mark.parametrize(("status", "code", "exchange_id", "meant"), TABLE)
 def test_the_table_of_answers(status: int, code: str, exchange_id: str, meant: Answer) -> None:
     assert class_of_post(status, code, exchange_id) is meant
+
+
+def test_every_class_of_answer_is_given() -> None:
+    """What was never sent has no answer to be classed: that one the line gives by itself."""
+    given_here = {class_of_post(400, code, "") for code in LISTED} | {class_of_post(*row[:3]) for row in TABLE}
+    assert set(Answer) - given_here == {Answer.NOT_SENT}
 
 
 @given(st.integers(100, 599), st.from_regex(r"(Err[A-Za-z]{1,20})?", fullmatch=True), st.sampled_from(["", "BX1"]))
@@ -219,6 +228,14 @@ def test_found_resting_filled_and_ended() -> None:
     assert (whole.state, whole.why, whole.is_final) == (OrderState.DONE, "filled", True)
     nothing = after_found(resting, found(status="COMPLETE"))
     assert (nothing.state, nothing.filled, nothing.why) == (OrderState.DONE, Amounts(), "ended with 10.0000 not filled")
+
+
+def test_every_state_of_an_order_is_reached() -> None:
+    """That it never came to be is for the proofs to say, which EXECUTION puts together."""
+    at = sent()
+    after = [after_post(at, PostAnswer(answer)) for answer in Answer]
+    after += [at, after_found(at, found()), after_found(at, found(status="COMPLETE"))]
+    assert set(OrderState) - {order.state for order in after} == {OrderState.NOT_PLACED}
 
 
 def test_a_stop_that_stands_in_the_book_was_triggered() -> None:
