@@ -8954,7 +8954,7 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, replay check, notices, parameter set."""
+    """The status bar: line, next cycle, last candle, database, log, replay check, notices, parameter set, calls."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
@@ -8964,7 +8964,9 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity
-    parts += [text for text in (checked, health.notice_state, health.label) if text]
+    left = health.calls_left
+    calls = f"{left} calls left" if left is not None and not is_simulated else ""
+    parts += [text for text in (checked, health.notice_state, health.label, calls) if text]
     return "  ·  ".join(parts)
 
 
@@ -9570,6 +9572,13 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
             cells = (asset, *(format(n.normalize(), ",f") for n in (bot, owner, odd, bot + owner + odd)))
             rows.append(Row(asset, cells, "warn" if odd else ""))
     return tuple(rows)
+
+
+def dust_rows(desk: Desk, markets: Mapping[str, Market]) -> tuple[Row, ...]:
+    """What is left of positions and too small to sell: it is the bot's, and takes no position's place."""
+    known = [(markets[pair], volume) for pair, volume in desk.dust if pair in markets and volume > 0]
+    return tuple(Row(f"dust of {m.pair}", (f"{m.base} dust", number_text(volume, m.volume_scale), DASH, DASH, DASH),
+                     "muted") for m, volume in known)
 
 
 # ==============================================================================
@@ -17579,7 +17588,8 @@ class Newsroom:
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
             order_rows(engine.desk, markets, engine.parts.mode, health.now_ms),
-            coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+            (*coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+             *dust_rows(engine.desk, markets)),
         )
 
 
@@ -18788,7 +18798,7 @@ def show_failure(text: str) -> None:
 
 from functools import partial
 
-LOG_ROWS = 2_000
+LOG_ROWS, QUIET_JOB_S = 2_000, 10.0  # seconds without progress after which nothing is said of the time left
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
@@ -19245,6 +19255,8 @@ class BacktestPanel:
                  zone: Zone) -> None:
         import ttkbootstrap as ttk
         self._look, self._post, self._clock, self._tempo, self._job = look, post, clock, Tempo(), ""
+        self._newest: BacktestProgress | GatesProgress | None = None
+        self._heard_s = 0.0
         self.frame = ttk.Frame(parent)
         left = packed(ttk.Frame(self.frame), side="left", fill="y", padx=look.px(6), pady=look.px(6))
         self.form = CandleForm(left, look)
@@ -19293,6 +19305,7 @@ class BacktestPanel:
             self._eta.configure(text="")
             return
         self._set_job(job)
+        self._newest = None
         self._phase.say("Starting", "")
         self._progress.configure(value=0.0)
         self._eta.configure(text="")
@@ -19331,14 +19344,22 @@ class BacktestPanel:
         """How far the job is, and about how long the rest takes."""
         if not self._job or self.cancel.instate(["disabled"]):
             return  # what was on its way when the job was cancelled
-        now = self._clock.mono_s()
-        self._tempo.note(now, progress.done)
-        share = progress.done / progress.total if progress.total > 0 else 0.0
-        parts = (f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total and progress.unit else "",
-                 percent_text(share, 0) if progress.total else "", f"elapsed {self._tempo.elapsed_text(now)}",
-                 self._tempo.left_text(progress.done, progress.total))
-        self._progress.configure(value=share)
+        self._newest, self._heard_s = progress, self._clock.mono_s()
+        self._tempo.note(self._heard_s, progress.done)
+        self._progress.configure(value=progress.done / progress.total if progress.total > 0 else 0.0)
         self._phase.say(progress.phase)
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        """Called once a second: the clock of a job goes on where its progress does not; then nothing is foretold."""
+        found, now = self._newest, self._clock.mono_s()
+        if found is None or not self._job or self.cancel.instate(["disabled"]):
+            return
+        is_moving = now - self._heard_s < QUIET_JOB_S
+        parts = (f"{found.done:,} of {found.total:,} {found.unit}" if found.total and found.unit else "",
+                 percent_text(found.done / found.total, 0) if found.total else "",
+                 f"elapsed {self._tempo.elapsed_text(now)}",
+                 self._tempo.left_text(found.done, found.total) if is_moving else "still at work")
         self._eta.configure(text=" · ".join(part for part in parts if part))
 
     def show_result(self, done: BacktestDone) -> None:
@@ -20203,9 +20224,8 @@ class FieldRow:
         self._label = ttk.Label(parent, text=label_of(spec))
         self._unit = ttk.Label(parent)
         self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
-        is_wide = spec.kind in WIDE_KINDS
+        is_wide, side = spec.kind in WIDE_KINDS, "ew" if spec.kind in ("pairs", "text") else "w"  # long texts: all room
         self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
-        side = "w" if spec.kind == "durations" or not is_wide else "ew"  # long texts take all there is
         self.input.widget.grid(row=row, column=1, sticky=side, columnspan=2 if is_wide else 1)
         if not is_wide:
             self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
@@ -21864,6 +21884,7 @@ class Dashboard:
                 self.wardrobe.follow()
             self.screen.come_forward()
             self.screen.toasts.pass_time(self.screen.clock.mono_s())
+            self.screen.backtest.pass_time()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())

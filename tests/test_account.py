@@ -20,6 +20,7 @@ from lunobiz import (
     Settings,
     closing_offer,
     coin_rows,
+    dust_rows,
     equity,
     order_rows,
     owner_act,
@@ -230,6 +231,12 @@ def test_coins_in_columns_to_the_last_decimal() -> None:
         ("ETH", ("ETH", "0", "100", "-0.00000001", "99.99999999"), "warn"),
         ("ADA", ("ADA", "0", "0.00000001", "0", "0.00000001"), ""),
     ]
+
+
+def test_what_is_too_small_to_sell_is_listed_apart() -> None:
+    held = desk(dust=((PAIR, 0.0042), (BBB, 0.0), ("GONEZAR", 1.0)))
+    assert [row.cells for row in dust_rows(held, MARKETS)] == [("AAA dust", "0.0042", "—", "—", "—")]
+    assert dust_rows(desk(), MARKETS) == ()
 
 
 def test_a_coin_without_any_is_left_out() -> None:

@@ -367,6 +367,13 @@ def test_progress_tells_the_rest_after_five_percent(backtest: lb.BacktestPanel, 
     backtest.take(lb.GatesProgress(100, 1_000, "Luck: 12 of 299"))  # 10 a second, 900 to go
     assert backtest._eta.cget("text") == "10 % · elapsed 00:10 · about 01:30 left"
     assert phase(backtest) == "Luck: 12 of 299"
+    clock.seconds += 9
+    backtest.pass_time()
+    assert backtest._eta.cget("text") == "10 % · elapsed 00:19 · about 01:30 left"
+    clock.seconds += 20  # no progress: the clock goes on, and nothing is foretold
+    backtest.pass_time()
+    assert backtest._eta.cget("text") == "10 % · elapsed 00:39 · still at work"
+    clock.seconds -= 29
     backtest.take(lb.BacktestProgress(0, 0, "Reading candles"))
     assert (phase(backtest), backtest._eta.cget("text")) == ("Reading candles", "elapsed 00:10")
 

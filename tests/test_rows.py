@@ -312,15 +312,16 @@ def test_a_demo_never_looks_like_the_exchange() -> None:
     assert status(mode=lb.Mode.REPLAY).api.value == "● Recorded"
     assert shown.is_market_time
     assert "No network used" in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
+    assert "calls left" not in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
 
 
 def test_the_footer() -> None:
     assert lb.footer_text(sc.health(), sc.SAST) == (
         "● Connected  ·  Next cycle 00:41  ·  Last candle 14:00 SAST  ·  DB 12.4 MB  ·  Log OK  ·  Telegram OK  ·  "
-        "Parameters: first set, NOT CHOSEN"
+        "Parameters: first set, NOT CHOSEN  ·  231 calls left"
     )
     unknown = sc.health(has_network=False, next_cycle_ms=None, last_candle_ms=None, db_mb=None, log_ok=False, label="",
-                        notice_state="")  # fmt: skip
+                        notice_state="", calls_left=None)  # fmt: skip
     assert lb.footer_text(unknown, sc.SAST) == "✖ No network  ·  Last candle —  ·  DB —  ·  ✖ Log cannot be written"
 
 
