@@ -8001,6 +8001,8 @@ def owner_act(desk: Desk, act: str) -> Desk:
         return clear_cause(desk, CauseKind.KILL)
     if act == "close_all":
         return _called_off(desk)
+    if act != "resolve":
+        raise DataError("a recorded act cannot be read")
     kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
     return replace(clear_cause(desk, *kinds), week_start_equity=equity(desk))
 
@@ -19924,10 +19926,10 @@ LABELS = types.MappingProxyType({
     "MAX_GROUP_EXPOSURE": "Max in one group", "MIN_VOLUME_24H": "Min 24 h volume",
     "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
     "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
-    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
-    "NOTICE_ENTRIES": "Entries", "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch",
-    "NOTICE_HOLDS": "Held back", "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble",
-    "NOTICE_SUMMARY": "Daily summary", "NOTICE_TROUBLE": "Other trouble",
+    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat", "NOTICE_ENTRIES": "Entries",
+    "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch", "NOTICE_HOLDS": "Held back",
+    "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble", "NOTICE_SUMMARY": "Daily summary",
+    "NOTICE_TROUBLE": "Other trouble",
 })
 GROUPS = types.MappingProxyType({
     "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
@@ -19951,8 +19953,7 @@ REMOVED_MEANS = types.MappingProxyType({
     "LIVE_KEY_SECRET": "Without it LIVE stays locked. A LIVE session that runs keeps it until it ends.",
     "TELEGRAM_TOKEN": "Messages go by the desktop from then on, if you have that on.",
 })
-REMOVE_ANSWERS = ("Remove", "Keep it")
-SAME_AS_BEFORE = "Nothing is changed."
+REMOVE_ANSWERS, SAME_AS_BEFORE = ("Remove", "Keep it"), "Nothing is changed."
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,23 +355,23 @@ def test_the_counts_are_what_a_loop_counts() -> None:
 QUOTE = Ticker("XBTZAR", START_MS, 99.0, 101.0, 100.0, 5.0)
 
 
-@pytest.mark.parametrize(
-    ("market", "ticker", "after_ms", "expected"),
-    [
-        (MARKET, QUOTE, 0, []),
-        (MARKET, QUOTE, 15_000, []),
-        (MARKET, QUOTE, 15_001, [Doubt.STALE_QUOTE]),
-        (MARKET, None, 0, [Doubt.NO_QUOTE]),
-        (MARKET, replace(QUOTE, bid=0.0), 0, [Doubt.NO_QUOTE]),
-        (MARKET, replace(QUOTE, ask=0.0), 0, [Doubt.NO_QUOTE]),
-        (MARKET, replace(QUOTE, bid=101.0), 0, [Doubt.CROSSED]),
-        (MARKET, replace(QUOTE, bid=102.0), 20_000, [Doubt.CROSSED, Doubt.STALE_QUOTE]),
-        (MARKET, replace(QUOTE, status="POSTONLY"), 0, [Doubt.NOT_ACTIVE]),
-        (replace(MARKET, status="SUSPENDED"), QUOTE, 0, [Doubt.NOT_ACTIVE]),
-        (replace(MARKET, status="SUSPENDED"), None, 0, [Doubt.NOT_ACTIVE, Doubt.NO_QUOTE]),
-        (MARKET, replace(QUOTE, status="DISABLED", bid=0.0), 0, [Doubt.NOT_ACTIVE, Doubt.NO_QUOTE]),
-    ],
+QUOTES = (
+    (MARKET, QUOTE, 0, []),
+    (MARKET, QUOTE, 15_000, []),
+    (MARKET, QUOTE, 15_001, [Doubt.STALE_QUOTE]),
+    (MARKET, None, 0, [Doubt.NO_QUOTE]),
+    (MARKET, replace(QUOTE, bid=0.0), 0, [Doubt.NO_QUOTE]),
+    (MARKET, replace(QUOTE, ask=0.0), 0, [Doubt.NO_QUOTE]),
+    (MARKET, replace(QUOTE, bid=101.0), 0, [Doubt.CROSSED]),
+    (MARKET, replace(QUOTE, bid=102.0), 20_000, [Doubt.CROSSED, Doubt.STALE_QUOTE]),
+    (MARKET, replace(QUOTE, status="POSTONLY"), 0, [Doubt.NOT_ACTIVE]),
+    (replace(MARKET, status="SUSPENDED"), QUOTE, 0, [Doubt.NOT_ACTIVE]),
+    (replace(MARKET, status="SUSPENDED"), None, 0, [Doubt.NOT_ACTIVE, Doubt.NO_QUOTE]),
+    (MARKET, replace(QUOTE, status="DISABLED", bid=0.0), 0, [Doubt.NOT_ACTIVE, Doubt.NO_QUOTE]),
 )
+
+
+@pytest.mark.parametrize(("market", "ticker", "after_ms", "expected"), QUOTES)
 def test_doubts_about_a_quote(market: Market, ticker: Ticker | None, after_ms: int, expected: list[Doubt]) -> None:
     assert [f.doubt for f in quote_doubts(market, ticker, START_MS + after_ms)] == expected
 
@@ -388,6 +388,19 @@ def test_a_doubt_about_a_price_of_bitcoin_in_rand_is_readable() -> None:
     (found,) = quote_doubts(MARKET, replace(QUOTE, bid=1_234_567.0, ask=1_234_566.0), START_MS)
     assert "1234567" in found.why.replace(",", "")
     assert "1234566" in found.why.replace(",", "")
+
+
+def test_every_doubt_is_raised_but_the_feeds_own_and_three_that_nothing_raises() -> None:
+    """NO_CANDLES is the feed's. A candle that cannot be is refused, a market that is listed no more is not active, and
+    fees that are not known lock LIVE: none of these has a doubt of its own now.
+    """
+    found = (quote_doubts(market, ticker, START_MS + after_ms) for market, ticker, after_ms, _ in QUOTES)
+    raised = {f.doubt for findings in found for f in findings}
+    rows = rows_of(series([100.0] * 20 + [130.0] * 10, volumes=[0.0] * 30))
+    whole = series_of(np.delete(rows, [25, 27], axis=0), HOUR_S)
+    raised |= {f.doubt for f in doubts_at(doubt_columns(whole), len(whole) - 1, 1.0, 62)}
+    raised |= {f.doubt for f in stale_finding(START_MS, HOUR_S, START_MS + 3 * HOUR)}
+    assert set(Doubt) - raised == {Doubt.NO_CANDLES, Doubt.BAD_CANDLE, Doubt.DELISTED, Doubt.FEES_UNKNOWN}
 
 
 def test_candles_are_stale_when_the_newest_is_more_than_two_candles_old() -> None:

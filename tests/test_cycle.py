@@ -54,6 +54,9 @@ from desks import (
     with_limits,
 )
 from lunobiz import (
+    BASE_FEE_WORDS,
+    CALLED_OFF_MS,
+    CASH_WORDS,
     DAY_MS,
     EXPANSION,
     FOLLOW_UP_MS,
@@ -512,6 +515,19 @@ def test_a_round_trip_is_never_quiet() -> None:
     assert report.round_trips and not report.is_quiet
 
 
+@pytest.mark.parametrize("part", ["fills", "outcomes", "cancels", "orders", "decisions", "events", "round_trips"])
+def test_each_thing_alone_is_kept(part: str) -> None:
+    """The audit has every cycle in which anything happened, and no other."""
+    quiet = run(desk(), due=())
+    assert quiet.is_quiet
+    one = ("x",)
+    if part in ("fills", "outcomes"):
+        told = replace(quiet, settlement=replace(Settlement(), **{part: one}))  # type: ignore[arg-type]
+    else:
+        told = replace(quiet, **{part: one})  # type: ignore[arg-type]
+    assert not told.is_quiet
+
+
 def test_dust_counts_for_nothing() -> None:
     """It holds no place and does not block an entry in its market."""
     report = run(desk(dust=((PAIR, 0.005),)), view(outlooks=(outlook(*ENTER),)))
@@ -620,6 +636,34 @@ def test_a_retry_does_not_outlive_its_candle() -> None:
     assert not report.orders
 
 
+@pytest.mark.parametrize(("old", "held"), [
+    (order(expires_ms=CALLED_OFF_MS), 0.0),  # by the owner
+    (order(OrderKind.TAKER_ENTRY, expires_ms=CALLED_OFF_MS), 0.0),
+    (order(expires_ms=NOW, filled=4.0), 4.0),
+])
+def test_what_was_called_off_or_partly_filled_is_not_taken_again(old: Order, held: float) -> None:
+    """Its signal stands, but the owner wanted out, or the position is there."""
+    at = desk(90_000.0, orders=(old,), positions=(position(held),) if held else ())
+    report = run(at, view(outlooks=(outlook(*ENTER),)), settings=TAKES)
+    assert report.signals and old.kind in kinds(report.cancels)
+    assert not report.desk.retries and not any(o.side is Side.BUY for o in report.orders)
+
+
+def test_without_a_quote_there_is_nothing_to_take() -> None:
+    """What an entry must earn is not known then."""
+    report = run(desk(orders=(order(expires_ms=NOW),)), view(ticker=None, outlooks=(outlook(*ENTER),)), settings=TAKES)
+    assert report.signals and kinds(report.cancels) == [OrderKind.ENTRY] and not report.desk.retries
+
+
+def test_a_retry_is_no_duplicate_of_its_own_candle() -> None:
+    """The mark of its own candle goes and comes back with the order; that of another market stays."""
+    other = ("BBBZAR", CLOSE - HOUR)
+    at = desk(retries=(signal(),), entries=((PAIR, CLOSE - HOUR), other))
+    report = run(at, settings=TAKES, due=())
+    assert kinds(report.orders) == [OrderKind.TAKER_ENTRY]
+    assert report.desk.entries == (other, (PAIR, CLOSE - HOUR))
+
+
 def test_a_retry_keeps_the_timeframe_of_its_order() -> None:
     """The hourly entry is not taken on the word of the four-hour candles."""
     fast, slow = outlook(), outlook(*ENTER, timeframe_s=14_400)
@@ -660,7 +704,7 @@ def test_in_ready_all_that_risk_approves_goes_out() -> None:
     assert kinds(report.orders) == [OrderKind.EXIT, OrderKind.ENTRY]
 
 
-@pytest.mark.parametrize(("conditions", "kind"), [
+BRINGS = (
     (Conditions(is_killed=True), CauseKind.KILL),
     (Conditions(has_network=False), CauseKind.NO_NETWORK),
     (Conditions(is_store_ok=False), CauseKind.STORE_TROUBLE),
@@ -674,7 +718,10 @@ def test_in_ready_all_that_risk_approves_goes_out() -> None:
     (Conditions(has_foreign=True), CauseKind.FOREIGN_ORDER),
     (Conditions(is_unresolved=True), CauseKind.UNRESOLVED),
     (Conditions(is_double_used=True), CauseKind.DOUBLE_USE),
-])
+)
+
+
+@pytest.mark.parametrize(("conditions", "kind"), BRINGS)
 def test_conditions_bring_causes_and_a_clean_reconcile_ends_them(conditions: Conditions, kind: CauseKind) -> None:
     """Told once at the start and once at the end; the owner's causes stay, and so do all others' causes."""
     other = cause(CauseKind.DAMAGED_STORE)
@@ -688,6 +735,14 @@ def test_conditions_bring_causes_and_a_clean_reconcile_ends_them(conditions: Con
     clean = run(unsure.desk, conditions=Conditions())
     assert [c.kind for c in clean.desk.causes] == [CauseKind.DAMAGED_STORE] + [kind] * (kind in OWNER_CAUSES)
     assert len(clean.events) == (kind not in OWNER_CAUSES)
+
+
+def test_every_cause_is_brought_but_one() -> None:
+    """A damaged store ends the session before it could be a cause; a desk that has it is held back all the same."""
+    brought = {c.kind for conditions, _ in BRINGS for c in run(desk(), conditions=conditions).desk.causes}
+    brought |= {c.kind for c in run(desk(94_000.0, day_start_equity=CASH, week_start_equity=CASH)).desk.causes}
+    brought |= {c.kind for c in run(desk(80_000.0, day_start_equity=CASH, week_start_equity=CASH)).desk.causes}
+    assert set(CauseKind) - brought == {CauseKind.DAMAGED_STORE}
 
 
 @pytest.mark.parametrize("conditions", [Conditions(skew_ms=2_000), Conditions(loop_gap_ms=30_000)])
@@ -955,6 +1010,13 @@ def test_orders_read_back_go_on_where_they_were() -> None:
         ("LB1-000004", OrderState.OPEN)}
 
 
+def test_an_order_that_was_to_be_cancelled_before_it_was_placed_is_never_placed() -> None:
+    """Written, called off and then a crash: a candle far below its limit fills nothing."""
+    executor = SimulatedExecutor(Costs(), orders=(order(state=OrderState.INTENT, is_cancelling=True),))
+    answer = executor.settle(moment(view(ticker=None, bar=bar(CLOSE, (90, 90, 90, 90))), now_ms=NOW + HOUR))
+    assert answer == Settlement((), (Outcome("LB1-000001", OrderState.DONE, "cancelled"),))
+
+
 # ---- the line --------------------------------------------------------------------------------------------
 
 
@@ -1014,6 +1076,28 @@ def test_rows_by_situation() -> None:
         ("XXX", Action.ENTER, "enter")]
     assert all(d.opened_ms == CLOSE - HOUR and d.time_ms == NOW for d in report.decisions)
     assert "99.9" in report.decisions[5].why
+
+
+def test_every_action_is_taken_and_its_code_told() -> None:
+    """Those of the refusals and of the doubts stand in their own tables."""
+    held = desk(90_000.0, positions=(position(),), orders=(protection(),))
+    wish, exits = view(outlooks=(outlook(*ENTER),)), view(outlooks=(outlook(*LEAVE),))
+    rows = [run(at, seen).decisions[0] for at, seen in (
+        (desk(), wish), (held, exits), (held, view()), (desk(), view()), (desk(orders=(order(),)), view()),
+        (desk(0.0), wish), (desk(), view(findings=(doubt(),))))]
+    assert [(r.action, r.code) for r in rows] == [
+        (Action.ENTER, "enter"), (Action.EXIT, "exit"), (Action.HOLD, "hold"), (Action.WAIT, "no-signal"),
+        (Action.WAIT, "working"), (Action.REJECT, Refusal.LOSS_CAP.value), (Action.SKIP, "gap")]
+    assert {r.action for r in rows} == set(Action)
+
+
+def test_a_row_says_that_training_chose_cash() -> None:
+    """A market without a signal then has nothing to wait for."""
+    cash = replace(HOURLY, params=replace(HOURLY.params, is_cash=True))
+    (row,) = run(desk(), settings=cash).decisions
+    assert (row.action, row.code, row.why) == (Action.WAIT, "cash", CASH_WORDS)
+    (row,) = run(desk(), view(outlooks=(outlook(*ENTER),)), settings=cash).decisions
+    assert (row.action, row.code) == (Action.REJECT, Refusal.CASH.value)
 
 
 def test_a_market_held_on_another_timeframe_is_not_called_an_entry() -> None:
@@ -1384,6 +1468,16 @@ def test_a_sale_of_all_with_its_fee_on_top_is_booked_and_what_was_missing_is_tol
     assert not report.desk.positions and report.desk.cash == pytest.approx(90_999.0)
     fee = next(e for e in report.events if e.kind == "fee")
     assert fee.level == "warning" and "0.06 of it was not the bot's" in fee.text
+
+
+def test_a_fee_in_base_that_comes_after_the_close_was_not_the_bots() -> None:
+    """All is sold already: the 0.06 came out of the owner's coins, and later sales keep it back."""
+    sale = order(OrderKind.EXIT, 10.0, 98.0)
+    late = fill(sale, 0.0, 100.0, fee_base=0.06)
+    report = run(desk(orders=(sale,)), settlement=Settlement((late,)), due=())
+    assert report.desk.base_fees == (PAIR,) and report.desk.positions == ()
+    (told,) = (e.text for e in report.events if e.kind == "fee")
+    assert told == f"{PAIR}: {BASE_FEE_WORDS}; 0.06 of it was not the bot's"
 
 
 def test_protection_keeps_the_fee_back_and_is_left_alone() -> None:

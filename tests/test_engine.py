@@ -245,6 +245,22 @@ def test_a_tick_a_second_a_quote_every_ten_a_decision_once(paper: Paper) -> None
     assert all(b.has_quote for b in found if b.due)
 
 
+@pytest.mark.parametrize(("is_busy", "failures", "second"), [
+    (True, 0, 6), (False, 0, 11), (True, 1, 21), (False, 1, 21),
+])  # fmt: skip
+def test_while_an_order_is_under_way_the_next_quote_comes_in_half_the_time(
+    is_busy: bool, failures: int, second: int
+) -> None:
+    """The first is had after 1 s, the next 10 s later, or 5 s; after a failure 20 s later, busy or not."""
+    clock = FakeClock(T0 + 50 * 60_000)
+    pace = RealPace(clock, (3600,))
+    pace.hold_back(failures)
+    found = beats(pace, clock, 1)
+    pace.hurry(is_busy)
+    found += beats(pace, clock, 24)
+    assert [n for n, b in enumerate(found, 1) if b.has_quote][:2] == [1, second]
+
+
 @pytest.mark.parametrize("offset_ms", [1, 333, 999])
 def test_a_decision_is_never_missed_nor_taken_twice_at_an_uneven_pace(offset_ms: int) -> None:
     clock = FakeClock(T0 + 50 * 60_000 + offset_ms)
@@ -691,6 +707,32 @@ def test_events_go_to_the_audit_the_log_and_the_listener(paper: Paper) -> None:
     assert [(row["kind"], row["text"]) for row in logged] == told
 
 
+def test_an_hour_of_inputs_is_written_though_nothing_happened(paper: Paper) -> None:
+    """Where a position's price moves for an hour nothing is decided: its quotes do not pile up in memory."""
+    paper.tick(20)
+    inputs = lunobiz.InputLog(paper.engine.desk)
+    recorder = lunobiz.AuditRecorder(paper.store, Mode.PAPER, paper.engine.parts.feed, inputs, paper.engine.desk.day)
+    assert paper.engine.report is not None
+    quiet = replace(paper.engine.report, decisions=(), events=(), cancels=(), orders=(), round_trips=(),
+                    settlement=Settlement())
+    counts = []
+    for number in range(lunobiz.BLOCK_ENTRIES):
+        inputs.act("rearm", T0 + number)
+        recorder.record(quiet)
+        counts.append(paper.rows("SELECT count(*) FROM inputs")[0][0])
+    assert counts[:-1] == counts[:1] * (lunobiz.BLOCK_ENTRIES - 1) and counts[-1] == int(str(counts[0])) + 1
+    assert inputs.take() == ()
+
+
+def test_what_the_feed_has_to_say_is_told_once(paper: Paper) -> None:
+    paper.tick(20)
+    paper.told.clear()
+    paper.engine.parts.feed.events.append(("candles", "warning", "XBTZAR: 3 candles are missing"))
+    paper.tick(25)
+    assert [(e.kind, e.level, e.text) for e in paper.told if e.kind == "candles"] == [
+        ("candles", "warning", "XBTZAR: 3 candles are missing")]
+
+
 def test_quiet_quotes_write_nothing(paper: Paper) -> None:
     paper.tick(15)
     before = paper.rows("SELECT count(*) FROM snapshots")
@@ -710,6 +752,76 @@ def test_a_weekly_halt_is_lifted_by_the_owner_with_a_new_week(paper: Paper) -> N
     paper.tick(20)
     assert paper.state() is TradingState.READY
     assert paper.engine.desk.week_start_equity == desk.cash
+
+
+class Word:
+    """What LIVE answers to the owner's word: what is in the way, or what is not the bot's any more, told once."""
+
+    def __init__(self, problem: str = "", acts: tuple[str, ...] = ()) -> None:
+        self.problem, self.acts = problem, acts
+
+    def accept(self) -> str:
+        """His word."""
+        return self.problem
+
+    def owed(self, desk: Desk) -> tuple[str, ...]:
+        """What it takes from the desk."""
+        acts, self.acts = self.acts, ()
+        return acts
+
+
+def drifting(paper: Paper, word: Word) -> Desk:
+    """A LIVE session whose account does not add up."""
+    paper.tick(20)
+    paper.engine.parts = replace(paper.engine.parts, live=word)  # type: ignore[arg-type]
+    drift = lunobiz.Cause(CauseKind.BALANCE_DRIFT, paper.clock.now_ms(), 0, "balance drift")
+    paper.engine.desk = replace(paper.engine.desk, causes=(drift,))
+    paper.engine._inputs.desk = paper.engine.desk
+    paper.told.clear()
+    return paper.engine.desk
+
+
+def test_a_halt_is_not_lifted_while_the_account_is_being_compared(paper: Paper) -> None:
+    before = drifting(paper, Word("The account is being compared once more", ("gone cash 1.0",)))
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == "The account is being compared once more"
+    assert paper.engine.desk == before and not paper.told
+
+
+def test_what_is_gone_is_taken_from_the_desk_by_the_owners_word_and_told(paper: Paper) -> None:
+    """1,000 of 100,000 were withdrawn; the drift itself ends with the next comparison that is clean."""
+    before = drifting(paper, Word("", ("gone cash 1000.0",)))
+    assert before.cash == 100_000.0
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+    assert paper.engine.desk.cash == 99_000.0 and paper.engine.desk.causes == before.causes
+    assert [e.text for e in paper.told] == [
+        "1,000 ZAR less to trade with: they are not in the account any more", "Halt lifted by the owner"]
+    assert paper.engine.resolve_halt(paper.clock.now_ms()) == ""
+    assert paper.engine.desk.cash == 99_000.0  # not a second time
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_days_of_live_are_no_days_of_paper(paper: Paper, is_live: bool) -> None:
+    """G8 counts the days of PAPER: those of real orders are kept under another name."""
+    paper.tick(20)
+    assert paper.engine.report is not None
+    if is_live:
+        paper.engine.parts = replace(paper.engine.parts, live=Word())  # type: ignore[arg-type]
+    before = replace(paper.engine.desk, day=paper.engine.desk.day - 1, day_start_equity=100_000.0)
+    paper.engine._end_day(before, paper.engine.report)
+    found = [paper.store.results(kind, 5) for kind in ("day", "live_day")]
+    assert [len(rows) for rows in found] == [not is_live, is_live]
+
+
+@pytest.mark.parametrize(("kind", "changes", "answer"), [
+    (OrderKind.ENTRY, {}, False), (OrderKind.PROTECTION, {}, False), (OrderKind.EXIT, {}, True),
+    (OrderKind.ENTRY, {"state": OrderState.INTENT}, True), (OrderKind.PROTECTION, {"state": OrderState.UNKNOWN}, True),
+    (OrderKind.ENTRY, {"is_cancelling": True}, True),
+])  # fmt: skip
+def test_what_is_under_way(kind: OrderKind, changes: dict[str, object], answer: bool) -> None:
+    """A resting entry and a resting stop can wait; whatever an answer is awaited of cannot."""
+    wanted = replace(entry(T0), kind=kind, **changes)  # type: ignore[arg-type]
+    assert lunobiz.is_under_way(Desk(1.0, orders=(wanted,))) is answer
+    assert not lunobiz.is_under_way(Desk(1.0))
 
 
 # ---- why LIVE is locked ----------------------------------------------------
@@ -1277,6 +1389,16 @@ def test_marks_that_are_not_the_ones_shown_close_nothing(tmp_path: Path, wrong: 
     paper.tick(30)
     assert paper.engine.desk.positions[0].phase is lunobiz.ExitPhase.NONE and len(paper.engine.desk.orders) == 3
     assert replayed(paper).is_equal
+
+
+def test_a_session_that_stands_still_or_has_no_price_closes_nothing(paper: Paper) -> None:
+    give(paper, entry(paper.clock.now_ms()))
+    before = paper.engine.desk
+    for is_running, words in ((False, "The bot is stopped"), (True, "no price has come yet")):
+        offer = lunobiz.offer_to_close(paper.engine, is_running)
+        assert words in offer.problem and offer.marks == ()
+        assert lunobiz.close_all(paper.engine, paper.clock.now_ms(), (), is_running) == offer.problem
+    assert paper.engine.desk == before and "close_all" not in paper.kinds()
 
 
 def test_a_state_that_forbids_it_closes_nothing(tmp_path: Path) -> None:

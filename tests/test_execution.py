@@ -330,6 +330,29 @@ def test_a_refused_key_is_told_by_post_look_up_and_cancel(at: Desk) -> None:
     assert at.executor.key_trouble == "HTTP-401"
 
 
+def test_a_key_that_is_refused_is_not_tried_again_with_another_order(at: Desk) -> None:
+    """Neither a look-up nor a cancel: each try could lock the owner out."""
+    at.executor.place(BUY)
+    at.executor.place(second())
+    at.line.finds.append(ExchangeRefused("ErrApiKeyRevoked", "no"))
+    at.settle()
+    assert at.line.looks == ["LB1-000001"]
+    at.executor.cancel(BUY)
+    at.settle()
+    assert not at.line.cancels and at.line.looks == ["LB1-000001"]
+
+
+def test_the_first_code_of_a_refused_key_is_kept(at: Desk) -> None:
+    """What came first is what the owner has to mend."""
+    at.line.answers += [PostAnswer(Answer.KEY, "", code) for code in ("ErrInsufficientPerms", "ErrUnauthorised")]
+    at.line.takes = True
+    at.executor.place(BUY)
+    assert at.executor.key_trouble == "ErrInsufficientPerms" and at.sent().state is OrderState.OPEN
+    at.line.finds.append(ExchangeRefused("ErrApiKeyRevoked", "no"))
+    at.executor.place(second())
+    assert at.executor.key_trouble == "ErrInsufficientPerms" and len(at.line.posts) == 2
+
+
 # ---- fills -----------------------------------------------------------------------------------------------
 
 
@@ -537,6 +560,35 @@ def test_an_unknown_order_is_asked_to_end_once_it_is_found(at: Desk) -> None:
     assert at.line.cancels == ["BX0001"]
 
 
+def test_what_was_never_sent_is_not_asked_to_end(at: Desk) -> None:
+    """An entry that was decided and called off, and the program ended before it was written."""
+    at.restart(replace(BUY, is_cancelling=True))
+    told = at.settle()
+    assert told.outcomes == (Outcome("LB1-000001", OrderState.REJECTED, "not sent: the program had ended before"),)
+    assert not at.line.log and not at.line.cancels
+
+
+@pytest.mark.parametrize("kind", [OrderKind.PROTECTION, OrderKind.ENTRY])
+@pytest.mark.parametrize("trouble", ["kill switch", "unknown"])
+def test_a_protection_stays_while_what_is_to_follow_it_could_not_be_sent(
+    at: Desk, kind: OrderKind, trouble: str
+) -> None:
+    """It is taken off once nothing is in the way any more; an entry is taken off whatever there is."""
+    resting = BUY if kind is OrderKind.ENTRY else protection(state=OrderState.INTENT)
+    at.executor.place(resting)
+    if trouble == "unknown":
+        at.line.answers.append(PostAnswer(Answer.UNKNOWN))
+        at.executor.place(second())
+    at.way = [trouble] if trouble == "kill switch" else []
+    at.executor.cancel(resting)
+    assert at.line.cancels == ([] if kind is OrderKind.PROTECTION else ["BX0001"])
+    if trouble == "unknown":
+        at.line.accept(at.sent("LB1-000002"))
+    at.way = []
+    at.settle()
+    assert at.line.cancels == ["BX0001"]
+
+
 def test_without_a_network_nobody_asks(at: Desk) -> None:
     at.executor.place(BUY)
     at.executor.cancel(BUY)
@@ -737,6 +789,58 @@ def test_a_drift_is_named_by_the_statement(at: Desk) -> None:
     assert look.run().drift == "ZAR +500 (transfer of 2025-01-29 10:40 UTC)"
 
 
+def test_a_drift_whose_entry_was_found_is_not_looked_up_again(at: Desk) -> None:
+    """Nor is one in an asset of which no account was ever seen."""
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin({"ZAR": D(4500), "XYZ": D(1)})
+    at.line.entries["accZAR"] = (StatementRow(1_738_147_200_000, "TRANSFER", D(500)),)
+    asked: list[str] = []
+    honest = at.line.statement
+
+    def noted(account_id: str) -> tuple[StatementRow, ...]:
+        asked.append(account_id)
+        return honest(account_id)
+
+    at.line.statement = noted  # type: ignore[method-assign]
+    for _ in range(4):
+        look.run()
+    assert look.last.drift == "XYZ -1 (no entry of the statement says so), ZAR +500 (transfer of 2025-01-29 10:40 UTC)"
+    assert asked == ["accZAR"]
+
+
+@pytest.mark.parametrize("trouble", [DOWN, ExchangeRefused("ErrInternal", "no")])
+def test_a_drift_is_told_even_if_the_statement_cannot_be_read(at: Desk, trouble: Exception) -> None:
+    def silent(account_id: str) -> tuple[StatementRow, ...]:
+        raise trouble
+
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin({"ZAR": D(4500)})
+    honest = at.line.statement
+    at.line.statement = silent  # type: ignore[method-assign]
+    look.run()
+    assert look.run().drift == "ZAR +500 (its statement cannot be read)"
+    at.line.entries["accZAR"] = (StatementRow(1_738_147_200_000, "TRANSFER", D(500)),)
+    at.line.statement = honest  # type: ignore[method-assign]
+    assert look.run().drift == "ZAR +500 (transfer of 2025-01-29 10:40 UTC)"
+
+
+def test_a_key_that_is_refused_for_the_statement_ends_the_reconcile(at: Desk) -> None:
+    def refused(account_id: str) -> tuple[StatementRow, ...]:
+        raise ExchangeRefused("ErrApiKeyRevoked", "no")
+
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin({"ZAR": D(4500)})
+    look.run()
+    at.line.statement = refused  # type: ignore[method-assign]
+    at.line.log.clear()
+    with pytest.raises(ExchangeRefused, match="ErrApiKeyRevoked"):
+        look.run()
+    assert at.line.log == []  # nothing was asked after it
+
+
 def test_a_key_that_a_reconcile_finds_refused_ends_it_at_once(at: Desk) -> None:
     """Not one call more, neither for balances nor for the words of a drift."""
     at.line.hold("AAA", "0")
@@ -806,6 +910,34 @@ def test_orders_of_others_and_of_another_copy_of_this_program(at: Desk) -> None:
     for client in list(at.line.there):
         at.line.end(client)
     assert (look.run().foreign, look.last.double_use) == ("", "")
+
+
+def test_an_order_taken_for_never_placed_that_shows_up_is_a_double_use(at: Desk) -> None:
+    """All four proofs were there, and the exchange has it after all: nothing may be traded on that."""
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin(None)
+    vanished(at)
+    at.executor.prove_absent(True)
+    assert look.run().double_use == ""
+    at.line.accept(at.sent())
+    assert (look.run().double_use, at.sent().state) == (ONE, OrderState.NOT_PLACED)
+
+
+def test_an_order_of_others_in_a_market_without_our_accounts_needs_nothing_of_ours(at: Desk) -> None:
+    """2 AAA on sale for euros: the 2 held back are the owner's, and more held back is explained by nothing."""
+    at.line.hold("AAA", "2", "2")
+    at.line.hold("ZAR", "5000")
+    look = reconciler(at)
+    look.begin(None)
+    by_hand = SentOrder("", "", "AAAEUR", Side.SELL, OrderKind.EXIT, D("5"), D("2"), D("0"), NOW)
+    at.line.accept(by_hand, client_id="my-own")
+    assert look.run().is_explained and look.last.foreign == "sell 2 AAAEUR"
+    at.line.answers.append(PostAnswer(Answer.UNKNOWN))
+    at.executor.place(BUY)
+    assert look.run().is_explained
+    at.line.hold("ZAR", "5000", "1000")
+    assert not look.run().is_explained
 
 
 def test_of_two_accounts_in_one_asset_the_first_is_used_and_kept(at: Desk) -> None:

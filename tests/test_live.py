@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import lunobiz
-from desks import NOW, PAIR, desk, market, moment, order, position
+from desks import NOW, PAIR, cause, desk, market, moment, order, position
 from lines import DOWN, ScriptedLine
 from lunobiz import (
     Answer,
+    CauseKind,
     Conditions,
     CycleReport,
     Desk,
@@ -258,6 +259,22 @@ def test_a_reconcile_that_fails_is_tried_at_each_look(at: Stand, trouble: Except
     at.line.trouble = None
     found = at.look()
     assert found.is_reconciled and at.session.in_the_way() == ""
+
+
+def test_trouble_or_a_cause_asks_for_a_reconcile_before_its_time(at: Stand) -> None:
+    """Both end only after a comparison that was clean."""
+    at.look()
+    at.line.wait(1)
+    at.line.trouble = DOWN
+    assert at.look(UNSURE).is_reconciled is False
+    at.line.trouble = None
+    at.line.wait(1)
+    assert at.look().is_reconciled and at.session.reconciler.last.at_ms == NOW + 2_000
+    at.line.wait(1)
+    at.look()
+    assert at.session.reconciler.last.at_ms == NOW + 2_000
+    at.look(causes=(cause(CauseKind.MAINTENANCE),))
+    assert at.session.reconciler.last.at_ms == NOW + 3_000
 
 
 def test_a_key_refused_by_the_reconcile_halts_until_the_owner_says_so(at: Stand) -> None:
@@ -549,6 +566,20 @@ def test_of_coins_that_the_owner_sold_his_own_were_the_first(at: Stand) -> None:
     assert at.session.reconciler.gone == {"AAA": D(3), "ZAR": D(0)}
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_what_was_too_small_to_sell_is_gone_with_the_rest(at: Stand, is_listed: bool) -> None:
+    """9.9 in the position and 0.06 beside it: of 9.96 there are 6.96 left, also if the market is listed no more."""
+    holding(at)
+    at.desk = desk(49_000.0, positions=(position(9.9),), dust=((PAIR, 0.06),))
+    moved(at, AAA="6.96", ZAR="49500")
+    if not is_listed:
+        at.markets.clear()
+    (act,) = accepted(at)
+    assert float(act.removeprefix("gone AAAZAR ")) == pytest.approx(3.0)
+    at.desk = lunobiz.owner_act(at.desk, act)
+    assert [p.volume for p in at.desk.positions] == [pytest.approx(6.96)] and at.desk.dust == ()
+
+
 def test_his_own_coins_are_his_to_sell(at: Stand) -> None:
     holding(at)
     moved(at, AAA="9.96", ZAR="49200")
@@ -665,6 +696,29 @@ def test_orders_of_this_installation_that_the_journal_lacks_are_a_double_use(at:
     assert at.look().is_double_used and at.session.lost == (ONE,)
     at.session.accept()
     assert not at.look().is_double_used
+
+
+def test_closed_orders_of_others_are_not_lost_ones(at: Stand) -> None:
+    for client in ("mine", "LB1-00000000-000001"):
+        at.line.accept(SentOrder("", "", PAIR, Side.BUY, OrderKind.ENTRY, D(100), D(10), D(0), NOW), client_id=client)
+        at.line.end(client)
+    assert not at.look().is_double_used and at.session.lost == ()
+
+
+def test_after_an_order_of_ours_that_we_do_not_know_numbers_go_on_under_another_name(at: Stand) -> None:
+    """It rests at the exchange with number 9 of this installation: ours may not come to the same id."""
+    at.look()
+    at.line.accept(SentOrder("", "", PAIR, Side.BUY, OrderKind.ENTRY, D(100), D(10), D(0), NOW),
+                   client_id="LB1-3fa9c2d1-000009")
+    assert at.look(UNSURE).is_double_used and at.session.lost == ()
+    at.line.end("LB1-3fa9c2d1-000009")
+    assert at.session.accept() == ""
+    assert not at.look().is_double_used
+    at.place()
+    assert at.line.posts[0].client_id == f"LB1-3fa9c2d1.{NOW // 1000}-000001"
+    at.restart()
+    at.look()
+    assert at.session.executor.name == f"3fa9c2d1.{NOW // 1000}"
 
 
 def test_nothing_is_kept_of_a_stock_that_could_not_be_taken(at: Stand) -> None:

@@ -99,7 +99,7 @@ def test_a_code_that_is_not_listed_is_unknown_whatever_the_status(code: str, sta
     assert class_of_post(status, code, "BX1") is Answer.UNKNOWN
 
 
-@pytest.mark.parametrize(("status", "code", "exchange_id", "meant"), [
+TABLE = (
     (200, "", "BX1", Answer.ACCEPTED),
     (201, "", "BX1", Answer.ACCEPTED),
     (200, "", "", Answer.UNKNOWN),  # no id
@@ -118,9 +118,18 @@ def test_a_code_that_is_not_listed_is_unknown_whatever_the_status(code: str, sta
     (400, "ErrApiKeyRevoked", "", Answer.KEY),
     (500, "ErrAPIKeyNotFound", "", Answer.KEY),
     (429, "", "", Answer.UNKNOWN),
-])
+)
+
+
+@pytest.mark.parametrize(("status", "code", "exchange_id", "meant"), TABLE)
 def test_the_table_of_answers(status: int, code: str, exchange_id: str, meant: Answer) -> None:
     assert class_of_post(status, code, exchange_id) is meant
+
+
+def test_every_class_of_answer_is_given() -> None:
+    """What was never sent has no answer to be classed: that one the line gives by itself."""
+    given_here = {class_of_post(400, code, "") for code in LISTED} | {class_of_post(*row[:3]) for row in TABLE}
+    assert set(Answer) - given_here == {Answer.NOT_SENT}
 
 
 @given(st.integers(100, 599), st.from_regex(r"(Err[A-Za-z]{1,20})?", fullmatch=True), st.sampled_from(["", "BX1"]))
@@ -221,6 +230,14 @@ def test_found_resting_filled_and_ended() -> None:
     assert (nothing.state, nothing.filled, nothing.why) == (OrderState.DONE, Amounts(), "ended with 10.0000 not filled")
 
 
+def test_every_state_of_an_order_is_reached() -> None:
+    """That it never came to be is for the proofs to say, which EXECUTION puts together."""
+    at = sent()
+    after = [after_post(at, PostAnswer(answer)) for answer in Answer]
+    after += [at, after_found(at, found()), after_found(at, found(status="COMPLETE"))]
+    assert set(OrderState) - {order.state for order in after} == {OrderState.NOT_PLACED}
+
+
 def test_a_stop_that_stands_in_the_book_was_triggered() -> None:
     stop = sent(Side.SELL, OrderKind.PROTECTION, state=OrderState.OPEN, exchange_id="BX1")
     assert not after_found(stop, found(stop, "AWAITING")).is_triggered
@@ -268,6 +285,10 @@ BUY_4 = amounts("4", "400")
     (Side.SELL, amounts("4", "400.01"), ""),
     (Side.SELL, amounts("4", "399.99"), "value at the limit"),
     (Side.SELL, amounts("4", "0"), "value at the limit"),
+    (Side.BUY, amounts("4", "200"), ""),  # half the limit, 4 x 50, is still believed
+    (Side.BUY, amounts("4", "199.99"), "value at the limit"),
+    (Side.SELL, amounts("4", "800"), ""),  # and twice the limit of a sale
+    (Side.SELL, amounts("4", "800.01"), "value at the limit"),
     (Side.BUY, amounts("4", "400", "0.2"), ""),
     (Side.BUY, amounts("4", "400", "0.20000001"), "fee in base"),
     (Side.BUY, amounts("4", "400", "-0.2"), ""),
@@ -330,6 +351,14 @@ def test_only_so_many_misses_are_kept_and_the_newest() -> None:
     for n in range(30):
         at = after_missing(at, T0 + n * 5_000)
     assert at.misses == tuple(T0 + n * 5_000 for n in range(20, 30))
+
+
+@pytest.mark.parametrize("known", [(), (6,)])
+def test_misses_of_a_clock_that_was_ahead_are_forgotten(known: tuple[int, ...]) -> None:
+    """Noted at 100 s, when it was 8 s: only what was noted until now counts, and 8 s is too near to 6 s to be one."""
+    ahead = lost(*known, 100.0)
+    expected = known or (8,)
+    assert after_missing(ahead, T0 + 8_000).misses == tuple(T0 + s * 1000 for s in expected)
 
 
 def lost(*seconds: float, **changes: object) -> SentOrder:
@@ -423,6 +452,9 @@ def test_a_fee_that_comes_later_is_told_as_one_of_its_own() -> None:
     assert before is not None and told is not None
     assert (told.volume, told.price, told.fee_counter) == (0.0, 100.0, 1.6)
     assert told.fill_id != before.fill_id
+    in_base = fill_since(replace(first, booked=first.filled, filled=amounts("4", "400", "0.016")), T0)
+    assert in_base is not None and in_base.fill_id not in (told.fill_id, before.fill_id)
+    assert (in_base.volume, in_base.price, in_base.fee_base, in_base.fee_counter) == (0.0, 100.0, 0.016, 0.0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(9_000, 10_000)), min_size=1, max_size=12))

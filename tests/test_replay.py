@@ -7,13 +7,32 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lunobiz
-from desks import CASH, HOUR, NOW, PAIR, cause, desk, fill, market, moment, order, outlook, position, quote, setup, view
+from desks import (
+    CASH,
+    HOUR,
+    NOW,
+    PAIR,
+    cause,
+    desk,
+    fill,
+    market,
+    moment,
+    order,
+    outlook,
+    position,
+    protection,
+    quote,
+    setup,
+    signal,
+    view,
+)
 from lunobiz import (
     CauseKind,
     Conditions,
@@ -88,6 +107,17 @@ def test_what_stays_the_same_is_not_told_twice() -> None:
     assert list(views[PAIR]) == ["ticker"]
 
 
+def test_a_zero_below_zero_is_another_number() -> None:
+    """A replay is compared to the last bit, and so is what has changed."""
+    row = moment_row(moment(conditions=Conditions(skew_ms=-0.0)), moment())
+    assert repr(row["line"]) == "{'skew_ms': -0.0}"
+
+
+def test_what_no_input_can_hold_is_refused() -> None:
+    with pytest.raises(TypeError, match="a complex is no input"):
+        lunobiz.input_text({"n": 1j})
+
+
 @pytest.mark.parametrize("text", [
     "", "[]", "{}", '{"t":1}', '{"t":"x","views":{},"line":{},"due":[],"follow":false}',
     '{"t":1,"views":{"A":{"market":{"pear":1}}},"line":{},"due":[],"follow":false}',
@@ -106,6 +136,24 @@ def test_settings_and_starts_come_back() -> None:
     row["settings"]["limits"]["unheard_of"] = 1
     with pytest.raises(DataError):
         lunobiz.start_from_text(json.dumps(row))
+
+
+@pytest.mark.parametrize("part", ["settings", "marks"])
+def test_what_is_no_start_is_refused(part: str) -> None:
+    """Each of the two must be an object; the rest of it is sound."""
+    start = StartRow(True, False, "1", "ab", "cd", Settings(), lunobiz.desk_json(desk()), {"fills": 3})
+    row = json.loads(lunobiz.start_text(start)) | {part: [1]}
+    with pytest.raises(DataError, match="the start of a recorded session cannot be read"):
+        lunobiz.start_from_text(json.dumps(row))
+
+
+@pytest.mark.parametrize("text", [
+    "{}", '{"idle":"x","entries":[]}', '{"idle":0,"entries":{}}', '{"idle":0,"entries":[1]}',
+    '{"idle":0,"entries":["x"]}', '{"idle":0,"entries":[{"act":"dance"}]}',
+])  # fmt: skip
+def test_what_is_no_block_is_refused(text: str) -> None:
+    with pytest.raises(DataError):
+        block_entries(text)
 
 
 # ---- what the exchange said of real orders ----------------------------------
@@ -271,6 +319,22 @@ def test_a_book_is_kept_only_where_it_was_looked_at() -> None:
     assert [v.book is None for v in entry.moment.views] == [False, True]
 
 
+def test_a_book_that_an_order_takes_from_was_looked_at() -> None:
+    """Its fill can have come from there, though no intent was judged in that cycle."""
+    quiet = lunobiz.decide(desk(), moment(due=()), Settlement(), Settings())
+    taking = desk(orders=(order(OrderKind.EXIT), order(order_id="LB1-000002", pair="BBBZAR")))
+    assert lunobiz.read_books(taking, quiet) == {PAIR}
+
+
+def test_a_rerun_hears_the_kill_switch_where_the_session_did() -> None:
+    """The answer that was noted stops the order; without one it goes out and rests."""
+    for answers, why in (((True,), "kill switch"), ((False,), "accepted"), ((), "accepted")):
+        rerun = lunobiz.Rerun(Settings(), Desk(CASH))
+        assert rerun.cycle(moment(WISH), answers).orders
+        later = rerun.cycle(moment(now_ms=NOW + 10_000, due=()), ())
+        assert [o.why for o in later.settlement.outcomes] == [why]
+
+
 def test_answers_of_the_kill_switch_stand_before_the_next_cycle() -> None:
     at = Desktop(Desk(CASH), lambda: True)  # it came on after the decision
     at.cycle(moment(WISH))
@@ -312,6 +376,42 @@ def test_what_is_gone_leaves_the_position_and_is_no_loss() -> None:
     assert after.week_start_equity == pytest.approx(101_000 * share)
     assert after.peak_equity == pytest.approx(110_000 * share)
     assert lunobiz.owner_act(after, f"gone {PAIR} 3.0").positions == ()
+
+
+def test_what_is_gone_of_dust_alone_leaves_the_rest_of_it() -> None:
+    dust = ((PAIR, 0.5), ("BBBZAR", 0.25))
+    after = lunobiz.owner_act(desk(dust=dust), f"gone {PAIR} 0.3")
+    assert dict(after.dust) == pytest.approx({PAIR: 0.2, "BBBZAR": 0.25})
+    assert (after.cash, after.day_start_equity) == (CASH, CASH)
+
+
+@pytest.mark.parametrize(("cash", "start"), [(1_000.0, 0.0), (0.0, 50.0)])
+def test_when_all_is_gone_no_share_of_it_is_left(cash: float, start: float) -> None:
+    """Of 1,000 all are gone: nothing is left to lose. Where nothing was, the limits stay as they were."""
+    before = desk(cash, day_start_equity=50.0, week_start_equity=50.0, peak_equity=50.0)
+    after = lunobiz.owner_act(before, "gone cash 1000")
+    assert after.cash == cash - 1_000.0
+    assert (after.day_start_equity, after.week_start_equity, after.peak_equity) == (start, start, start)
+
+
+def test_closing_all_leaves_positions_and_calls_entries_off() -> None:
+    """What is left already goes on as it was; a protection keeps its time; signals to be taken are forgotten."""
+    leaving = replace(position(), pair="BBBZAR", phase=lunobiz.ExitPhase.EXITING, exit_why="stop", refused=1)
+    stop = protection(order_id="LB1-000002")
+    before = desk(positions=(replace(position(), refused=2), leaving), orders=(order(), stop), retries=(signal(),))
+    after = lunobiz.owner_act(before, "close_all")
+    first, second = after.positions
+    assert (first.phase, first.exit_why, first.refused) == (
+        lunobiz.ExitPhase.CANCELLING, "closed by the owner", 0)
+    assert second == leaving
+    assert after.orders == (replace(order(), expires_ms=1), stop) and after.retries == ()
+
+
+@pytest.mark.parametrize("act", ["dance", "rearm twice", ""])
+def test_an_act_that_is_none_lifts_nothing(act: str) -> None:
+    halted = desk(causes=(cause(CauseKind.WEEKLY_CAP),))
+    with pytest.raises(DataError, match="act"):
+        lunobiz.owner_act(halted, act)
 
 
 def test_what_is_gone_of_coins_that_are_nowhere_changes_nothing() -> None:
@@ -379,3 +479,21 @@ def test_a_rerun_gives_what_the_session_gave() -> None:
     again = [rerun.cycle(e.moment, ()) for e in at.taken() if e.moment is not None]
     assert [lunobiz.canonical(r.desk) for r in again] == [lunobiz.canonical(r.desk) for r in told]
     assert [r.orders for r in again] == [r.orders for r in told]
+
+
+# ---- readings computed once more ---------------------------------------------
+
+
+def test_a_reading_is_computed_once_more_where_its_candle_was_kept() -> None:
+    """Of the last candle and of the one before; not of a market, a length or a time that was not kept."""
+    rows = np.array([[NOW + n * HOUR, 100.0, 101.0, 99.0, 100.0 + n % 3, 5.0] for n in range(400)])
+    signals = lunobiz.Signals({(PAIR, 3600): rows}, Settings().params)
+    for number in (398, 399):
+        told = replace(outlook(), opened_ms=NOW + number * HOUR)
+        again = signals.again(told)
+        assert again is not None
+        assert (again.pair, again.opened_ms, again.close) == (PAIR, told.opened_ms, 100.0 + number % 3)
+    first = replace(outlook(), opened_ms=NOW)
+    for missing in (replace(first, opened_ms=NOW + 400 * HOUR), replace(first, opened_ms=NOW + 1),
+                    replace(first, pair="BBBZAR"), replace(first, timeframe_s=60)):
+        assert signals.again(missing) is None

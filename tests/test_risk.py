@@ -109,6 +109,7 @@ ENTRIES = (
         words="LB1-000001"),
     # P4
     Ask("the mode may not trade", lambda: judge(is_mode_allowed=False), Refusal.MODE),
+    Ask("LIVE is locked again", lambda: judge(may_enter=False), Refusal.MODE, words="locked again"),
     # S0
     Ask("training chose cash",
         lambda: judge(settings=Settings(params=StrategyParams(is_cash=True))), Refusal.CASH, words="Cash:"),
@@ -191,6 +192,7 @@ ENTRIES = (
         lambda: judge(at=desk(order_times=(NOW - DAY_MS, *(NOW - DAY_MS + 1,) * 99))), None),
     Ask("the eleventh round trip here", lambda: judge(at=desk(closings=((PAIR, NOW - DAY_MS + 1),) * 10)),
         Refusal.THROTTLE, {"count": 10.0, "limit": 10.0}, "round trips"),
+    Ask("ten round trips here, a day ago", lambda: judge(at=desk(closings=((PAIR, NOW - DAY_MS),) * 10)), None),
     Ask("ten round trips elsewhere", lambda: judge(at=desk(closings=(("BBBZAR", NOW),) * 10)), None),
     # P12: 3 % of the day, 6 % of the week
     Ask("at the daily cap", lambda: judge(at=desk(97_000.0, day_start_equity=CASH)), Refusal.LOSS_CAP,
@@ -248,6 +250,10 @@ ENTRIES = (
     # P6, P5
     Ask("the market's largest order", lambda: judge(seen=view(market=market(max_volume=2.5))), None, {"volume": 2.5}),
     # at a tenth of the tested size 0.5 % of 10,000 are at risk: 50 over 6.05846 lost a unit
+    # the smallest is 0.01 / 0.994 + 0.0001 = 0.01016036; with a fee of 0.6 % in base 0.01006 / 0.994 + 0.0001
+    Ask("the first LIVE orders are twice the smallest", lambda: judge(is_trial=True), None, {"volume": 0.0203}),
+    Ask("also where sales pay in base", lambda: judge(at=desk(base_fees=(PAIR,)), is_trial=True), None,
+        {"volume": 0.0204}),
     Ask("what the gates found safe to trade", lambda: judge(size=0.1), None, {"volume": 8.2529}),
     Ask("the risk per trade is worth less than the smallest order",
         lambda: judge(at=desk(10.0)), Refusal.ORDER_VALUE, {"room": 0.05 / 6.05846}),
