@@ -29,9 +29,11 @@ Map:
     REPLAY     what went into each cycle, and the same line run over it once more
     ORDERS     what became of an order that was sent, and when that is certain
     ROWS       what the window and the messages say
+    REPORTS    how a backtest or an evaluation of the gates is told
     ACCOUNT    what rests where, whose coins are whose, and what closing all would bring
     WHY        what kept a market from trading
     TAX        what each disposal gained, by two methods, per tax year
+    SEEDED     how the demo's markets move, the same for the same seed
     SYSTEM     the machine: clock, folders, settings file, kill file, log
     STORE      the audit, the journal of orders and the cache of candles, on disk
     PARITY     do the recorded inputs still give what was recorded
@@ -56,6 +58,7 @@ Map:
     TOASTS     what has just happened, said in passing
     FORMS      the owner's settings as forms
     WIZARD     the first run, a step at a time
+    BARS       what stands above and below the tabs
     DASHBOARD  the window
     SETUP      how the owner's changes are written, and what his tests find
     ARGUMENTS  what the command line may say
@@ -8605,7 +8608,7 @@ def booked_change(orders: Iterable[SentOrder]) -> dict[str, Decimal]:
 
 # ==============================================================================
 # ROWS | what the window and the messages say
-# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE METRICS
+# pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE
 # ==============================================================================
 
 DECISIONS_SHOWN = 200
@@ -8618,6 +8621,7 @@ STATE_NOTES = types.MappingProxyType({TradingState.READY: "all orders", TradingS
 STATE_TONES = types.MappingProxyType({"READY": "", "HALTED": "error", "KILLED": "error"})
 MODE_TONES = types.MappingProxyType({Mode.LIVE: "live", Mode.PAPER: "paper"})
 SIMULATED_MARKETS = frozenset((Mode.DEMO, Mode.REPLAY))
+KEY_NEEDED = "There is no read-only key, and Luno gives candles only to a key: enter one in Settings, then start."
 ENDS_CLEAN = "It ends by itself after a clean check of the account."
 ENTRIES_STOP = "No new entries; exits and stops still run."
 STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; how it ends
@@ -8629,28 +8633,10 @@ STATE_RULES = types.MappingProxyType({  # what is stopped and what still runs; h
 })
 BANNER_LEVELS = types.MappingProxyType({"error": 0, "warning": 1, "info": 2})
 CODE_PREFIX = re.compile(r"[A-Z]\d+-")
+BARE_PERCENT = re.compile(r"(?<=\d)%")
 ACTION_WORDS = types.MappingProxyType({Action.ENTER: "▲ Enter", Action.EXIT: "▼ Exit", Action.HOLD: "Held"})
 SETUP_WORDS = types.MappingProxyType({MOMENTUM: "Breakout", EXPANSION: "Vol. expansion", REVERSION: "Mean reversion",
                                       "": DASH})
-TONED = frozenset(("total_return", "against_holding", "max_drawdown", "mean", "best", "worst_day"))
-DIFFERENCES = types.MappingProxyType({"share": "change", "money": "gain", "count": "+count", "number": "+number"})
-GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
-RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
-                                  "STALE": ("– STALE", "warn")})
-SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
-    "pbo": ("Overfit (PBO)", "share", "how often the training winner ends in the lower half"),
-    "dsr": ("Skill (DSR)", "share", "chance of a better Sharpe ratio than luck's best try"),
-    "psr": ("Above 0 (PSR)", "share", "chance of a true Sharpe ratio above 0"),
-    "min_trl": ("Days (MinTRL)", "days", "days of results needed to call it above 0"),
-    "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
-    "total_return": ("Return", "change", "of the unseen days, after costs"),
-    "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
-    "windows_positive": ("Windows above 0", "count", "of all unseen windows"),
-    "profit_factor": ("Profit factor", "number", "gains over losses on unseen days"),
-    "exposure": ("Exposure", "share", "of the unseen time"),
-    "best_month": ("Best month", "change", "of the unseen days"),
-    "worst_month": ("Worst month", "change", "of the unseen days"),
-})
 ACTION_TONES = types.MappingProxyType({Action.ENTER: "up", Action.EXIT: "down", Action.HOLD: "muted",
                                        Action.WAIT: "muted", Action.SKIP: "warn"})
 
@@ -8712,6 +8698,7 @@ class Health:
     is_parity_broken: bool = False
     findings: tuple[Banner, ...] = ()  # of LIVE: what is not as it should be
     order_trouble: str = ""  # of LIVE: why orders and balances cannot be looked up
+    has_key: bool = True  # whether there is a key to read candles with
 
 
 @dataclass(frozen=True, slots=True)
@@ -8770,6 +8757,11 @@ def tone_of(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction) or abs(fraction) < DEAD_BAND:
         return ""
     return "up" if fraction > 0 else "down"
+
+
+def spaced(text: str) -> str:
+    """A sentence with its percentages as everywhere else: `0.31 %`."""
+    return BARE_PERCENT.sub(" %", text)
 
 
 def with_glyph(text: str, tone: str) -> str:
@@ -8849,7 +8841,7 @@ def _state_reading(desk: Desk, health: Health, zone: Zone) -> Reading:
     state, causes = desk.state, [c for c in desk.causes if c.kind.state is desk.state]
     note = STATE_NOTES.get(state, "")
     if state is TradingState.READY and not health.is_running:
-        note = "bot stopped"
+        note = "F5 starts it"
     elif causes and all(c.until_ms for c in causes):
         note = "until " + when_text(max(c.until_ms for c in causes), health.now_ms, zone)
     elif not note:
@@ -8962,7 +8954,7 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: connection, next cycle, last candle, database, log, replay check, notices, parameter set."""
+    """The status bar: line, next cycle, last candle, database, log, replay check, notices, parameter set, calls."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
@@ -8972,7 +8964,9 @@ def footer_text(health: Health, zone: Zone) -> str:
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity
-    parts += [text for text in (checked, health.notice_state, health.label) if text]
+    left = health.calls_left
+    calls = f"{left} calls left" if left is not None and not is_simulated else ""
+    parts += [text for text in (checked, health.notice_state, health.label, calls) if text]
     return "  ·  ".join(parts)
 
 
@@ -8982,14 +8976,24 @@ def _sentence(text: str) -> str:
     return trimmed[:1].upper() + trimmed[1:] + "." if trimmed else ""
 
 
-def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> str:
-    """What happened, what is stopped, what still runs, and when it ends."""
+def _lets_out(cause: Cause) -> bool:
+    """True for a cause that stops entries and nothing else."""
+    return cause.kind is CauseKind.WEEKLY_CAP or cause.kind.state in (TradingState.REDUCING, TradingState.COOLDOWN)
+
+
+def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone, is_overruled: bool = False) -> str:
+    """What happened, what is stopped, what still runs, and when it ends.
+
+    A cause is overruled by one that stops more: what would still run under it alone is then left out.
+    """
     state = cause.kind.state
     stopped, ends = STATE_RULES[state]
     if cause.kind is CauseKind.WEEKLY_CAP:
         stopped = ENTRIES_STOP
     if cause.kind is CauseKind.DAILY_CAP and settings.limits.daily_cap_action == "close":
         stopped = "No new entries; open positions are being closed."
+    if is_overruled:
+        stopped = ""
     if cause.until_ms:
         ends = f"It ends {when_text(cause.until_ms, now_ms, zone)}."
     why = cause.why or cause.kind.words
@@ -8997,11 +9001,14 @@ def cause_sentence(cause: Cause, settings: Settings, now_ms: int, zone: Zone) ->
     return " ".join(part for part in (f"{state.name}.", _sentence(head), stopped, ends) if part)
 
 
-def cause_banner(cause: Cause, settings: Settings, now_ms: int, zone: Zone) -> Banner:
-    """The banner of one cause."""
-    action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(cause.kind.state, "")
-    text = cause_sentence(cause, settings, now_ms, zone)
-    return Banner("error" if action else "warning", text, action, cause.kind.name)
+def cause_banners(causes: Sequence[Cause], settings: Settings, now_ms: int, zone: Zone) -> list[Banner]:
+    """A banner for each cause, what stops most first; together they say once what still runs."""
+    is_shut, banners = not all(map(_lets_out, causes)), []
+    for cause in sorted(causes, key=lambda c: (-c.kind.state.value, _lets_out(c))):
+        action = {TradingState.HALTED: "resolve", TradingState.KILLED: "rearm"}.get(cause.kind.state, "")
+        text = cause_sentence(cause, settings, now_ms, zone, is_overruled=is_shut and _lets_out(cause))
+        banners.append(Banner("error" if action else "warning", text, action, cause.kind.name))
+    return banners
 
 
 def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
@@ -9017,8 +9024,9 @@ def _doubt_banner(views: Sequence[MarketView]) -> tuple[Banner, ...]:
 def banner_rows(desk: Desk, views: Sequence[MarketView], settings: Settings, health: Health,
                 zone: Zone) -> tuple[Banner, ...]:
     """All conditions worth a banner, the most severe first; each ends with its condition."""
-    causes = sorted(desk.causes, key=lambda c: -c.kind.state.value)
-    banners = [*(cause_banner(c, settings, health.now_ms, zone) for c in causes), *health.findings]
+    banners = [*cause_banners(desk.causes, settings, health.now_ms, zone), *health.findings]
+    if not health.has_key and health.mode not in SIMULATED_MARKETS:
+        banners.append(Banner("warning", KEY_NEEDED, key="no key"))
     if not health.log_ok:
         banners.append(Banner("error", "The log file cannot be written. Check that the disk is not full.", key="log"))
     if health.is_parity_broken:
@@ -9135,7 +9143,7 @@ def ranking_rows(decisions: Sequence[Decision], outlooks: Sequence[Outlook],
 def _decision_row(decision: Decision, name: str, now_ms: int, zone: Zone) -> Row:
     tone = "warn" if decision.code == Refusal.DOUBT.value else ACTION_TONES.get(decision.action, "")
     score = number_text(decision.confidence, 2) if decision.confidence > 0 else DASH
-    cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, decision.why)
+    cells = (stamp_text(decision.time_ms, now_ms, zone), name, decision.action.name, score, spaced(decision.why))
     key = f"{decision.time_ms}-{decision.pair}-{decision.timeframe_s}-{decision.action.name}"
     return Row(key, cells, tone)
 
@@ -9166,6 +9174,62 @@ def fill_rows(fills: Sequence[Fill], markets: Mapping[str, Market], mode: str, n
     return _unique(
         _fill_row(f, markets.get(f.pair), mode.upper(), stamp_text(f.time_ms, now_ms, zone)) for f in newest
     )
+
+
+def pair_name(pair: str, counter: str) -> str:
+    """A market as it is shown: `XBT/ZAR` for XBTZAR."""
+    base = pair.removesuffix(counter)
+    return f"{base}/{counter}" if base != pair and base else pair
+
+
+def written_pairs(typed: str) -> str:
+    """Markets as they were typed, `XBT/ZAR` too, as .env has them; ValueError for bitcoin by another name."""
+    if re.search(r"\bBTC", typed.upper()):
+        raise ValueError("Luno calls bitcoin XBT: write XBTZAR")
+    return typed.replace("/", "")
+
+
+AREAS = types.MappingProxyType({
+    "parity": "replay check", "api_error": "exchange", "api_retry": "exchange", "api_ok": "exchange",
+    "choice": "parameters", "checks": "LIVE checks", "live": "LIVE", "live_left": "LIVE",
+})
+
+
+def area_word(kind: str) -> str:
+    """What a line of the log is about, in words."""
+    return AREAS.get(kind) or code_word(kind)
+
+
+def spoken(text: str, counter: str) -> str:
+    """A line of the log as the window has it: `XBT/ZAR` for XBTZAR, `1.2 %` for 1.2%, a capital letter first."""
+    named = re.sub(rf"\b([A-Z0-9]{{2,6}}){re.escape(counter)}\b", rf"\1/{counter}", spaced(text))
+    return named[:1].upper() + named[1:]
+
+
+# ==============================================================================
+# REPORTS | how a backtest or an evaluation of the gates is told
+# pure | uses TYPES METRICS ROWS
+# ==============================================================================
+
+TONED = frozenset(("total_return", "against_holding", "max_drawdown", "mean", "best", "worst_day"))
+DIFFERENCES = types.MappingProxyType({"share": "change", "money": "gain", "count": "+count", "number": "+number"})
+GATE_IDS = ("G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
+RESULTS = types.MappingProxyType({"PASS": ("✔ PASS", "up"), "FAIL": ("✖ FAIL", "down"), "WAIT": ("… WAIT", "muted"),
+                                  "STALE": ("– STALE", "warn")})
+SHOWN = types.MappingProxyType({  # figures beside the gates: words, how they are written, what they tell
+    "pbo": ("Overfit (PBO)", "share", "how often the training winner ends in the lower half"),
+    "dsr": ("Skill (DSR)", "share", "chance of a better Sharpe ratio than luck's best try"),
+    "psr": ("Above 0 (PSR)", "share", "chance of a true Sharpe ratio above 0"),
+    "min_trl": ("Days (MinTRL)", "days", "days of results needed to call it above 0"),
+    "sharpe": ("Sharpe ratio", "number", "of the unseen days, per year, after costs"),
+    "total_return": ("Return", "change", "of the unseen days, after costs"),
+    "max_drawdown": ("Maximum drawdown", "share", "of the unseen days"),
+    "windows_positive": ("Windows above 0", "count", "of all unseen windows"),
+    "profit_factor": ("Profit factor", "number", "gains over losses on unseen days"),
+    "exposure": ("Exposure", "share", "of the unseen time"),
+    "best_month": ("Best month", "change", "of the unseen days"),
+    "worst_month": ("Worst month", "change", "of the unseen days"),
+})
 
 
 def text_in(values: Mapping[str, object], name: str) -> str:
@@ -9221,12 +9285,6 @@ def compare_rows(first: Mapping[str, object], second: Mapping[str, object]) -> t
         shown = measure_text(gap, DIFFERENCES.get(kind, kind), coins[0])
         rows.append(Row(key, (words, *texts, shown, note), tone_of(gap) if key in TONED else ""))
     return tuple(rows)
-
-
-def pair_name(pair: str, counter: str) -> str:
-    """A market as it is shown: `XBT/ZAR` for XBTZAR."""
-    base = pair.removesuffix(counter)
-    return f"{base}/{counter}" if base != pair and base else pair
 
 
 def _last_day(until: str) -> str:
@@ -9310,15 +9368,15 @@ def gate_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
     gates, rows = group_in(evaluation, "gates"), []
     for key, gate in ((key, group_in(gates, key)) for key in GATE_IDS):
         word, tone = RESULTS.get(text_in(gate, "result"), ("✖ MISSING", "error"))
-        needed = text_in(gate, "needed").replace(">=", "≥").replace("<=", "≤")
-        cells = (key, text_in(gate, "name"), word, needed, text_in(gate, "actual"), margin_text(key, gate))
+        needed, actual = (spaced(text_in(gate, n)).replace(">=", "≥").replace("<=", "≤") for n in ("needed", "actual"))
+        cells = (key, text_in(gate, "name"), word, needed, actual, margin_text(key, gate))
         rows.append(Row(key, cells, tone))
     return tuple(rows)
 
 
 def gate_sentence(evaluation: Mapping[str, object], key: str) -> str:
     """What one gate found, in full and in plain words."""
-    return f"{key}  {text_in(group_in(group_in(evaluation, 'gates'), key), 'text')}"
+    return f"{key}  {spaced(text_in(group_in(group_in(evaluation, 'gates'), key), 'text'))}"
 
 
 def attempt_text(evaluation: Mapping[str, object]) -> str:
@@ -9327,6 +9385,11 @@ def attempt_text(evaluation: Mapping[str, object]) -> str:
     if attempt > 1:
         return f"Attempt {attempt:.0f} on this data: the bar is {attempt:.0f}x higher."
     return "Attempt 1: the first look at these unseen days." if attempt == 1 else ""
+
+
+def gates_phase(done: int, total: int) -> str:
+    """What an evaluation is busy with: the first tenth walks forward, the rest is gate G2."""
+    return "Walking forward over unseen days" if 10 * done < total else "Comparing with shuffled markets (gate G2)"
 
 
 def window_rows(evaluation: Mapping[str, object]) -> tuple[Row, ...]:
@@ -9441,7 +9504,8 @@ def closing_offer(desk: Desk, markets: Mapping[str, Market], settings: Settings)
         reasons = ", ".join(c.kind.words for c in desk.causes)
         return ClosingOffer(problem=f"Not now: the state is {desk.state.name} ({reasons}), and it lets no sale out.")
     if not (held or entries):
-        return ClosingOffer(problem="There is nothing to close: no position that is not being left already, no entry.")
+        return ClosingOffer(problem="There is nothing to close: no open position that is not being left already, and no"
+                                    " entry order.")
     lines = [_closing_line(p, markets[p.pair]) for p in held if p.pair in markets]
     lines += [_cancel_line(o, markets.get(o.pair)) for o in entries]
     bound, counter = settings.costs.exit_bound, settings.schedule.counter
@@ -9510,6 +9574,13 @@ def coin_rows(holdings: Iterable[Holding]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def dust_rows(desk: Desk, markets: Mapping[str, Market]) -> tuple[Row, ...]:
+    """What is left of positions and too small to sell: it is the bot's, and takes no position's place."""
+    known = [(markets[pair], volume) for pair, volume in desk.dust if pair in markets and volume > 0]
+    return tuple(Row(f"dust of {m.pair}", (f"{m.base} dust", number_text(volume, m.volume_scale), DASH, DASH, DASH),
+                     "muted") for m, volume in known)
+
+
 # ==============================================================================
 # WHY | what kept a market from trading
 # pure | uses TYPES ROWS
@@ -9550,7 +9621,7 @@ class WhyTold:
 
 def _reason_row(number: int, reason: ReasonRow, now_ms: int, zone: Zone) -> Row:
     cells = (stamp_text(reason.time_ms, now_ms, zone), duration_word(reason.timeframe_s), reason.action.upper(),
-             code_word(reason.code), reason.why)
+             code_word(reason.code), spaced(reason.why))
     return Row(str(number), cells, "muted" if reason.action == "wait" else "")
 
 
@@ -9570,7 +9641,7 @@ def why_told(pair: str, name: str, reasons: Sequence[ReasonRow], now_ms: int, zo
     """The answer for one market from the decisions of the last days, the newest first."""
     mine = [r for r in reasons if r.pair == pair]
     rows = tuple(_reason_row(n, r, now_ms, zone) for n, r in enumerate(mine))
-    sentence = mine[0].why if mine else NOTHING_YET
+    sentence = spaced(mine[0].why) if mine else NOTHING_YET
     of_a_day = (r for r in reasons if r.time_ms > now_ms - DAY_MS)
     return WhyTold(name, sentence, rows, blocker_rows(of_a_day, name.partition("/")[2] or "ZAR"))
 
@@ -10024,6 +10095,165 @@ def tax_tables(source: TaxSource) -> dict[str, list[TaxRow]]:
     empty = {"rows": "none", "note": NOT_ADVICE}
     return {name: [{"status": source.status, **row} for row in rows] or [{"status": source.status, **empty}]
             for name, rows in tables.items()}
+
+
+# ==============================================================================
+# SEEDED | how the demo's markets move, the same for the same seed
+# pure | uses TYPES CANDLES
+# ==============================================================================
+
+DEMO_FINEST_S = 300
+DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
+DEMO_HISTORY_MS = 70 * DAY_MS
+DEMO_FIRST_MS = DEMO_START_MS - DEMO_HISTORY_MS
+BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
+BLOCKS_HELD = 3  # the newest, the one before, and one that was asked for
+COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
+COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
+LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
+LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+
+
+class DemoProfile(NamedTuple):
+    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
+
+    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
+    volatility: float
+    beta: float
+    spread: float
+    day_value: float
+    thin: float
+
+
+DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
+    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
+    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
+    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
+    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
+    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
+    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
+    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
+)
+
+
+class PathEnd(NamedTuple):
+    """Where a block of a path ended, and the next goes on: kind and level of the leg, noise, log volatility."""
+
+    kind: int = 0
+    level: float = 0.0
+    noise: float = 0.0
+    cluster: float = 0.0
+
+
+def _demo_path(key: tuple[int, int, int], before: PathEnd, reach: float,
+               volatility: float) -> tuple[Floats, Floats, PathEnd]:
+    """Log price and deviation of each step of the block `key`: legs of 12 to 60 hours and clustered noise."""
+    rng, (kind, level, *_) = np.random.default_rng(np.random.SeedSequence([*key, 1])), before
+    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
+    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
+    plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
+    while left > 0:
+        hours = left if left <= 60 else int(rng.integers(12, 49))
+        kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
+        x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
+        # a trend turns back the farther the market has come
+        is_up = rng.random() < 1 / (1 + math.exp((level + before.noise) / (3 * reach)))
+        rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
+        trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
+        plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
+        heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
+        level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
+    cluster = decay * (before.cluster + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
+    step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
+    noise = before.noise + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
+    return plan + noise, step, PathEnd(kind, level, float(noise[-1]), float(cluster[-1]))
+
+
+def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
+    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
+    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
+    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
+    before, after = log[:-1], log[1:]
+    # the extremes of a Brownian path between two known ends
+    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
+    price = np.maximum(np.rint(np.exp(after) * scale), 2)
+    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
+    # more is traded in a lively market, nothing in most steps of a thin hour
+    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
+    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
+    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
+    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
+    lots = np.floor(value / price * scale * lot)
+    # a step without a trade repeats the close before it
+    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
+    close = np.where(origin >= 0, price[origin], round(last * scale))
+    start = np.concatenate(([round(last * scale)], close[:-1]))
+    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
+    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
+    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
+    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
+    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
+    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
+
+
+class MarketEnd(NamedTuple):
+    """Where a block of a market ended: the path that all share, its own, its log price and last close."""
+
+    common: PathEnd
+    own: PathEnd
+    log: float
+    close: float
+
+
+class SeededRows:
+    """The rows of one generated market by their numbers: opened, o, h, l, c, volume, bid, ask, without an end.
+
+    They are made ten days at a time and few of these are held, so that a demo may run for years. An older block is
+    made again when it is asked for; that needs no more than the end of the one before it.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.seed, self._profile = (seed, number), DEMO_PROFILES[number]
+        start = self._profile.market[2]
+        self._ends = [MarketEnd(PathEnd(), PathEnd(), math.log(start), start)]
+        self._held: dict[int, Floats] = {}
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return max(0, -(-(time_ms - DEMO_FIRST_MS) // (DEMO_FINEST_S * 1000)))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`."""
+        if end <= first:
+            return np.empty((0, 8))
+        start = first // BLOCK_STEPS
+        blocks = [self._block(number) for number in range(start, (end - 1) // BLOCK_STEPS + 1)]
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return rows[first - start * BLOCK_STEPS : end - start * BLOCK_STEPS]
+
+    def _block(self, number: int) -> Floats:
+        """One block, from those that were used last or made again."""
+        rows = self._held.pop(number, None)
+        while rows is None:
+            known = len(self._ends) - 1
+            made, end = self._made(min(number, known))
+            self._ends += [end] if known <= number else []
+            rows = made if known >= number else None
+        self._held[number] = rows
+        if len(self._held) > BLOCKS_HELD:
+            del self._held[next(iter(self._held))]
+        return rows
+
+    def _made(self, number: int) -> tuple[Floats, MarketEnd]:
+        before, (seed, own) = self._ends[number], self.seed
+        profile = self._profile
+        whole, whole_step, common = _demo_path((seed, 0, number), before.common, COMMON_REACH, COMMON_VOLATILITY)
+        moves, step, end = _demo_path((seed, own + 1, number), before.own, OWN_REACH, profile.volatility)
+        log = np.concatenate(([before.log], math.log(profile.market[2]) + profile.beta * whole + moves))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, own, number, 2]))
+        rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, step), before.close)
+        opened = DEMO_FIRST_MS + (number * BLOCK_STEPS + np.arange(BLOCK_STEPS)) * (DEMO_FINEST_S * 1000.0)
+        return np.column_stack((opened, rows)), MarketEnd(common, end, float(log[-1]), float(rows[-1, 3]))
 
 
 # ==============================================================================
@@ -11732,11 +11962,10 @@ def parity_json(report: ParityReport) -> dict[str, object]:
 import ssl
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
+from typing import TYPE_CHECKING
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+if TYPE_CHECKING:
+    from requests.adapters import HTTPAdapter
 
 Params = Sequence[tuple[str, str]]
 LUNO_HOST = "api.luno.com"
@@ -11791,21 +12020,22 @@ class _DeadlineSocket(ssl.SSLSocket):
         return super().recv_into(buffer, nbytes, flags)
 
 
-class _Adapter(HTTPAdapter):
-    """The library's connection pool with our context in it."""
+def _adapter(context: _Context) -> HTTPAdapter:
+    """The library's connection pool with our context in it; loaded here, as a demo needs none and the window waits."""
+    from requests.adapters import HTTPAdapter
 
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        super().__init__(pool_connections=1, pool_maxsize=1)
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
+            super().init_poolmanager(connections, maxsize, block, ssl_context=context, **kwargs)
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: object) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **kwargs)
+        def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
+            """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
 
-    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
-        """Add no certificates: the library would put its whole bundle beside a test exchange's authority."""
+    return Adapter(pool_connections=1, pool_maxsize=1)
 
 
 def _tls_context(ca_file: str) -> _Context:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name by itself
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _DeadlineSocket
@@ -11827,18 +12057,19 @@ def _chain_of(error: BaseException | None) -> list[BaseException]:
 
 def _has_no_connection(error: BaseException) -> bool:
     """True for a refused or timed-out connect on a fresh connection: only then is it certain that nothing left."""
-    kinds = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return any(isinstance(e, kinds) for e in _chain_of(error))
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    return any(isinstance(e, (NewConnectionError, ConnectTimeoutError)) for e in _chain_of(error))
 
 
 def _plain_words(error: BaseException) -> str:
     """What went wrong; never the library's words, which hold addresses and headers."""
+    from urllib3 import exceptions as urllib3
     chain = _chain_of(error)
     for kinds, words in (
         ((ssl.SSLCertVerificationError,), "the certificate of the exchange could not be verified; connection refused"),
-        ((ssl.SSLError, urllib3.exceptions.SSLError), "no secure connection to the exchange"),
-        ((urllib3.exceptions.NewConnectionError,), "the exchange cannot be reached"),
-        ((TimeoutError, urllib3.exceptions.TimeoutError), TOO_LATE),
+        ((ssl.SSLError, urllib3.SSLError), "no secure connection to the exchange"),
+        ((urllib3.NewConnectionError,), "the exchange cannot be reached"),
+        ((TimeoutError, urllib3.TimeoutError), TOO_LATE),
     ):
         if any(isinstance(e, kinds) for e in chain):
             return words
@@ -11859,15 +12090,16 @@ class HttpTransport:
             raise SettingsError("LUNOBIZ_EXCHANGE_CA is for a test exchange only, not for Luno's own host")
         self._base_url, self._context = base_url, _tls_context(ca_file)
         self._connect_s, self._context.read_s, self._total_s = timeout
-        self._adapter = _Adapter(self._context)
+        self._adapter = _adapter(self._context)
 
     def send(self, method: str, path: str, params: Params = (), key: Credentials | None = None) -> Reply:
         """One request, never repeated here; ExchangeDown if no whole answer of decent size came in time."""
         if method not in ("GET", "POST") or _URL_PATH.fullmatch(path) is None:
             raise ExchangeRefused("bad-request", "this is not a request the program may send")
+        from urllib3.exceptions import HTTPError
         try:
             return self._exchange(method, path, params, key)
-        except (OSError, HTTPException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (OSError, HTTPException, HTTPError, ValueError) as error:
             trouble, is_unsent = _plain_words(error), method == "POST" and _has_no_connection(error)
         # outside the handler, so the library's error is not attached to ours
         raise NotSent(trouble) if is_unsent else ExchangeDown(trouble)
@@ -11876,12 +12108,13 @@ class HttpTransport:
         headers = {"Accept-Encoding": "gzip", "User-Agent": f"lunobiz/{__version__}"}
         if key:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key.key_id}:{key.secret}".encode()).decode()
+        from requests import Request
         url, pairs = self._base_url + path, list(params)
         if method == "GET":
-            request = requests.Request(method, url, headers, params=pairs).prepare()
+            request = Request(method, url, headers, params=pairs).prepare()
         else:  # a form, because queries end up in logs; on a fresh connection, so that none can have gone stale
             self._adapter.close()
-            request = requests.Request(method, url, headers, data=pairs).prepare()
+            request = Request(method, url, headers, data=pairs).prepare()
         self._context.deadline_s = self._context.clock.mono_s() + self._total_s
         timeout = (self._connect_s, self._context.read_s)
         with contextlib.closing(self._adapter.send(request, stream=True, timeout=timeout)) as response:
@@ -12432,7 +12665,7 @@ class LunoOrders:
 
 # ==============================================================================
 # DEMO | a small exchange inside the program, for the first look and for tests
-# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SYSTEM HTTP
+# shell | uses ERRORS TYPES SETTINGS CANDLES FILLS SEEDED SYSTEM HTTP
 # ==============================================================================
 
 from decimal import ROUND_CEILING
@@ -12440,14 +12673,7 @@ from email.utils import formatdate
 
 # Between two closes of the finest candle the market stands still: the ticker shows the last closed one, and a
 # resting order is tried against the candles that close after it came.
-DEMO_FINEST_S = 300
-DEMO_START_MS = 1_767_571_200_000  # 2026-01-05T00:00Z, fixed, so that a seed always shows the same days
-DEMO_HISTORY_MS, DEMO_ENDLESS_MS = 70 * DAY_MS, 2**62
-BLOCK_HOURS, HOUR_STEPS, BLOCK_STEPS = 240, 12, 2880
-COMMON_VOLATILITY = 0.0052  # per hour, of the factor that all markets share
-COMMON_REACH, OWN_REACH = 0.060, 0.035  # typical trend legs of that factor and of each market by itself
-LEG_WEIGHTS = ((0.15, 0.65, 0.20), (0.45, 0.35, 0.20), (0.45, 0.50, 0.05))  # from row to quiet, trend, burst
-LEG_HEAT, TREND_LEG = (0.60, 0.90, 2.00), 1
+DEMO_ENDLESS_MS = 2**62
 CANDLES_S = (60, *DURATIONS_S, 259200, 604800)
 CANDLE_FIELDS = ((1, "open"), (4, "close"), (2, "high"), (3, "low"), (5, "volume"))
 CANDLE_PAGE = 1000
@@ -12456,98 +12682,6 @@ OFFERED_SHARE = 0.10  # of the last candle's volume is there to take where no bo
 DEMO_REFUSED = "refused by the demo exchange"
 NOTHING, FEE_STEP = Decimal("0"), Decimal("0.00000001")
 FIRST_ACCOUNT = 3_706_266_844_366_961_196  # beyond 2**53, as real ones are
-
-
-class DemoProfile(NamedTuple):
-    """How a generated market looks and moves; `thin` is the share of hours almost without trades."""
-
-    market: tuple[str, str, float, int, int, float]  # pair, base, price, two scales, smallest volume
-    volatility: float
-    beta: float
-    spread: float
-    day_value: float
-    thin: float
-
-
-DEMO_PROFILES = (  # the last two are thin and wide on purpose: there the desk must refuse
-    DemoProfile(("XBTZAR", "XBT", 1_950_000.0, 0, 6, 0.0001), 0.0024, 0.9, 0.0007, 28e6, 0.002),
-    DemoProfile(("ETHZAR", "ETH", 58_000.0, 0, 6, 0.0005), 0.0034, 1.1, 0.0010, 12e6, 0.003),
-    DemoProfile(("XRPZAR", "XRP", 38.50, 2, 0, 1.0), 0.0046, 1.1, 0.0015, 15e6, 0.003),
-    DemoProfile(("SOLZAR", "SOL", 2_450.0, 2, 4, 0.01), 0.0050, 1.3, 0.0020, 6e6, 0.005),
-    DemoProfile(("LTCZAR", "LTC", 1_540.0, 2, 4, 0.01), 0.0040, 0.9, 0.0026, 3e6, 0.010),
-    DemoProfile(("ADAZAR", "ADA", 7.4, 3, 0, 1.0), 0.0050, 1.2, 0.0052, 0.75e6, 0.060),
-    DemoProfile(("LINKZAR", "LINK", 236.0, 2, 2, 0.1), 0.0050, 1.2, 0.0047, 0.75e6, 0.060),
-)
-
-
-def _demo_path(seed: int, stream: int, reach: float, volatility: float) -> Iterator[tuple[Floats, Floats]]:
-    """Blocks of log price and deviation of each step: legs of 12 to 60 hours and clustered noise."""
-    kind, level, noise, cluster = 0, 0.0, np.zeros(1), np.zeros(1)
-    decay = 0.95 ** np.arange(1, BLOCK_HOURS + 1)  # hourly log volatility is an AR(1), here in closed form
-    season = 1 + 0.3 * np.sin(2 * np.pi * (np.arange(BLOCK_HOURS) - 8) / 24)
-    for block in range(DEMO_ENDLESS_MS):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, stream, block, 1]))
-        plan, heat, left = np.empty(0), np.empty(0), BLOCK_HOURS
-        while left > 0:
-            hours = left if left <= 60 else int(rng.integers(12, 49))
-            kind = int(rng.choice(3, p=LEG_WEIGHTS[kind]))
-            x = np.arange(1, hours * HOUR_STEPS + 1) / (hours * HOUR_STEPS)
-            # a trend turns back the farther the market has come
-            is_up = rng.random() < 1 / (1 + math.exp((level + noise[-1]) / (3 * reach)))
-            rise = float(rng.uniform(0.8, 2.0)) * (reach if is_up else -reach)
-            trend, swing = x - np.sin(2 * np.pi * x) / (2 * np.pi), np.sin(2 * np.pi * rng.integers(1, 4) * x)
-            plan = np.append(plan, level + rise * (trend if kind == TREND_LEG else 0.15 * swing))
-            heat = np.append(heat, np.full(hours, LEG_HEAT[kind]))
-            level, left = level + (rise if kind == TREND_LEG else 0.0), left - hours
-        cluster = decay * (cluster[-1] + np.cumsum(0.12 * rng.standard_normal(BLOCK_HOURS) / decay))
-        step = np.repeat(volatility / math.sqrt(HOUR_STEPS) * heat * season * np.exp(cluster), HOUR_STEPS)
-        noise = noise[-1] + np.cumsum(step * np.clip(rng.standard_t(6, BLOCK_STEPS) / math.sqrt(1.5), -5, 5))
-        yield plan + noise, step
-
-
-def _demo_block(rng: np.random.Generator, profile: DemoProfile, log: Floats, step: Floats, last: float) -> Floats:
-    """Rows of o, h, l, c, volume, bid, ask; `log` begins and `last` is where the block before ended."""
-    scale, lot = 10.0 ** profile.market[3], 10.0 ** profile.market[4]
-    heat = step / (math.hypot(profile.beta * COMMON_VOLATILITY, profile.volatility) / math.sqrt(HOUR_STEPS))
-    before, after = log[:-1], log[1:]
-    # the extremes of a Brownian path between two known ends
-    reach = np.sqrt((after - before) ** 2 - 2 * step**2 * np.log(1 - rng.random((2, BLOCK_STEPS))))
-    price = np.maximum(np.rint(np.exp(after) * scale), 2)
-    lively = np.sqrt(heat) * (0.5 + 0.6 * np.abs(after - before) / step)
-    # more is traded in a lively market, nothing in most steps of a thin hour
-    flow = np.exp(np.repeat(0.35 * rng.standard_normal(BLOCK_HOURS), HOUR_STEPS) - 0.38)
-    value = profile.day_value / 288 * flow * np.exp(0.8 * rng.standard_normal(BLOCK_STEPS)) * lively
-    share = np.where(rng.random(BLOCK_HOURS) < profile.thin, rng.choice((0.0, 0.3), BLOCK_HOURS), 1.0)
-    value[rng.random(BLOCK_STEPS) >= np.repeat(share, HOUR_STEPS)] = 0.0
-    lots = np.floor(value / price * scale * lot)
-    # a step without a trade repeats the close before it
-    origin = np.maximum.accumulate(np.where(lots > 0, np.arange(BLOCK_STEPS), -1))
-    close = np.where(origin >= 0, price[origin], round(last * scale))
-    start = np.concatenate(([round(last * scale)], close[:-1]))
-    high = np.maximum(np.rint(np.exp((before + after + reach[0]) / 2) * scale), np.maximum(start, close))
-    low = np.minimum(np.rint(np.exp((before + after - reach[1]) / 2) * scale), np.minimum(start, close))
-    high, low = np.where(lots > 0, high, close), np.where(lots > 0, np.maximum(low, 2), close)
-    half = np.clip(profile.spread * np.sqrt(heat) * rng.uniform(0.85, 1.2, BLOCK_STEPS), 5e-4, 6e-3) / 2
-    quotes = np.floor(close * (1 - half)) / scale, np.ceil(close * (1 + half)) / scale
-    return np.column_stack((start / scale, high / scale, low / scale, close / scale, lots / lot, *quotes))
-
-
-def demo_blocks(seed: int) -> Iterator[list[Floats]]:
-    """Ten days of every market after the other, as opened, o, h, l, c, volume, bid, ask."""
-    common = _demo_path(seed, 0, COMMON_REACH, COMMON_VOLATILITY)
-    paths = [_demo_path(seed, n, OWN_REACH, p.volatility) for n, p in enumerate(DEMO_PROFILES, 1)]
-    logs, closes = [[math.log(p.market[2])] for p in DEMO_PROFILES], [p.market[2] for p in DEMO_PROFILES]
-    opened = DEMO_START_MS - DEMO_HISTORY_MS + np.arange(BLOCK_STEPS) * (DEMO_FINEST_S * 1000.0)
-    for block, (whole, whole_step) in enumerate(common):
-        found = []
-        for n, profile in enumerate(DEMO_PROFILES):
-            own, own_step = next(paths[n])
-            log = np.concatenate((logs[n], math.log(profile.market[2]) + profile.beta * whole + own))
-            rng = np.random.default_rng(np.random.SeedSequence([seed, n, block, 2]))
-            rows = _demo_block(rng, profile, log, np.hypot(profile.beta * whole_step, own_step), closes[n])
-            logs[n], closes[n] = [float(log[-1])], float(rows[-1, 3])
-            found.append(np.column_stack((opened + block * BLOCK_HOURS * HOUR_MS, rows)))
-        yield found
 
 
 def _demo_resample(rows: Floats, duration_ms: int) -> Floats:
@@ -12572,50 +12706,80 @@ def _demo_amounts(values: Mapping[str, Decimal | float]) -> dict[str, str]:
     return {k: text if len(text.partition(".")[2]) >= 2 else f"{Decimal(text):.2f}" for k, text in texts.items()}
 
 
+class DemoRows(Protocol):
+    """The candles of one market by their numbers, those to come included; generated ones have bid and ask as well."""
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+
+
+class RecordedRows:
+    """Recorded candles: opened, o, h, l, c, volume, ascending."""
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        self.opened: Ints = rows[:, 0].astype(np.int64)
+
+    def extend(self, rows: Floats) -> None:
+        """Later rows."""
+        self.rows = np.concatenate((self.rows, rows))
+        self.opened = self.rows[:, 0].astype(np.int64)
+
+    def at(self, time_ms: int) -> int:
+        """The number of the first row that opens at this time or later."""
+        return int(self.opened.searchsorted(time_ms))
+
+    def span(self, first: int, end: int) -> Floats:
+        """Rows `first` to before `end`, as far as there are any."""
+        return self.rows[first:end]
+
+
 class DemoTrack:
     """One market's candles, those to come included, and what the public may see of them at a moment."""
 
-    def __init__(self, market: Market, finest_s: int, seed: tuple[int, int] | None = None) -> None:
-        self.market, self.has_book = market, seed is not None
-        self.rows: Floats = np.empty((0, 8 if self.has_book else 6))
-        self.opened: Ints = np.empty(0, np.int64)
-        self._step_ms, self._seed, self._total = finest_s * 1000, seed or (0, 0), np.zeros(1)
-        self._coarse: dict[int, Floats] = {}
+    def __init__(self, market: Market, finest_s: int, rows: DemoRows) -> None:
+        self.market, self.rows, self._step_ms = market, rows, finest_s * 1000
+        self._seed = rows.seed if isinstance(rows, SeededRows) else None  # recorded markets have no book
 
-    def extend(self, rows: Floats) -> None:
-        """Later rows: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
-        self.rows = np.concatenate((self.rows, rows))
-        self.opened = self.rows[:, 0].astype(np.int64)
-        self._total = np.concatenate(([0.0], np.cumsum(self.rows[:, 5])))
-        self._coarse.clear()
+    def row(self, index: int) -> list[float]:
+        """One row: opened, o, h, l, c, volume and, for generated markets, bid and ask."""
+        return [float(value) for value in self.rows.span(index, index + 1)[0]]
 
     def closed(self, now_ms: int) -> int:
         """Row of the last closed candle, -1 before the first."""
-        return int(self.opened.searchsorted(now_ms - self._step_ms, side="right")) - 1
+        return self.rows.at(now_ms - self._step_ms + 1) - 1
 
     def closed_ms(self, index: int) -> int:
         """When a row closes."""
-        return int(self.opened[index]) + self._step_ms
+        return int(self.row(index)[0]) + self._step_ms
 
     def quote(self, index: int) -> tuple[float, float]:
         """Bid and ask once a row has closed; zero before the first."""
         if index < 0:
             return 0.0, 0.0
-        row = self.rows[index].tolist()
+        row = self.row(index)
         return (row[6], row[7]) if self.has_book else modelled_quote(self.market, Candle(int(row[0]), *row[1:6]))
+
+    @property
+    def has_book(self) -> bool:
+        """True if its book is made up as well."""
+        return self._seed is not None
 
     def volume_24h(self, index: int) -> float:
         """Base traded in the 24 hours before the close of a row."""
-        first = int(self.opened.searchsorted(self.closed_ms(index) - DAY_MS))
-        return float(self._total[index + 1] - self._total[first])
+        first = self.rows.at(self.closed_ms(index) - DAY_MS)
+        return float(self.rows.span(first, index + 1)[:, 5].sum())
 
     def levels(self, index: int, is_ask: bool, shift: float = 0.0) -> list[tuple[float, float]]:
         """One side of the book, best first, moved by `shift`; its depth follows the day's volume."""
         bid, ask = self.quote(index)
         market, best = self.market, (ask if is_ask else bid) + shift
-        if not self.has_book:
+        if self._seed is None:
             price = market.round_price(best, Side.BUY if is_ask else Side.SELL)
-            return [(price, market.round_volume(self.rows[index, 5] * OFFERED_SHARE))]
+            return [(price, market.round_volume(self.row(index)[5] * OFFERED_SHARE))]
         rng = np.random.default_rng(np.random.SeedSequence([*self._seed, index, int(is_ask), BOOK_STREAM]))
         scale, lot = 10.0**market.price_scale, 10.0**market.volume_scale
         gaps = np.ceil((ask - bid) * scale / 4 * rng.exponential(1.0, BOOK_LEVELS))
@@ -12631,37 +12795,45 @@ class DemoTrack:
         bid, ask = self.quote(index)
         places = max(8, self.market.price_scale)  # recorded coins may cost less than any at Luno
         if index >= 0:
-            time_ms, last, volume = self.closed_ms(index), self.rows[index, 4], self.volume_24h(index)
+            time_ms, last, volume = self.closed_ms(index), self.row(index)[4], self.volume_24h(index)
         return {"pair": self.market.pair, "timestamp": time_ms, "bid": f"{bid:.{places}f}", "ask": f"{ask:.{places}f}",
                 "last_trade": f"{last:.{places}f}", "rolling_24_hour_volume": _demo_float(volume), "status": status}
 
     def candles(self, since_ms: int, duration_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's page: the earliest candles from `since_ms`, the one in progress included."""
-        if duration_ms not in self._coarse:
-            self._coarse[duration_ms] = _demo_resample(self.rows, duration_ms)
-        rows = self._coarse[duration_ms]
-        first = int(rows[:, 0].searchsorted(since_ms))
-        closed = int(rows[:, 0].searchsorted(now_ms - duration_ms, side="right"))
-        page = rows[first : max(first, min(closed, first + CANDLE_PAGE))].tolist()
+        page = self._gathered(since_ms, duration_ms, now_ms).tolist()
         if len(page) < CANDLE_PAGE and now_ms - now_ms % duration_ms >= since_ms:
             page += self._running(duration_ms, now_ms).tolist()
         return [{"timestamp": int(r[0]), **_demo_amounts({name: r[n] for n, name in CANDLE_FIELDS})} for r in page]
 
+    def _gathered(self, since_ms: int, duration_ms: int, now_ms: int) -> Floats:
+        """The first closed candles from `since_ms`, a page at most; a hole in the rows is passed over."""
+        at, span, found = self.rows.at, self.rows.span, np.empty((0, 6))
+        end, last = -(-since_ms // duration_ms) * duration_ms, now_ms // duration_ms * duration_ms
+        while end < last and len(found) < CANDLE_PAGE:
+            ahead = span(at(end), at(end) + 1)
+            start = max(end, int(ahead[0, 0]) // duration_ms * duration_ms) if len(ahead) else last
+            end = min(start + CANDLE_PAGE * duration_ms, last)
+            rows = span(at(start), at(end))
+            found = np.concatenate((found, _demo_resample(rows, duration_ms))) if len(rows) else found
+        return found[:CANDLE_PAGE]
+
     def _running(self, duration_ms: int, now_ms: int) -> Floats:
         """The candle in progress: what has closed of it, or a flat start; no row if none is to come."""
         opened = now_ms - now_ms % duration_ms
-        first, last = int(self.opened.searchsorted(opened)), self.closed(now_ms) + 1
+        first, last = self.rows.at(opened), self.closed(now_ms) + 1
         if last > first:
-            return _demo_resample(self.rows[first:last], duration_ms)
-        if last >= len(self.rows) or int(self.opened[last]) > now_ms:
+            return _demo_resample(self.rows.span(first, last), duration_ms)
+        ahead = self.rows.span(last, last + 1)
+        if not len(ahead) or int(ahead[0, 0]) > now_ms:
             return np.empty((0, 6))
-        return np.array([[opened, *[self.rows[last, 1]] * 4, 0.0]])
+        return np.array([[opened, *[ahead[0, 1]] * 4, 0.0]])
 
     def trades(self, since_ms: int, now_ms: int) -> list[dict[str, object]]:
         """Luno's public trades, at most 100, newest first, made up from the candles: one to a candle."""
-        oldest, last = int(self.opened.searchsorted(since_ms - self._step_ms + 1)), self.closed(now_ms)
-        rows = ((n, *self.rows[n, :6].tolist()) for n in range(last, oldest - 1, -1))
-        found = [(n, start, close, volume) for n, _, start, _, _, close, volume in rows if volume > 0]
+        oldest, last = self.rows.at(since_ms - self._step_ms + 1), self.closed(now_ms)
+        rows = reversed(list(enumerate(self.rows.span(oldest, last + 1)[:, :6].tolist(), oldest)))
+        found = [(n, start, close, volume) for n, (_, start, _, _, close, volume) in rows if volume > 0]
         return [{"sequence": n * 1000, "timestamp": self.closed_ms(n) - 1, "price": _demo_float(close),
                  "volume": _demo_float(volume), "is_buy": close >= start} for n, start, close, volume in found[:100]]
 
@@ -12816,11 +12988,11 @@ class DemoAccounts:
 
     def _trigger(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """The first trade at the stop sets the order free; a gap is met at the price it opened with."""
-        rows, stop, is_low = track.rows[order.checked : end], float(order.stop), order.direction == "BELOW"
+        rows, stop, is_low = track.rows.span(order.checked, end), float(order.stop), order.direction == "BELOW"
         hits = np.flatnonzero((rows[:, 3] <= stop if is_low else rows[:, 2] >= stop) & (rows[:, 5] > 0))
         if len(hits):
             index = order.checked + int(hits[0])
-            opened, close = float(track.rows[index, 1]), float(track.rows[index, 4])
+            _, opened, _, _, close, *_ = track.row(index)
             shift = (min(opened, stop) if is_low else max(opened, stop)) - close
             order.status, order.checked = "PENDING", index + 1
             self._take(order, track, index, track.closed_ms(index), shift)
@@ -12834,10 +13006,10 @@ class DemoAccounts:
 
     def _rest(self, order: DemoOrder, track: DemoTrack, end: int) -> None:
         """A resting order gets what later candles traded, once one goes through its price by a tick."""
-        rows, limit, tick = track.rows[order.checked : end], float(order.price), order.market.tick * 0.999999
+        rows, limit, tick = track.rows.span(order.checked, end), float(order.price), order.market.tick * 0.999999
         is_through = rows[:, 3] <= limit - tick if order.is_buy else rows[:, 2] >= limit + tick
         for index in (order.checked + np.flatnonzero(is_through)).tolist():
-            volume = track.market.round_volume(float(track.rows[index, 5]))
+            volume = track.market.round_volume(track.row(index)[5])
             part = min(order.remaining, exact(volume, track.market.volume_scale))
             if part > 0:
                 self._fill(order, index, track.closed_ms(index), (order.price, part), is_maker=True)
@@ -12927,10 +13099,9 @@ class DemoExchange:
     """Luno's REST answers from a generated or a recorded market; never to be mistaken for the real ones."""
 
     def __init__(
-        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int],
-        blocks: Iterator[list[Floats]],
-    ) -> None:  # fmt: skip
-        self.finest_s, self._clock, self._blocks, self._tracks = finest_s, clock, blocks, tracks
+        self, tracks: Mapping[str, DemoTrack], finest_s: int, clock: Clock, span: tuple[int, int, int]
+    ) -> None:
+        self.finest_s, self._clock, self._tracks = finest_s, clock, tracks
         self.history_start_ms, self.start_ms, self.end_ms = span
         self.accounts = DemoAccounts(tracks)
         # for tests: trouble to come, statuses (DELISTED hides a market), the rights of the key, requests seen
@@ -12967,21 +13138,19 @@ class DemoExchange:
             pair, base, price, digits, volume_digits, least = profile.market
             limits = (least, least * 1e6, 10.0**-digits, price * 50)
             market = Market(pair, base, "ZAR", digits, volume_digits, *limits, model_spread=profile.spread)
-            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, (seed, number))
-        span = (DEMO_START_MS - DEMO_HISTORY_MS, DEMO_START_MS, DEMO_ENDLESS_MS)
-        return cls(tracks, DEMO_FINEST_S, clock, span, demo_blocks(seed))
+            tracks[pair] = DemoTrack(market, DEMO_FINEST_S, SeededRows(seed, number))
+        return cls(tracks, DEMO_FINEST_S, clock, (DEMO_FIRST_MS, DEMO_START_MS, DEMO_ENDLESS_MS))
 
     @classmethod
     def recorded(cls, data: Mapping[str, Floats], finest_s: int, markets: Mapping[str, Market],
                  clock: Clock) -> DemoExchange:
         """Recorded candles played again: rows of opened, open, high, low, close, volume, ascending."""
-        tracks = {pair: DemoTrack(markets[pair], finest_s) for pair in sorted(data) if len(data[pair])}
-        for pair, track in tracks.items():
-            track.extend(np.asarray(data[pair], dtype=np.float64))
-        first = min(int(track.opened[0]) for track in tracks.values())
-        end = max(track.closed_ms(-1) for track in tracks.values())
+        rows = {pair: RecordedRows(np.asarray(data[pair], np.float64)) for pair in sorted(data) if len(data[pair])}
+        tracks = {pair: DemoTrack(markets[pair], finest_s, found) for pair, found in rows.items()}
+        first = min(int(found.opened[0]) for found in rows.values())
+        end = max(int(found.opened[-1]) for found in rows.values()) + finest_s * 1000
         lead = DEMO_HISTORY_MS if end - first > DEMO_HISTORY_MS else (end - first) // 2
-        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end), iter(()))
+        return cls(tracks, finest_s, clock, (first, first + lead - lead % (finest_s * 1000), end))
 
     def markets(self) -> tuple[Market, ...]:
         """The markets on offer."""
@@ -13038,11 +13207,8 @@ class DemoExchange:
         return self._made(ERROR_STATUS.get(code, 400), body.encode())
 
     def _serve(self, request: DemoRequest) -> Reply:
-        """Make the market up to one candle beyond now, deliver what was late, then answer."""
-        now_ms, tracks = self._clock.now_ms(), tuple(self._tracks.values())
-        while self.end_ms == DEMO_ENDLESS_MS and tracks[0].closed(now_ms) + 1 >= len(tracks[0].rows):
-            for track, rows in zip(tracks, next(self._blocks), strict=True):
-                track.extend(rows)
+        """Deliver what was late, then answer."""
+        now_ms = self._clock.now_ms()
         due = [late for late in self._late if late[0] <= now_ms]
         self._late = [late for late in self._late if late[0] > now_ms]
         for due_ms, late in sorted(due, key=lambda late: late[0]):
@@ -13835,7 +14001,7 @@ class Reconciler:
         self.gone: dict[str, Decimal] = {}  # what the bot bought and others have sold or sent away
         self.accounts: dict[str, str] = {}  # the account of each asset that the bot uses
         self.available: dict[str, Decimal] = {}
-        self._drifted: Counter[str] = Counter()
+        self._drifted: dict[str, tuple[int, int]] = {}  # by asset: looks in a row, and since when
         self._named: dict[tuple[str, Decimal], str] = {}  # what the statement says of a drift
         self._reserved: dict[str, Decimal] = {}
         self._set_aside: dict[str, Decimal] = {}  # reserved beyond what open orders need, while none was unknown
@@ -13857,8 +14023,9 @@ class Reconciler:
         parts = [(a, change.get(a, ZERO), self.owner.get(a, ZERO)) for a in assets]
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
-        self._drifted = Counter({a: self._drifted[a] + 1 for a in odd})
-        drift = [self._name(asset, odd[asset]) for asset, n in self._drifted.items() if n >= DRIFT_LOOKS]
+        before = {a: self._drifted.get(a, (0, now)) for a in odd}
+        self._drifted = {a: (looks + 1, since_ms) for a, (looks, since_ms) in before.items()}
+        drift = [self._name(asset, odd[asset]) for asset in sorted(self.adrift())]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
         known -= {o.client_id for o in self._executor.sent.values() if o.is_final and o.state is not OrderState.DONE}
@@ -13919,7 +14086,20 @@ class Reconciler:
 
     def adrift(self, looks: int = DRIFT_LOOKS) -> frozenset[str]:
         """Assets that have not added up for so many looks in a row, or more."""
-        return frozenset(asset for asset, n in self._drifted.items() if n >= looks)
+        return frozenset(asset for asset, (n, _) in self._drifted.items() if n >= looks)
+
+    def late_fill(self, now_ms: int) -> str:
+        """An open order whose fill would change both its assets as they have changed, or "": the exchange may not show
+        it yet. After ten minutes it is not believed any more.
+        """
+        odd = {r.asset: r.unexplained for r in self.last.holdings
+               if now_ms - self._drifted.get(r.asset, (0, 0))[1] < UNRESOLVED_MS}
+        for order in (o for o in self._executor.sent.values() if not o.is_final):
+            sign = 1 if order.side is Side.BUY else -1
+            base, counter = (sign * odd.get(asset, ZERO) for asset in order.assets)
+            if 0 < base <= (order.volume - order.filled.base) * (1 + FEE_CEILING) and counter < 0:
+                return order.order_id
+        return ""
 
     def told(self) -> dict[str, Decimal]:
         """What the bot has of each asset as far as its desk was told."""
@@ -14042,6 +14222,8 @@ class LiveSession:
         """
         if not self.trouble and self.reconciler.adrift(1) != self.reconciler.adrift():
             return "The account is being compared once more: try again in half a minute"
+        if late := self.reconciler.late_fill(self._line.exchange_ms()):
+            return f"It may be order {late}, whose fill Luno does not show yet: try again in some minutes"
         has_lost = bool(self.lost or self._has_lost)
         if has_lost:
             self._go_by(self._line.exchange_ms())
@@ -16492,7 +16674,7 @@ def rehearsal_text(report: RehearsalReport) -> str:
 
 # ==============================================================================
 # JOBS | the processes that backtest, export and evaluate, and what the window says to the worker
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST WALK GATES LEDGER SELFTEST ROWS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO BACKTEST WALK GATES LEDGER SELFTEST ROWS REPORTS SYSTEM STORE PARITY LUNO KEYS FILES ENGINE | owns multiprocessing
 # ==============================================================================
 
 import multiprocessing
@@ -16625,11 +16807,12 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class BacktestProgress:
-    """How far a backtest has come."""
+    """How far a backtest has come, and what is counted; a unit that tells nothing is left out."""
 
     done: int
     total: int
     phase: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16659,11 +16842,12 @@ class RunsListed:
 
 @dataclass(frozen=True, slots=True)
 class GatesProgress:
-    """How far an evaluation of the gates has come, and with what it is busy."""
+    """How far an evaluation of the gates has come, with what it is busy, and what is counted."""
 
     done: int
     total: int
     phase: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16753,7 +16937,7 @@ def _tell_progress(pipe: Connection, last_s: float, done: int, total: int) -> fl
     now = SystemClock().mono_s()
     if now - last_s < 0.2 and done < total:
         return last_s
-    pipe.send(BacktestProgress(done, total, "Running"))
+    pipe.send(BacktestProgress(done, total, "Running", "candles"))
     return now
 
 
@@ -17028,7 +17212,7 @@ def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connecti
     def on_progress(done: int, total: int) -> bool:
         if done >= total or clock.mono_s() - told[0] >= NEWS_EVERY_S:
             told.append(clock.mono_s())
-            pipe.send(GatesProgress(done, total, "Evaluating"))
+            pipe.send(GatesProgress(done, total, gates_phase(done, total)))
         return True
 
     with contextlib.suppress(EOFError, OSError):  # nobody listens any more
@@ -17361,7 +17545,7 @@ class Newsroom:
             parity=self._checks.text, is_parity_broken=self._checks.is_broken,
             findings=(*engine.findings, *self._notice_findings()),
             next_cycle_ms=self._next_decision(now),
-            order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "",
+            order_trouble=engine.parts.live.trouble if engine.parts.live is not None else "", has_key=client.has_key,
         )
 
     def _notice_findings(self) -> Iterator[Banner]:
@@ -17404,7 +17588,8 @@ class Newsroom:
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
             order_rows(engine.desk, markets, engine.parts.mode, health.now_ms),
-            coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+            (*coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
+             *dust_rows(engine.desk, markets)),
         )
 
 
@@ -17538,7 +17723,7 @@ class Errand:
         if state is None:
             self._run = self._start(engine, clock.now_ms())
         else:
-            yield self._progress(state.done, state.total, f"Fetching {state.words}")
+            yield self._progress(state.done, state.total, f"Fetching {state.words}", "pages")
 
     def _load_page(self, engine: Engine, now_ms: int) -> LoadState | None:
         """One page of what the cache lacks; None when nothing is missing or nothing can be fetched."""
@@ -17558,9 +17743,9 @@ class Errand:
         task = gate_task(engine, request, now_ms)
         return GateRun(task, parts.store, parts.install, self._answer)
 
-    def _progress(self, done: int, total: int, words: str) -> BacktestProgress | GatesProgress:
+    def _progress(self, done: int, total: int, words: str, unit: str = "") -> BacktestProgress | GatesProgress:
         kind = BacktestProgress if isinstance(self._command, RunBacktest) else GatesProgress
-        return kind(done, total, words)
+        return kind(done, total, words, unit)
 
     def cancel(self) -> BacktestDone | GatesDone | None:
         """The answer at once, from any thread; None if there was one already."""
@@ -17905,10 +18090,10 @@ def hook_threads(on_fault: FaultHook) -> None:
 
 # ==============================================================================
 # WIDGETS | the parts every screen is made of
-# shell | uses TYPES ROWS | owns tkinter ttkbootstrap
+# shell | uses ERRORS TYPES ROWS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 # the toolkit itself is imported when a window opens: spawned children and headless runs never load it
 if TYPE_CHECKING:
@@ -18037,7 +18222,7 @@ def icon_png(size: int) -> bytes:
 
 
 def open_root(title: str, is_dark: bool) -> ttk.App:
-    """The root window in the program's own theme and with its icon, still empty and hidden."""
+    """The root window in the program's own theme and with its icon, still hidden; SettingsError without a screen."""
     import tkinter
 
     import ttkbootstrap as ttk
@@ -18047,7 +18232,11 @@ def open_root(title: str, is_dark: bool) -> ttk.App:
         dark={"background": "#161b22", "foreground": "#e6edf3"},
     ).register()
     theme = "ledger-dark" if is_dark else "ledger-light"
-    root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
+    try:
+        root = ttk.App(title=title, theme=theme, light_theme="ledger-light", dark_theme="ledger-dark")
+    except tkinter.TclError:
+        raise SettingsError("there is no screen to open a window on: start it in a desktop session, or use --headless"
+                            ) from None
     root.withdraw()
     root.iconphoto(True, *(tkinter.PhotoImage(master=root, data=icon_png(size)) for size in ICON_SIZES))
     return root
@@ -18146,12 +18335,24 @@ def copy_text(widget: tkinter.Misc, text: str) -> None:
         widget.clipboard_append(text)
 
 
+def cut_text(font: tkinter.font.Font, text: str, room: int) -> str:
+    """The text, or as much of it as fits so many pixels, with an ellipsis."""
+    width = font.measure(text)
+    if width <= room:
+        return text
+    length = len(text) * max(0, room) // width
+    while length > 0 and font.measure(text[:length] + "…") > room:
+        length -= 1
+    return text[:length].rstrip() + "…"
+
+
 class Table:
     """A titled Treeview, updated in place by the keys of its rows: selection, scroll and focus stay."""
 
     def __init__(self, parent: tkinter.Misc, look: Look, title: str, columns: Sequence[Column], empty: str) -> None:
         import ttkbootstrap as ttk
         self.look, self.columns, self.keeps_newest, self._points = look, tuple(columns), False, look.points
+        self._is_faded = False
         self.frame = ttk.Frame(parent, padding=(look.px(6), look.px(4)))
         self.on_open: Callable[[tuple[str, ...], tuple[str, ...]], None] | None = None
         self._order: list[str] = []
@@ -18253,13 +18454,8 @@ class Table:
 
     def _fitting(self, index: int, text: str) -> str:
         """The text, or as much of it as fits, with an ellipsis: a Treeview would cut it within a letter."""
-        width, room = self.look.body.measure(text), self._rooms.get(index, 0)
-        if width <= room or room <= 0:
-            return text
-        length = len(text) * room // width
-        while length > 0 and self.look.body.measure(text[:length] + "…") > room:
-            length -= 1
-        return text[:length].rstrip() + "…"
+        room = self._rooms.get(index, 0)
+        return cut_text(self.look.body, text, room) if room > 0 else text
 
     def _padded(self, index: int, text: str) -> str:
         """Left-aligned text keeps away from digits that end right before it."""
@@ -18360,11 +18556,17 @@ class Table:
             self._measure(self.columns)
             self._arrange()
         for tone in ("up", "down", "muted", "warn", "error", "plain"):
-            self.tree.tag_configure(tone, foreground=self.look.colour(tone))
+            self.tree.tag_configure(tone, foreground=self.look.colour("muted" if self._is_faded else tone))
         self.tree.tag_configure("band", background=self.look.palette.band)
         for label in (self.count, self._absent):
             label.configure(foreground=self.look.palette.muted)
         self._empty.configure(background=self.look.field, foreground=self.look.palette.muted)
+
+    def fade(self, is_faded: bool) -> None:
+        """Mute all rows while they are too old to be trusted, or show their own colours again."""
+        if is_faded != self._is_faded:
+            self._is_faded = is_faded
+            self.recolour()
 
     def selected_text(self) -> str:
         """The selected rows as tab-separated lines, as they can be pasted into a sheet."""
@@ -18591,17 +18793,18 @@ def show_failure(text: str) -> None:
 
 # ==============================================================================
 # PANELS | the screens of the window, each fed with rows
-# shell | uses TYPES SETTINGS METRICS ROWS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
+# shell | uses TYPES SETTINGS METRICS ROWS REPORTS SYSTEM JOBS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
 from functools import partial
 
-LOG_ROWS, BANNERS_SHOWN = 2_000, 2
+LOG_ROWS, QUIET_JOB_S = 2_000, 10.0  # seconds without progress after which nothing is said of the time left
 QUIET_DECISIONS = frozenset(("HOLD", "WAIT"))
 LOG_LEVELS = ("All", "Warnings and errors", "Errors")
 NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is watched, is listed here."
 NO_COINS = ("Nothing to tell apart.\nIn LIVE the coins at Luno are listed here:\nthe bot's, yours, and what nothing"
             " explains.")
+BASIS = "P&L after the fees of entry and exit"
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
 NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a few seconds after each close."
@@ -18620,87 +18823,6 @@ NO_GATES = (
 NO_WINDOWS = "No windows yet.\nEvaluate gates trains on 365 days, then tests on 60 unseen ones, over and over."
 NO_SHOWN = "Drawdown, exposure, chance of overfitting and others\nstand here once the gates have been evaluated."
 NO_LOG = "Nothing logged yet, or nothing that fits the filter."
-
-
-class BannerBar:
-    """One line per condition, the most severe on top, two at most and how many more there are."""
-
-    def __init__(self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None],
-                 on_details: Callable[[], None]) -> None:
-        import ttkbootstrap as ttk
-        self._look, self._on_act, self._on_details = look, on_act, on_details
-        self.frame = ttk.Frame(parent, padding=(look.px(8), 0))
-        self._banners: tuple[Banner, ...] = ()
-        self._dismissed: set[str] = set()
-        self._drawn: tuple[Banner, ...] | None = None
-        self._labels: list[tkinter.Label] = []
-        self.frame.bind("<Configure>", lambda event: self._wrap())
-        look.on_change(self._redraw)
-
-    @property
-    def visible(self) -> tuple[Banner, ...]:
-        """The banners that were not dismissed, as many as there are."""
-        return tuple(b for b in self._banners if (b.key or b.text) not in self._dismissed)
-
-    def show(self, banners: Sequence[Banner]) -> None:
-        """Show these conditions; one that has ended may come back later undismissed."""
-        self._banners = tuple(sorted(banners, key=lambda b: BANNER_LEVELS.get(b.level, 2)))
-        self._dismissed &= {b.key or b.text for b in banners}
-        if self.visible != self._drawn:
-            self._redraw()
-
-    def dismiss(self, banner: Banner) -> None:
-        """Put a banner out of sight until its condition has ended."""
-        self._dismissed.add(banner.key or banner.text)
-        self._redraw()
-
-    def dismiss_top(self) -> None:
-        """Dismiss the topmost banner that may be dismissed."""
-        top = next((b for b in self.visible[:BANNERS_SHOWN] if not b.action), None)
-        if top is not None:
-            self.dismiss(top)
-
-    def _redraw(self) -> None:
-        import ttkbootstrap as ttk
-        for child in self.frame.winfo_children():
-            child.destroy()
-        self._labels, self._drawn = [], self.visible
-        for banner in self._drawn[:BANNERS_SHOWN]:
-            self._draw(banner)
-        rest = self._drawn[BANNERS_SHOWN:]
-        if rest:  # what has no line of its own: how many, and the beginning of the first
-            more = ttk.Label(self.frame, text=f"{len(rest)} more: {rest[0].text}", font=self._look.small)
-            more.configure(foreground=self._look.palette.muted)
-            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
-        if not self._drawn:
-            self.frame.configure(height=1)
-        self._wrap()
-
-    def _draw(self, banner: Banner) -> None:
-        import tkinter
-        px = self._look.px
-        banners = self._look.palette.banners
-        background, text = banners.get(banner.level, banners["info"])
-        line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
-        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
-        act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
-        for label, command in ((last, act), ("Details", self._on_details)):
-            tkinter.Button(
-                line, text=label, command=command, background=background, foreground=text, relief="flat", borderwidth=0,
-                activebackground=background, activeforeground=text, highlightbackground=background,
-                highlightcolor=text, highlightthickness=px(1), font=self._look.body, padx=px(10), pady=px(5),
-            ).pack(side="right", padx=px(4), pady=px(2))
-        words = tkinter.Label(
-            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background,
-            foreground=text, font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
-        )
-        self._labels.append(packed(words, side="left", fill="x", expand=True))
-
-    def _wrap(self) -> None:
-        """Long texts wrap before the buttons instead of pushing them out."""
-        room = self.frame.winfo_width() - self._look.px(240)
-        for label in self._labels:
-            label.configure(wraplength=max(self._look.px(300), room))
 
 
 def _desk_columns(unit: str) -> tuple[tuple[Column, ...], ...]:
@@ -18746,6 +18868,8 @@ class DeskPanel:
         for panes, tables in ((self._top, self.tables[:2]), (self._bottom, self.tables[2:])):
             for table, weight in zip(tables, (11, 10), strict=True):
                 panes.add(table.frame, weight=weight)
+        self._basis = packed(ttk.Label(self.positions.head, text=BASIS, font=look.caption), side="right")
+        look.on_change(lambda: self._basis.configure(foreground=look.palette.muted))
         why = packed(ttk.Button(self.ranking.head, text="Why not?", command=self.ranking.open), side="right")
         for table in self.tables[:2]:  # both heads as high as the one with the button
             table.frame.rowconfigure(0, minsize=why.winfo_reqheight() + look.px(4))
@@ -18921,7 +19045,7 @@ class CandleForm:
     def _chosen_pairs(self) -> tuple[str, ...]:
         text, spec = self.pairs.get().strip(), next(field for field in FIELDS if field.name == "PAIRS")
         try:
-            pairs = read_field(spec, text) if text else ()
+            pairs = read_field(spec, written_pairs(text)) if text else ()
         except ValueError as error:
             raise ValueError(f"Markets: {error}.") from None
         return tuple(str(pair) for pair in pairs) if isinstance(pairs, tuple) else ()
@@ -19082,7 +19206,7 @@ class GatesPage:
         """Show an evaluation and select the first gate that did not pass."""
         self._evaluation = dict(evaluation)
         is_stale, is_open = note.startswith("STALE"), evaluation.get("unlocked") is True
-        self.verdict.say(text_in(evaluation, "summary"), "warn" if is_stale else "up" if is_open else "down")
+        self.verdict.say(spaced(text_in(evaluation, "summary")), "warn" if is_stale else "up" if is_open else "down")
         when = f"Evaluated {when_text(time_ms, now_ms, self._zone)}" if time_ms else ""
         parts = (attempt_text(evaluation).rstrip("."), when, note[:1].upper() + note[1:])
         self.about.say("  ·  ".join(part for part in parts if part), "muted")
@@ -19131,6 +19255,8 @@ class BacktestPanel:
                  zone: Zone) -> None:
         import ttkbootstrap as ttk
         self._look, self._post, self._clock, self._tempo, self._job = look, post, clock, Tempo(), ""
+        self._newest: BacktestProgress | GatesProgress | None = None
+        self._heard_s = 0.0
         self.frame = ttk.Frame(parent)
         left = packed(ttk.Frame(self.frame), side="left", fill="y", padx=look.px(6), pady=look.px(6))
         self.form = CandleForm(left, look)
@@ -19175,8 +19301,11 @@ class BacktestPanel:
             request = self.form.request()
         except ValueError as error:
             self._phase.say(f"✖ {error}", "error")
+            self._progress.configure(value=0.0)
+            self._eta.configure(text="")
             return
         self._set_job(job)
+        self._newest = None
         self._phase.say("Starting", "")
         self._progress.configure(value=0.0)
         self._eta.configure(text="")
@@ -19215,14 +19344,22 @@ class BacktestPanel:
         """How far the job is, and about how long the rest takes."""
         if not self._job or self.cancel.instate(["disabled"]):
             return  # what was on its way when the job was cancelled
-        now = self._clock.mono_s()
-        self._tempo.note(now, progress.done)
-        share = progress.done / progress.total if progress.total > 0 else 0.0
-        parts = (f"{progress.done:,} of {progress.total:,}" if progress.total else "",
-                 percent_text(share, 0) if progress.total else "", f"elapsed {self._tempo.elapsed_text(now)}",
-                 self._tempo.left_text(progress.done, progress.total))
-        self._progress.configure(value=share)
+        self._newest, self._heard_s = progress, self._clock.mono_s()
+        self._tempo.note(self._heard_s, progress.done)
+        self._progress.configure(value=progress.done / progress.total if progress.total > 0 else 0.0)
         self._phase.say(progress.phase)
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        """Called once a second: the clock of a job goes on where its progress does not; then nothing is foretold."""
+        found, now = self._newest, self._clock.mono_s()
+        if found is None or not self._job or self.cancel.instate(["disabled"]):
+            return
+        is_moving = now - self._heard_s < QUIET_JOB_S
+        parts = (f"{found.done:,} of {found.total:,} {found.unit}" if found.total and found.unit else "",
+                 percent_text(found.done / found.total, 0) if found.total else "",
+                 f"elapsed {self._tempo.elapsed_text(now)}",
+                 self._tempo.left_text(found.done, found.total) if is_moving else "still at work")
         self._eta.configure(text=" · ".join(part for part in parts if part))
 
     def show_result(self, done: BacktestDone) -> None:
@@ -19280,7 +19417,7 @@ class LogPanel:
 
     def __init__(self, parent: tkinter.Misc, look: Look, zone: Zone) -> None:
         import ttkbootstrap as ttk
-        px, self._zone, self._number = look.px, zone, 0
+        px, self._zone, self._number, self._day = look.px, zone, 0, 0
         self._lines: deque[tuple[LogLine, Row]] = deque(maxlen=LOG_ROWS)
         self.frame = ttk.Frame(parent)
         tools = packed(ttk.Frame(self.frame, padding=(px(8), px(8), px(8), 0)), fill="x")
@@ -19306,18 +19443,27 @@ class LogPanel:
             self.table.tree.bind(sequence, self._scrolled, add="+")
 
     def add(self, line: LogLine, now_ms: int) -> None:
-        """Remember a line; `refresh` shows it."""
+        """Remember a line; `refresh` shows it. On another day those before it get their date."""
         self._number += 1
+        now_ms = max(now_ms, line.time_ms)
+        day = moment_of(now_ms, self._zone).toordinal()
+        if day != self._day:
+            self._day = day
+            dated = [(old, self._row(row.key, old, now_ms)) for old, row in self._lines]
+            self._lines = deque(dated, maxlen=LOG_ROWS)
+        self._lines.appendleft((line, self._row(str(self._number), line, now_ms)))
+
+    def _row(self, key: str, line: LogLine, now_ms: int) -> Row:
         tone = {"error": "error", "warning": "warn"}.get(line.level, "")
-        cells = (stamp_text(line.time_ms, now_ms, self._zone), line.level.upper(), line.kind, line.text)
-        self._lines.appendleft((line, Row(str(self._number), cells, tone)))
+        return Row(key, (stamp_text(line.time_ms, now_ms, self._zone), line.level.upper(), area_word(line.kind),
+                         line.text), tone)
 
     def refresh(self) -> None:
         """Show the lines that pass the filter, newest first."""
         wanted = self.find.get().strip().casefold()
         levels = {LOG_LEVELS[1]: ("warning", "error"), LOG_LEVELS[2]: ("error",)}.get(self.level.get())
         self.table.show([row for line, row in self._lines if (levels is None or line.level in levels)
-                         and wanted in f"{line.kind} {line.text}".casefold()])
+                         and wanted in f"{row.cells[2]} {line.text}".casefold()])
 
     def _follow(self) -> None:
         self.table.keeps_newest = bool(self.follows.get())
@@ -19549,6 +19695,13 @@ def show_help(look: Look, about: str) -> None:
              "Keys")
 
 
+def live_facts(facts: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """What LIVE would trade with, in the words of the window: `XBT/ZAR` for XBTZAR, `0.50 %` for 0.50%."""
+    counter = dict(facts).get("Counter", "")
+    names = {"Counter": "Home currency"}
+    return tuple((names.get(name, name), spoken(text, counter) if counter else spaced(text)) for name, text in facts)
+
+
 class LiveDialog:
     """The last door before real money: what LIVE would trade with, promises to tick, and a word to type."""
 
@@ -19576,7 +19729,7 @@ class LiveDialog:
         dialog, px = self.dialog, self.look.px
         dialog.say("From here on orders are real and cost real money.", is_head=True)
         grid = packed(ttk.Frame(dialog.body), fill="x", pady=(0, px(8)))
-        for row, (name, text) in enumerate(self.offer.facts):
+        for row, (name, text) in enumerate(live_facts(self.offer.facts)):
             ttk.Label(grid, text=name, font=self.look.bold).grid(row=row, column=0, sticky="nw", padx=(0, px(16)))
             ttk.Label(grid, text=text, wraplength=px(400), justify="left").grid(row=row, column=1, sticky="w")
         for promise, tick in zip(self.offer.promises, self.ticks, strict=True):
@@ -19770,10 +19923,10 @@ LABELS = types.MappingProxyType({
     "MAX_GROUP_EXPOSURE": "Max in one group", "MIN_VOLUME_24H": "Min 24 h volume",
     "ENTRY_TIMEOUT_CANDLES": "Entry time-out", "ENTRY_TAKER_AFTER_TIMEOUT": "Take after time-out",
     "MAX_DRAWDOWN_GATE": "Max drawdown", "WORST_DAY_GATE": "Worst day", "MIN_TRADES_GATE": "Min round trips",
-    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat",
-    "NOTICE_ENTRIES": "Entries", "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch",
-    "NOTICE_HOLDS": "Held back", "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble",
-    "NOTICE_SUMMARY": "Daily summary", "NOTICE_TROUBLE": "Other trouble",
+    "TARGET_DAILY_RETURN": "Wished daily return", "TELEGRAM_CHAT_ID": "Telegram chat", "NOTICE_ENTRIES": "Entries",
+    "NOTICE_EXITS": "Exits and stops", "NOTICE_HALTS": "Halts, kill switch", "NOTICE_HOLDS": "Held back",
+    "NOTICE_LIVE": "LIVE", "NOTICE_EXCHANGE": "Exchange trouble", "NOTICE_SUMMARY": "Daily summary",
+    "NOTICE_TROUBLE": "Other trouble",
 })
 GROUPS = types.MappingProxyType({
     "Risk limits": ("RISK_PER_TRADE", "DAILY_LOSS_CAP", "WEEKLY_LOSS_CAP", "COOLDOWN_HOURS", "DAILY_CAP_ACTION",
@@ -19797,8 +19950,7 @@ REMOVED_MEANS = types.MappingProxyType({
     "LIVE_KEY_SECRET": "Without it LIVE stays locked. A LIVE session that runs keeps it until it ends.",
     "TELEGRAM_TOKEN": "Messages go by the desktop from then on, if you have that on.",
 })
-REMOVE_ANSWERS = ("Remove", "Keep it")
-SAME_AS_BEFORE = "Nothing is changed."
+REMOVE_ANSWERS, SAME_AS_BEFORE = ("Remove", "Keep it"), "Nothing is changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -19930,7 +20082,7 @@ def shown_text(spec: Field, text: str) -> str:
 
 def env_text(spec: Field, typed: str) -> str:
     """What was typed as .env has it; ValueError says what is wrong in the window's units."""
-    value = read_setting(as_shown(spec), typed)
+    value = read_setting(as_shown(spec), written_pairs(typed) if spec.kind == "pairs" else typed)
     if spec.name == "TELEGRAM_CHAT_ID" and value and not _CHAT.fullmatch(str(value)):
         raise ValueError("write the chat's number such as 123456789, or @channel")
     if isinstance(value, bool):
@@ -20072,9 +20224,9 @@ class FieldRow:
         self._label = ttk.Label(parent, text=label_of(spec))
         self._unit = ttk.Label(parent)
         self._hint = ttk.Label(parent, font=look.caption, justify="left", wraplength=px(280))
-        is_wide = spec.kind in WIDE_KINDS
+        is_wide, side = spec.kind in WIDE_KINDS, "ew" if spec.kind in ("pairs", "text") else "w"  # long texts: all room
         self._label.grid(row=row, column=0, sticky="w", padx=(0, px(10)))
-        self.input.widget.grid(row=row, column=1, sticky="w", columnspan=2 if is_wide else 1)
+        self.input.widget.grid(row=row, column=1, sticky=side, columnspan=2 if is_wide else 1)
         if not is_wide:
             self._unit.grid(row=row, column=2, sticky="w", padx=(px(8), 0))
         self._hint.grid(row=row + 1, column=0, columnspan=3, sticky="ew", pady=(0, px(5)))
@@ -20535,7 +20687,8 @@ class KeyWords(NamedTuple):
 
 READ_WORDS = KeyWords(
     "READ", "Read-only key", "PAPER trades at Luno's real prices. Luno gives candles only to a key, so make one that"
-    " can read and nothing else:", KEY_STEPS, "Without a key there is the demo; it can be entered at any later start.",
+    " can read and nothing else:", KEY_STEPS,
+    "Without a key there is the demo. The key can be entered later as well, in Settings.",
 )
 LIVE_WORDS = KeyWords(
     "LIVE", "Live key", "LIVE needs a key of its own. PAPER never uses it, and entering it does not unlock LIVE:",
@@ -20711,7 +20864,8 @@ class LimitsPage:
         self.frame, self._look, self._values = ttk.Frame(parent), look, dict(values)
         _say(self.frame, look, "These are safe to start with. Settings has them all, at any time.")
         line = packed(ttk.Frame(self.frame), fill="x")
-        halves = [packed(ttk.Frame(line), side="left", fill="both", expand=True, anchor="n") for _ in range(2)]
+        halves = [packed(ttk.Frame(line), side="left", fill="both", expand=True, anchor="n", padx=(0, look.px(14)))
+                  for _ in range(2)]
         self.rows = {name: FieldRow(halves[n // 3], look, field_named(name), values.get(name, ""), self._follow)
                      for n, name in enumerate(FIRST_LIMITS)}
         for row in self.rows.values():
@@ -20866,6 +21020,7 @@ class Wizard:
 
     def go_on(self) -> None:
         """Take what the page has, and open the next one or end."""
+        self.problem.say("")
         try:
             self._done[self.place] = self.pages[self.place].values()
             self._check_keys()
@@ -20927,29 +21082,93 @@ class Wizard:
 
 
 # ==============================================================================
-# DASHBOARD | the window
-# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD | owns tkinter ttkbootstrap
+# BARS | what stands above and below the tabs
+# shell | uses LEDGER ROWS WIDGETS | owns tkinter ttkbootstrap
 # ==============================================================================
 
-import gc
-
-DRAIN_MS, FIRST_RUN_MS = 100, 200
-DIALOG_ANSWERS = (LiveOffer, ClosingOffer, ChecksTold, WhyTold, SupportDraft)
-EVENTS_PER_DRAIN = 50
+BANNERS_SHOWN = 2
 SPEEDS = (1.0, 60.0, 300.0, 1_800.0, 7_200.0)
-WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
-SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
-JOIN_S, NOTES_KEPT, FULL_COLLECTION, FOLLOW_THEME = 5.0, 5, 60, 3  # seconds, notes, ticks, ticks
-SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
-SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
 
-READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
-PROTECTED_MEANS = (
-    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
-    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
-    " another computer, or after Windows is installed anew, you enter them again.",
-)
-PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
+
+class BannerBar:
+    """One line per condition, the most severe on top, two at most and how many more there are."""
+
+    def __init__(self, parent: tkinter.Misc, look: Look, on_act: Callable[[str], None],
+                 on_details: Callable[[], None]) -> None:
+        import ttkbootstrap as ttk
+        self._look, self._on_act, self._on_details = look, on_act, on_details
+        self.frame = ttk.Frame(parent, padding=(look.px(8), 0))
+        self._banners: tuple[Banner, ...] = ()
+        self._dismissed: set[str] = set()
+        self._drawn: tuple[Banner, ...] | None = None
+        self._labels: list[tkinter.Label] = []
+        self.frame.bind("<Configure>", lambda event: self._wrap())
+        look.on_change(self._redraw)
+
+    @property
+    def visible(self) -> tuple[Banner, ...]:
+        """The banners that were not dismissed, as many as there are."""
+        return tuple(b for b in self._banners if (b.key or b.text) not in self._dismissed)
+
+    def show(self, banners: Sequence[Banner]) -> None:
+        """Show these conditions; one that has ended may come back later undismissed."""
+        self._banners = tuple(sorted(banners, key=lambda b: BANNER_LEVELS.get(b.level, 2)))
+        self._dismissed &= {b.key or b.text for b in banners}
+        if self.visible != self._drawn:
+            self._redraw()
+
+    def dismiss(self, banner: Banner) -> None:
+        """Put a banner out of sight until its condition has ended."""
+        self._dismissed.add(banner.key or banner.text)
+        self._redraw()
+
+    def dismiss_top(self) -> None:
+        """Dismiss the topmost banner that may be dismissed."""
+        top = next((b for b in self.visible[:BANNERS_SHOWN] if not b.action), None)
+        if top is not None:
+            self.dismiss(top)
+
+    def _redraw(self) -> None:
+        import ttkbootstrap as ttk
+        for child in self.frame.winfo_children():
+            child.destroy()
+        self._labels, self._drawn = [], self.visible
+        for banner in self._drawn[:BANNERS_SHOWN]:
+            self._draw(banner)
+        rest = self._drawn[BANNERS_SHOWN:]
+        if rest:  # what has no line of its own: how many, and the beginning of the first
+            more = ttk.Label(self.frame, text=f"{len(rest)} more: {rest[0].text}", font=self._look.small)
+            more.configure(foreground=self._look.palette.muted)
+            more.pack(fill="x", padx=self._look.px(12), pady=(0, self._look.px(4)))
+        if not self._drawn:
+            self.frame.configure(height=1)
+        self._wrap()
+
+    def _draw(self, banner: Banner) -> None:
+        import tkinter
+        px = self._look.px
+        banners = self._look.palette.banners
+        background, text = banners.get(banner.level, banners["info"])
+        line = packed(tkinter.Frame(self.frame, background=background), fill="x", pady=(0, px(4)))
+        last = {"rearm": "Re-arm…", "resolve": "Resolve…", "protect": "Protect…"}.get(banner.action, "Dismiss")
+        act = partial(self._on_act, banner.action) if banner.action else partial(self.dismiss, banner)
+        for label, command in ((last, act), ("Details", self._on_details)):
+            tkinter.Button(
+                line, text=label, command=command, background=background, foreground=text, relief="flat", borderwidth=0,
+                activebackground=background, activeforeground=text, highlightbackground=background,
+                highlightcolor=text, highlightthickness=px(1), font=self._look.body, padx=px(10), pady=px(5),
+            ).pack(side="right", padx=px(4), pady=px(2))
+        words = tkinter.Label(
+            line, text=f"{LEVEL_GLYPHS.get(banner.level, '●')}  {banner.text}", background=background,
+            foreground=text, font=self._look.body, anchor="w", justify="left", padx=px(12), pady=px(8),
+        )
+        self._labels.append(packed(words, side="left", fill="x", expand=True))
+
+    def _wrap(self) -> None:
+        """Long texts wrap before the buttons instead of pushing them out."""
+        room = self.frame.winfo_width() - self._look.px(240)
+        for label in self._labels:
+            label.configure(wraplength=max(self._look.px(300), room))
 
 
 class StatusStrip:
@@ -21149,37 +21368,70 @@ class Footer:
     def __init__(self, parent: tkinter.Misc, look: Look, version: str, folder: str) -> None:
         import ttkbootstrap as ttk
         self._look, self._tone, self._version, self._folder = look, "muted", version, folder
+        self._words = ""
         self.frame = ttk.Frame(parent, padding=(look.px(10), look.px(4)))
         self._about, self._cycle, self._text = (ttk.Label(self.frame, font=look.small) for _ in range(3))
         self._about.pack(side="right", padx=(look.px(8), 0))
         self._cycle.pack(side="left")
         self._text.pack(side="left", padx=(look.px(14), 0))
         add_tip(self._about, f"Data folder: {folder}")
+        self._tip = add_tip(self._text, "")
         self.frame.bind("<Configure>", lambda event: self._fit())
         look.on_change(self.recolour)
 
     def _fit(self) -> None:
-        """The folder is named only where there is room for it; the tip has it always."""
+        """The folder is named only where there is room for it, and words that do not fit are cut; tips have both."""
+        measure, px = self._look.small.measure, self._look.px
+        room = self.frame.winfo_width() - self._cycle.winfo_reqwidth() - px(60)
         whole = f"{self._version}  ·  {self._folder}"
-        needed = self._cycle.winfo_reqwidth() + self._text.winfo_reqwidth() + self._look.small.measure(whole)
-        is_wide = needed + self._look.px(60) <= self.frame.winfo_width()
-        self._about.configure(text=whole if is_wide else self._version)
+        about = whole if measure(whole) + measure(self._words) <= room else self._version
+        self._about.configure(text=about)
+        words = cut_text(self._look.small, self._words, room - measure(about)) if room > 0 else self._words
+        self._text.configure(text=words)
+        self._tip.configure(text=self._words if words != self._words else "")
 
     def show(self, text: str) -> None:
         """The worker's words."""
-        self._text.configure(text=text)
+        self._words = text
         self._fit()
 
     def show_cycle(self, text: str, tone: str) -> None:
         """How long ago the last cycle was."""
-        self._tone = tone
+        self._tone, was = tone, self._cycle.winfo_reqwidth()
         self._cycle.configure(text=text, foreground=self._look.colour(tone))
+        if self._cycle.winfo_reqwidth() != was:
+            self._fit()
 
     def recolour(self) -> None:
         """Colours after a switch of the theme."""
         for label in (self._about, self._text):
             label.configure(foreground=self._look.palette.muted)
         self._cycle.configure(foreground=self._look.colour(self._tone))
+
+
+# ==============================================================================
+# DASHBOARD | the window
+# shell | uses ERRORS TYPES SETTINGS PORTFOLIO LEDGER ROWS ACCOUNT WHY SYSTEM SUPPORT JOBS WORKER WIDGETS PANELS DIALOGS TOASTS FORMS WIZARD BARS | owns tkinter ttkbootstrap
+# ==============================================================================
+
+import gc
+
+DRAIN_MS, FIRST_RUN_MS = 100, 200
+DIALOG_ANSWERS = (LiveOffer, ClosingOffer, ChecksTold, WhyTold, SupportDraft)
+EVENTS_PER_DRAIN = 50
+WINDOW_SIZE, SMALLEST_SIZE = (1440, 860), (1024, 700)
+SILENT_WARN_S, SILENT_ERROR_S = 25.0, 60.0  # a cycle takes at most about ten seconds
+JOIN_S, NOTES_KEPT, FULL_COLLECTION, FOLLOW_THEME = 5.0, 5, 60, 3  # seconds, notes, ticks, ticks
+SLOW_END = "Closing takes longer than 5 s: the journal comes first. Close again to let it finish unseen."
+SILENCE = "The worker does not answer: the figures are old. The kill switch works all the same."
+
+READABLE_KEYS = "Keys stand readable in .env. Windows can protect them, so that only your account can open them."
+PROTECTED_MEANS = (
+    "They stand readable in .env now. Protected, only your Windows account on this computer can open them.",
+    "Their lines are removed from .env and from its dated copies. The program uses them and never shows them; on"
+    " another computer, or after Windows is installed anew, you enter them again.",
+)
+PROTECT_ANSWERS = ("Protect and remove from .env", "Leave them in .env")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21285,6 +21537,8 @@ class Screen:
 
     def take(self, event: object) -> bool:
         """Act on one event of the worker; True if the log has a new line."""
+        if isinstance(event, LogLine):
+            event = replace(event, text=spoken(event.text, self.news.status.counter if self.news else "ZAR"))
         is_told = self._say_in_passing(toast_of(event, self.backtest.is_running), isinstance(event, LogLine))
         if self.backtest.take(event):
             return is_told
@@ -21344,9 +21598,7 @@ class Screen:
         if before is not None and before.status.is_killed and not news.status.is_killed:
             self._notes = [n for n in self._notes if "kill file" not in n.text]
         self.heard_s = self.clock.mono_s()
-        if self._is_faded:
-            self._is_faded = False
-            self.strip.unfade()
+        self._unfade()
         self.strip.show(news.status)
         self.actions.show(news.status)
         self.footer.show(news.footer)
@@ -21361,6 +21613,21 @@ class Screen:
         self.show_clock()
         if self.tab in (0, 3):
             self._show_tab()
+
+    def _unfade(self) -> None:
+        """Fresh figures have come: everything in its own colours again."""
+        if self._is_faded:
+            self._is_faded = False
+            self.strip.unfade()
+            for table in (*self.desk.tables, *self.account.tables):
+                table.fade(False)
+
+    def _fade(self, note: str) -> None:
+        """Old figures must not look new, neither in the strip nor in the tables."""
+        self._is_faded = True
+        self.strip.fade(note)
+        for table in (*self.desk.tables, *self.account.tables):
+            table.fade(True)
 
     def _show_tab(self) -> None:
         """A tab that was hidden catches up when it is opened."""
@@ -21385,13 +21652,14 @@ class Screen:
         return news.time_ms if news is not None and news.status.is_market_time else self.clock.now_ms()
 
     def show_clock(self) -> None:
-        """The time, local and UTC; a stepped market shows its own, with the day."""
+        """The time, local and UTC, where they are the same the day; a stepped market shows its own, with the day."""
         now = self.now_ms()
         if self.news is not None and self.news.status.is_market_time:
             self.strip.show_clock(day_and_time(now, self.zone), "market time")
         else:
-            local = f"{clock_text(now, self.zone)} {self.zone.label}"
-            self.strip.show_clock(local, clock_text(now, Zone()) + " UTC")
+            local, then = f"{clock_text(now, self.zone)} {self.zone.label}", moment_of(now, self.zone)
+            note = f"{clock_text(now, Zone())} UTC" if self.zone.offset_s else f"{then:%Y-%m-%d}"
+            self.strip.show_clock(local, note)
 
     def show_silence(self, is_alive: bool) -> None:
         """How long ago the last cycle was; old figures are muted, and a dead worker is told without its help."""
@@ -21405,8 +21673,7 @@ class Screen:
             self._is_silent = tone == "error"
             self._show_banners()
         if tone in ("warn", "error") and self.news is not None:
-            self._is_faded = True
-            self.strip.fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
+            self._fade(f"stale {max(news_age_s, cycle_age_s):,.0f} s")
 
 
 def show_answer(screen: Screen, answer: object, send: Callable[[object], None]) -> None:
@@ -21617,6 +21884,7 @@ class Dashboard:
                 self.wardrobe.follow()
             self.screen.come_forward()
             self.screen.toasts.pass_time(self.screen.clock.mono_s())
+            self.screen.backtest.pass_time()
             self.screen.show_clock()
             has_started = self.screen.news is not None and self._closing_s is None
             self.screen.show_silence(not has_started or self._worker.is_alive())
@@ -21892,7 +22160,7 @@ def _check_source(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
     if a.rehearse_live and not a.demo:
         p.error("--rehearse-live needs --demo: it never touches Luno")
     if (a.demo or a.replay) and (a.backtest or a.gates or a.doctor or a.self_test):
-        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check and --export")
+        p.error("--demo and --replay belong to the dashboard, --headless, --replay-check, --export and --support")
     if a.headless and not (a.demo or a.replay) and a.speed is not None:
         p.error("--speed belongs to --demo and --replay: PAPER runs in real time")
 
@@ -22183,7 +22451,7 @@ def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
         orders = LunoOrders(client)
         trouble = orders.key_trouble()
         free = next((b.available for b in orders.balances() if b.asset == counter), Decimal(0))
-        funds = f"{free:,.2f} {counter}"
+        funds = money_text(float(free), counter)
     except (ExchangeDown, ExchangeRefused) as error:
         trouble = str(error)
     finally:
@@ -22248,10 +22516,11 @@ def _stored_locks(home: Path, env: Mapping[str, str]) -> tuple[str, ...]:
 
 def doctor_checks(home: Path, env: Mapping[str, str]) -> tuple[Check, ...]:
     """The self-check; asks the exchange."""
+    audit = home / "lunobiz.db"
     facts = DoctorFacts(
         machine=machine_facts(home, os.environ), home=home, folders=(home, program_folder()), environ=os.environ,
-        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git,
-        open_store=lambda: Store(home / "lunobiz.db", Redactor()).close(), protection=system_protection(),
+        home_doubts=folder_doubts(home, os.environ), is_ignored=is_ignored_by_git, protection=system_protection(),
+        open_store=(lambda: Store(audit, Redactor()).close()) if audit.exists() else None,  # a look leaves nothing
     )
     with contextlib.suppress(SettingsError):  # what is wrong with the settings is a check of its own
         session = Session(Mode.PAPER, parse_settings(env), home, env, 0, "", 0.0)
@@ -22327,6 +22596,7 @@ def run_support(home: Path, env: Mapping[str, str], a: argparse.Namespace) -> in
     draft, secrets = support_draft(home, database, mode)
     write_support(Path(a.support), draft, secrets)
     sys.stdout.write("".join(f"{file.name}: {len(file.text):,} characters\n" for file in draft.files))
+    sys.stdout.write(f"The support bundle is in {a.support}\n")
     return EXIT_OK
 
 
@@ -22381,7 +22651,7 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
 
 # ==============================================================================
 # MAIN | wire the parts, go
-# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST ROWS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
+# shell | uses ERRORS TYPES SETTINGS CANDLES STRATEGIES PORTFOLIO CYCLE BACKTEST LEDGER SELFTEST REPORTS SYSTEM STORE PARITY NOTIFY KEYS FILES REHEARSAL JOBS WORKER WIDGETS DASHBOARD ARGUMENTS SESSION
 # ==============================================================================
 
 import traceback

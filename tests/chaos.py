@@ -461,7 +461,8 @@ class World:
         self.true.sleep(seconds)
         opened = self.true.now_ms() - 1000
         for name, price in self.prices.items():
-            track = self.exchange._tracks[name]
+            track = self.exchange._tracks[name].rows
+            assert isinstance(track, lunobiz.RecordedRows)
             low, high = reach if reach is not None and name == pair else (price, price)
             amount = volume if name == pair else 1000.0
             row = [price, max(high, price), min(low, price), price, amount]

@@ -20,6 +20,7 @@ from lunobiz import (
     Settings,
     closing_offer,
     coin_rows,
+    dust_rows,
     equity,
     order_rows,
     owner_act,
@@ -98,7 +99,8 @@ def test_what_is_being_left_already_is_left_out(phase: ExitPhase) -> None:
     leaving = position(phase=phase, exit_why="trend over")
     offer = closing_offer(desk(positions=(leaving,), orders=(order(OrderKind.EXIT, limit=97.9),)), MARKETS, SETTINGS)
     assert (offer.marks, offer.lines) == ((), ())
-    assert offer.problem == "There is nothing to close: no position that is not being left already, no entry."
+    assert offer.problem == ("There is nothing to close: no open position that is not being left already, and no entry"
+                             " order.")
     both = closing_offer(desk(positions=(leaving, position(1.0, 2000.0, pair=BBB))), MARKETS, SETTINGS)
     assert both.marks == (BBB,) and len(both.lines) == 2
     assert "About R1,988.00 comes in." in both.lines[1]  # 2,000 x 0.994
@@ -229,6 +231,12 @@ def test_coins_in_columns_to_the_last_decimal() -> None:
         ("ETH", ("ETH", "0", "100", "-0.00000001", "99.99999999"), "warn"),
         ("ADA", ("ADA", "0", "0.00000001", "0", "0.00000001"), ""),
     ]
+
+
+def test_what_is_too_small_to_sell_is_listed_apart() -> None:
+    held = desk(dust=((PAIR, 0.0042), (BBB, 0.0), ("GONEZAR", 1.0)))
+    assert [row.cells for row in dust_rows(held, MARKETS)] == [("AAA dust", "0.0042", "—", "—", "—")]
+    assert dust_rows(desk(), MARKETS) == ()
 
 
 def test_a_coin_without_any_is_left_out() -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import lunobiz as lb
+from hand import Hand, ask_to_close, clipboard, spots_of_the_window, windows_of
 from recordings import Shape, market_rows, write_folder
 from screen import a_screen  # noqa: F401  (a fixture, `screen`)
 
@@ -158,18 +159,26 @@ def decisions(home: Path) -> int:
             return 0
 
 
-def press(window: str, key: str) -> None:
-    """A key for the window; without a window manager it must be given the focus first."""
-    subprocess.run(["xdotool", "windowfocus", window], check=True, capture_output=True)
-    time.sleep(0.3)
-    subprocess.run(["xdotool", "key", "--window", window, key], check=True, capture_output=True)
-
-
 def window_of(home: Path) -> str:
     """The number of the visible window of LunoBiz; "" while there is none."""
-    found = subprocess.run(["xdotool", "search", "--onlyvisible", "--name", "LunoBiz"], capture_output=True, text=True,
-                           check=False)  # fmt: skip
-    return (found.stdout.split() or [""])[0]
+    return (windows_of("LunoBiz") or [""])[0]
+
+
+def stands_still(home: Path, seconds: float = 3.0) -> bool:
+    """True if no decision is written for so long; what was on its way has two seconds before."""
+    time.sleep(2)
+    before = decisions(home)
+    time.sleep(seconds)
+    return decisions(home) == before
+
+
+def backtest_of(home: Path) -> dict[str, object]:
+    """The newest backtest in the audit of the demo; empty while there is none."""
+    with closing(sqlite3.connect((home / "demo.db").as_uri() + "?mode=ro", uri=True, timeout=5)) as database:
+        query = "SELECT payload FROM metrics WHERE name = 'backtest' ORDER BY rowid DESC LIMIT 1"
+        row = database.execute(query).fetchone()
+    found: dict[str, object] = json.loads(row[0]) if row else {}
+    return found
 
 
 @pytest.mark.skipif(ON_WINDOWS or shutil.which("xdotool") is None, reason="keys are pressed with xdotool")
@@ -185,14 +194,12 @@ def test_its_window_starts_and_stops_the_bot_and_leaves_nothing_behind(
         took = time.monotonic() - begun
         print(f"{form}: first window after {took:.2f} s")
         assert took < FIRST_WINDOW_S[form]
-        window = window_of(home)
+        hand = Hand(window_of(home), {})
         assert until(lambda: decisions(home) > 0, 60)
-        press(window, "F5")  # the demo runs at once: this stops it
-        time.sleep(2)
+        hand.press("F5")  # the demo runs at once: this stops it
+        assert stands_still(home)
         before = decisions(home)
-        time.sleep(3)
-        assert decisions(home) == before
-        press(window, "F5")
+        hand.press("F5")
         assert until(lambda: decisions(home) > before, 30)
         second = start(path, "--demo", home=home)
         assert "brought to the front" in ended(second, 60)
@@ -200,3 +207,39 @@ def test_its_window_starts_and_stops_the_bot_and_leaves_nothing_behind(
         ended(process, 60)
     with closing(sqlite3.connect(home / "demo.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.skipif(ON_WINDOWS or shutil.which("xdotool") is None, reason="the mouse is moved with xdotool")
+def test_its_window_is_clicked_through_start_backtest_stop_and_close(
+    screen: None, program: tuple[str, Path], tmp_path: Path
+) -> None:
+    rows = {"XBTUSDT": market_rows(Shape(30_000.0, 1, 40.0, 1), 120.0, 3600)}
+    folder, home = write_folder(tmp_path / "data", rows, 3600), tmp_path / "home"
+    assert window_of(home) == "", "another LunoBiz is on this screen"
+    spots = spots_of_the_window(tmp_path)
+    process = start(program[1], "--demo", "--speed", "1800", home=home)
+    with stopped_at_last(process):
+        assert until(lambda: bool(window_of(home)) and decisions(home) > 0, 90)
+        hand = Hand(window_of(home), spots)
+        hand.click("start")  # the demo runs at once: this stops it
+        assert stands_still(home)
+        before = decisions(home)
+        hand.click("start")
+        assert until(lambda: decisions(home) > before, 30)
+        hand.click("backtest tab")
+        hand.click("folder")
+        hand.write(str(folder))
+        hand.click("run")
+        assert until(lambda: bool(backtest_of(home)), 120)
+        values = backtest_of(home)
+        metrics, target = lb.group_in(values, "metrics"), lb.number_in(values, "target_daily_return") or 0.0
+        shown = ["\t".join(row.cells) for row in lb.metrics_rows(metrics, lb.text_in(values, "counter"), target)]
+        time.sleep(1)
+        hand.click("result")
+        hand.press("ctrl+c")
+        assert clipboard() in shown
+        hand.click("dashboard tab")
+        hand.click("start")
+        assert stands_still(home)
+        ask_to_close(hand.window)
+        ended(process, 60)

@@ -115,6 +115,10 @@ def test_news_reach_every_part(bench: Bench) -> None:
     assert "Connected" in bench.screen.footer._text.cget("text")
     assert bench.screen.strip._clock.cget("text") == "14:00:09 SAST"
     assert bench.screen.strip._clock_note.cget("text") == "12:00:09 UTC"
+    bench.screen.zone = lb.Zone()  # the same time twice would tell nothing
+    bench.screen.show_clock()
+    assert bench.screen.strip._clock.cget("text") == "12:00:09 UTC"
+    assert bench.screen.strip._clock_note.cget("text") == "2025-11-22"
 
 
 def test_only_the_newest_news_is_drawn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,8 +188,8 @@ def test_backtest_events_reach_the_form(bench: Bench) -> None:
     panel.form.folder.set("/data")
     panel.run.invoke()
     assert [type(c) for c in bench.worker.commands] == [lb.RunBacktest]
-    bench.tell(lb.BacktestProgress(10, 100, "Running"))
-    assert str(panel._eta.cget("text")).startswith("10 of 100 · 10 %")
+    bench.tell(lb.BacktestProgress(10, 100, "Running", "candles"))
+    assert str(panel._eta.cget("text")).startswith("10 of 100 candles · 10 %")
     bench.press("<Escape>")
     assert bench.worker.commands[1:] == [lb.CancelBacktest()]
     run = lb.SavedRun(1, sc.NOON, "backtest", json.dumps(sc.run_json()))
@@ -236,6 +240,12 @@ def test_silence_turns_amber_then_red_and_old_figures_grey(bench: Bench) -> None
     value = bench.screen.strip._cells["equity"]
     assert str(value._value.cget("foreground")) == bench.window.look.palette.muted
     assert value._note.cget("text") == "stale 32 s"
+    tables, muted = (*bench.screen.desk.tables, *bench.screen.account.tables), bench.window.look.palette.muted
+    tones = ("up", "plain", "error")
+    assert {str(t.tree.tag_configure(tone, "foreground")) for t in tables for tone in tones} == {muted}
+    bench.window.look.toggle()  # another theme does not bring the colours back
+    assert str(tables[0].tree.tag_configure("up", "foreground")) == bench.window.look.palette.muted
+    bench.window.look.toggle()
     assert bench.banners == []
     bench.wait(40)
     assert bench.screen.footer._cycle.cget("text") == "✖ Last cycle 72 s ago: the worker does not answer"
@@ -244,6 +254,7 @@ def test_silence_turns_amber_then_red_and_old_figures_grey(bench: Bench) -> None
     bench.wait(0)
     assert bench.banners == []
     assert str(value._value.cget("foreground")) == bench.window.look.plain
+    assert str(tables[0].tree.tag_configure("up", "foreground")) == bench.window.look.colour("up")
 
 
 def test_a_worker_that_turns_in_one_spot_is_seen(bench: Bench) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
+import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -1039,3 +1042,33 @@ def test_the_generated_market_says_where_it_starts(demo: DemoExchange) -> None:
     assert (demo.finest_s, demo.start_ms, demo.history_start_ms) == (300, DEMO_START_MS, DEMO_START_MS - 70 * DAY_MS)
     assert demo.end_ms > DEMO_START_MS + 100 * 365 * DAY_MS
     demo.close()
+
+
+def held_bytes(root: object) -> int:
+    """The memory of everything that can be reached from here and is no code."""
+    seen: set[int] = set()
+    waiting, total = [root], 0
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, (type, types.ModuleType, types.FunctionType)):
+            continue
+        seen.add(id(thing))
+        total += sys.getsizeof(thing)
+        waiting.extend(gc.get_referents(thing))
+    return total
+
+
+def test_a_demo_that_runs_for_months_holds_no_more_than_in_its_first_weeks() -> None:
+    clock = SteppedClock(DEMO_START_MS)
+    exchange = DemoExchange.generated(6, clock)
+    held = []
+    for _ in range(6):
+        for _ in range(20):
+            clock.sleep(86_400)
+            for pair in PAIRS:
+                call(exchange, CANDLES, pair=pair, since=clock.now_ms() - DAY_MS, duration=3600)
+                call(exchange, CANDLES, pair=pair, since=clock.now_ms() - 2 * STEP_MS, duration=300)
+        held.append(held_bytes(exchange))
+    assert held[-1] < held[0] * 1.05
+    assert len(all_candles(exchange, "XBTZAR", 0, 3600)) == 190 * 24 + 1  # but it can tell all of its days
+    assert held_bytes(exchange) < held[0] * 1.05

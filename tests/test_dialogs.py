@@ -179,7 +179,7 @@ def test_help_lists_every_key(look: lb.Look) -> None:
 
 # ---- the door to LIVE ----------------------------------------------------------
 
-OFFER = lb.LiveOffer((), (("Cash at Luno", "12,000.00 ZAR"), *lb.live_words(lb.Settings(), 10)), lb.PROMISES)
+OFFER = lb.LiveOffer((), (("Cash at Luno", "R12,000.00"), *lb.live_words(lb.Settings(), 10)), lb.PROMISES)
 
 
 def asked(look: lb.Look, offer: lb.LiveOffer, *steps: Callable[[lb.LiveDialog], object]) -> lb.RequestLive | None:
@@ -232,7 +232,9 @@ def test_live_shows_what_it_would_trade_with_and_the_safe_answer_has_the_focus(l
         dialog.close.invoke()
 
     assert asked(look, OFFER, read) is None
-    assert all(words in seen[0] for words in ("12,000.00 ZAR", "XBTZAR", "0.50% of equity", "3.0% a day", *lb.PROMISES))
+    assert all(words in seen[0] for words in (
+        "R12,000.00", "XBT/ZAR, ETH/ZAR", "Home currency", "0.50 % of equity", "3.0 % a day", *lb.PROMISES))
+    assert "XBTZAR" not in seen[0] and "Counter" not in seen[0]
     assert seen[1]
 
 

@@ -189,6 +189,24 @@ def test_what_no_single_field_can_tell_is_told(form: Form) -> None:
     assert form.words == "✖ Markets names XBTUSDT; only ZAR markets are traded." and not form.can_apply
 
 
+def test_the_usual_markets_can_be_read_to_the_last_letter(form: Form) -> None:
+    import tkinter.font
+
+    form.root.geometry(f"{form.panel._look.px(1440)}x{form.panel._look.px(860)}")
+    sc.settle(form.root, 0.2)
+    entry = form.panel.rows["PAIRS"].input.widget
+    font = tkinter.font.nametofont("TkTextFont", form.root)
+    assert entry.winfo_width() >= font.measure("XBTZAR,ETHZAR,XRPZAR,SOLZAR,LTCZAR") + form.panel._look.px(14)
+
+
+def test_markets_may_be_written_as_the_window_shows_them(form: Form) -> None:
+    form.write("PAIRS", "XBT/ZAR, eth/zar")
+    assert form.can_apply and form.panel.changes() == {"PAIRS": "XBTZAR,ETHZAR"}
+    form.write("PAIRS", "BTCZAR,ETHZAR")
+    form.panel.rows["PAIRS"].judge()
+    assert form.hint("PAIRS") == "✖ Luno calls bitcoin XBT: write XBTZAR" and not form.can_apply
+
+
 # ---- change, revert, consequences, apply ----------------------------------------
 
 
@@ -655,11 +673,11 @@ def test_limits_are_told_in_rand_and_a_looser_one_is_asked_about(
 
     run.walk(wizard.next.invoke, wizard.skip.invoke, note, lambda: risk.set("0,5"), wizard.next.invoke,
              lambda: seen.append(run.told), lambda: risk.set("1"), note, wizard.next.invoke, note,
-             wizard.next.invoke, wizard.next.invoke)
+             lambda: seen.append(run.told), wizard.next.invoke, wizard.next.invoke)
     head = "Step 3 of 4 · Risk limits"
     looser = "Risk 1.00 % of R100,000 is R1,000 a trade."
     assert seen == [head, "Risk 0.50 % of R100,000 is R500 a trade.",
-                    "✖ Correct what is marked, or skip this step to keep the defaults.", head, looser, head, looser]
+                    "✖ Correct what is marked, or skip this step to keep the defaults.", head, looser, head, looser, ""]
     assert run.saved == [{"RISK_PER_TRADE": "0.01"}] and answers == []
 
 

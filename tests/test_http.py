@@ -378,7 +378,7 @@ def test_a_named_authority_replaces_the_usual_ones(
         pytest.MonkeyPatch.context() as patch,
         serving(context_of(usual.issue_cert("localhost")), hello) as server,
     ):
-        patch.setattr(lunobiz, "DEFAULT_CA_BUNDLE_PATH", str(bundle))
+        patch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", str(bundle))
         patch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(bundle))
         assert HttpTransport(server.url).send("GET", "/a").status == 200
         assert "certificate" in refused(server.url, ca_file)

@@ -633,6 +633,30 @@ def test_what_an_open_order_of_the_bot_sells_is_not_given_away(at: Stand) -> Non
     assert float(act.split()[2]) == pytest.approx(8.0) and at.owner()["AAA"] == 0
 
 
+@pytest.mark.parametrize(("base", "counter", "is_late"), [
+    ("12", "49000", True),  # all of it
+    ("5", "49700", True),  # a part
+    ("2", "49000", False),  # money alone was taken out
+    ("12", "50000", False),  # coins alone came in
+    ("12.6", "49000", False),  # more than the order can have bought
+])  # fmt: skip
+def test_what_may_be_an_open_orders_fill_is_not_given_away(at: Stand, base: str, counter: str, is_late: bool) -> None:
+    """Luno can show an order as it was some minutes ago: until then the owner cannot take its coins for his own."""
+    at.look()
+    at.place()
+    at.look()
+    at.line.hold("AAA", base)
+    at.line.hold("ZAR", counter)
+    at.look(UNSURE)
+    at.look(UNSURE)
+    assert at.session.accept() == (
+        "It may be order LB1-000001, whose fill Luno does not show yet: try again in some minutes" if is_late else "")
+    at.line.wait(601)
+    at.look(UNSURE)
+    at.look(UNSURE)
+    assert at.session.accept() == ""
+
+
 def test_money_that_was_taken_out_is_not_traded_with(at: Stand) -> None:
     """45,000 of 50,000 withdrawn: the desk's cash is 5,000, and the day goes on at the same share of its cap."""
     at.look()

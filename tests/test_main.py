@@ -70,12 +70,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["--replay-check", "--gates", "--data", "x"], "not allowed with"),
         (["--gates"], "--gates needs --data DIR"),
         (["--gates", "--backtest"], "not allowed with"),
-        (["--gates", "--data", "x", "--demo"], "belong to the dashboard, --headless, --replay-check and --export"),
+        (["--gates", "--data", "x", "--demo"], "belong to the dashboard, --headless, --replay-check, --export"),
         (["--as-of", "2020-01-01"], "--as-of belongs to --gates"),
         (["--gates", "--data", "x", "--as-of", "tomorrow"], "write a UTC time"),
         (["--cycles", "5"], "belongs to --headless"),
         (["--demo", "--replay", "x"], "not allowed with"),
-        (["--demo", "--doctor"], "belong to the dashboard, --headless, --replay-check and --export"),
+        (["--demo", "--doctor"], "belong to the dashboard, --headless, --replay-check, --export"),
         (["--headless", "--speed", "5"], "PAPER runs in real time"),
         (["--headless", "--demo", "--cycles", "-1"], "whole number"),
         (["--headless", "--demo", "--speed", "0,5"], "use a point"),
@@ -449,6 +449,21 @@ def test_the_doctor_has_a_row_per_check_and_shows_the_folder(tmp_path: Path) -> 
     assert str(tmp_path) in done.stdout and secret not in done.stdout + done.stderr
     results = {line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")}
     assert results <= {"ok", "warn", "fail", "skip"} and "ok" in results
+
+
+def test_the_doctor_leaves_no_database_behind(tmp_path: Path) -> None:
+    done = start("--doctor", home=tmp_path, LUNOBIZ_EXCHANGE_URL="https://127.0.0.1:9")
+    assert "skip  Database        none yet" in done.stdout
+    assert not (tmp_path / "lunobiz.db").exists()
+    done = start("--export", str(tmp_path), home=tmp_path)  # there is nothing to export, and it says so
+    assert (done.returncode, "start the bot first" in done.stderr) == (lunobiz.EXIT_DATA, True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is always a screen")
+def test_without_a_screen_the_window_says_so(tmp_path: Path) -> None:
+    done = start("--demo", home=tmp_path, DISPLAY="")
+    assert done.returncode == lunobiz.EXIT_USAGE
+    assert "no screen to open a window on" in done.stderr and "--headless" in done.stderr
 
 
 def test_the_doctor_fails_on_wrong_settings(tmp_path: Path) -> None:

@@ -359,14 +359,21 @@ def test_a_job_locks_the_form_and_can_be_cancelled(
 
 def test_progress_tells_the_rest_after_five_percent(backtest: lb.BacktestPanel, clock: StepClock) -> None:
     begin(backtest)
-    backtest.take(lb.BacktestProgress(0, 1_000, "Running"))
+    backtest.take(lb.BacktestProgress(0, 1_000, "Running", "candles"))
     clock.seconds += 4
-    backtest.take(lb.BacktestProgress(40, 1_000, "Running"))
-    assert backtest._eta.cget("text") == "40 of 1,000 · 4 % · elapsed 00:04"
+    backtest.take(lb.BacktestProgress(40, 1_000, "Running", "candles"))
+    assert backtest._eta.cget("text") == "40 of 1,000 candles · 4 % · elapsed 00:04"
     clock.seconds += 6
     backtest.take(lb.GatesProgress(100, 1_000, "Luck: 12 of 299"))  # 10 a second, 900 to go
-    assert backtest._eta.cget("text") == "100 of 1,000 · 10 % · elapsed 00:10 · about 01:30 left"
+    assert backtest._eta.cget("text") == "10 % · elapsed 00:10 · about 01:30 left"
     assert phase(backtest) == "Luck: 12 of 299"
+    clock.seconds += 9
+    backtest.pass_time()
+    assert backtest._eta.cget("text") == "10 % · elapsed 00:19 · about 01:30 left"
+    clock.seconds += 20  # no progress: the clock goes on, and nothing is foretold
+    backtest.pass_time()
+    assert backtest._eta.cget("text") == "10 % · elapsed 00:39 · still at work"
+    clock.seconds -= 29
     backtest.take(lb.BacktestProgress(0, 0, "Reading candles"))
     assert (phase(backtest), backtest._eta.cget("text")) == ("Reading candles", "elapsed 00:10")
 
@@ -637,7 +644,32 @@ def test_rows_are_copied_with_their_cells(log: lb.LogPanel) -> None:
     assert log.frame.clipboard_get() == "14:00:02\tERROR\tfill\tline 2"
 
 
+def test_on_another_day_earlier_lines_get_their_date(log: lb.LogPanel) -> None:
+    log.add(lb.LogLine(sc.NOON + lb.DAY_MS, "info", "parity", "next day"), sc.NOON + lb.DAY_MS - 60_000)
+    log.refresh()
+    rows = [log.table._shown[key][0].cells for key in log.table.keys]
+    assert rows[0] == ("14:00:00", "INFO", "replay check", "next day")
+    assert {cells[0] for cells in rows[1:]} == {"22 Nov 14:00"}
+
+
 # ---- footer -----------------------------------------------------------------
+
+
+def test_words_that_do_not_fit_the_footer_end_in_an_ellipsis_and_stand_in_its_tip(look: lb.Look) -> None:
+    footer = lb.Footer(look.root, look, "LunoBiz 0.1.0", "/home/trader")
+    footer.frame.pack(fill="x")
+    footer.show_cycle("Last cycle 2 s ago", "muted")
+    words = "  ·  ".join(f"part {n} of a long status" for n in range(20))
+    look.root.geometry(f"{look.px(1024)}x300")
+    footer.show(words)
+    sc.settle(look.root, 0.2)
+    footer.show(words)
+    shown = str(footer._text.cget("text"))
+    assert shown.endswith("…") and words.startswith(shown[:-1]) and len(shown) > 60
+    assert footer._text.winfo_rootx() + footer._text.winfo_reqwidth() <= footer._about.winfo_rootx()
+    assert str(footer._tip.cget("text")) == words
+    footer.show("short")
+    assert (footer._text.cget("text"), str(footer._tip.cget("text"))) == ("short", "")
 
 
 def test_a_narrow_footer_keeps_the_words_and_drops_the_folder(look: lb.Look) -> None:

@@ -263,7 +263,7 @@ def test_the_most_severe_cause_is_the_state() -> None:
 
 def test_ready_says_whether_the_bot_runs() -> None:
     assert status().state.note == "all orders"
-    assert (status(is_running=False).state.value, status(is_running=False).state.note) == ("STOPPED", "bot stopped")
+    assert (status(is_running=False).state.value, status(is_running=False).state.note) == ("STOPPED", "F5 starts it")
     assert status().state.value == "READY"
     assert (status().run.value, status(is_running=False).run.value) == ("● Running", "■ Stopped")
 
@@ -312,15 +312,16 @@ def test_a_demo_never_looks_like_the_exchange() -> None:
     assert status(mode=lb.Mode.REPLAY).api.value == "● Recorded"
     assert shown.is_market_time
     assert "No network used" in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
+    assert "calls left" not in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)
 
 
 def test_the_footer() -> None:
     assert lb.footer_text(sc.health(), sc.SAST) == (
         "● Connected  ·  Next cycle 00:41  ·  Last candle 14:00 SAST  ·  DB 12.4 MB  ·  Log OK  ·  Telegram OK  ·  "
-        "Parameters: first set, NOT CHOSEN"
+        "Parameters: first set, NOT CHOSEN  ·  231 calls left"
     )
     unknown = sc.health(has_network=False, next_cycle_ms=None, last_candle_ms=None, db_mb=None, log_ok=False, label="",
-                        notice_state="")  # fmt: skip
+                        notice_state="", calls_left=None)  # fmt: skip
     assert lb.footer_text(unknown, sc.SAST) == "✖ No network  ·  Last candle —  ·  DB —  ·  ✖ Log cannot be written"
 
 
@@ -377,6 +378,46 @@ def test_held_positions_are_not_said_to_be_closed_when_the_owner_chose_to_hold()
     settings = replace(lb.Settings(), limits=lb.RiskLimits(daily_cap_action="hold"))
     text = lb.cause_sentence(cause(lb.CauseKind.DAILY_CAP, NOW + HOUR), settings, NOW, sc.SAST)
     assert "exits and stops still run" in text and "closed" not in text
+
+
+def test_banners_do_not_contradict_each_other_on_what_still_runs() -> None:
+    week, key = cause(lb.CauseKind.WEEKLY_CAP), cause(lb.CauseKind.KEY_REFUSED)
+    alone, (first, second) = banners(sc.desk(week)), banners(sc.desk(week, key))
+    assert "No new entries; exits and stops still run." in alone[0].text
+    assert first.key == "KEY_REFUSED" and "No orders at all; stops that rest stay." in first.text
+    assert second.key == "WEEKLY_CAP" and "still run" not in second.text and second.text.startswith("HALTED. ")
+    day, unknown = cause(lb.CauseKind.DAILY_CAP, NOW + HOUR), cause(lb.CauseKind.NO_NETWORK)
+    assert [b.key for b in banners(sc.desk(day, unknown))] == ["NO_NETWORK", "DAILY_CAP"]
+    assert "closed" not in banners(sc.desk(day, unknown))[1].text
+    assert all("still run" in b.text or "closed" in b.text for b in banners(sc.desk(day, week)))
+
+
+def test_what_the_banners_say_still_runs_is_what_the_risk_checks_allow() -> None:
+    for one in lb.CauseKind:
+        for other in lb.CauseKind:
+            held = sc.desk(cause(one), cause(other)) if one is not other else sc.desk(cause(one))
+            says_exits = any("still run" in b.text or "being closed" in b.text for b in banners(held))
+            assert says_exits == lb.may_reduce(held), (one, other)
+
+
+def test_without_a_key_paper_says_what_it_needs() -> None:
+    assert [b.key for b in banners(sc.desk(), has_key=False)] == ["no key"]
+    assert "enter one in Settings" in banners(sc.desk(), has_key=False)[0].text
+    assert banners(sc.desk(), has_key=False, mode=lb.Mode.DEMO) == ()
+
+
+def test_a_line_of_the_log_is_written_as_the_window_writes() -> None:
+    assert lb.spoken("sell 171 XRPZAR at 39.35, round trip -2.96%", "ZAR") == (
+        "Sell 171 XRP/ZAR at 39.35, round trip -2.96 %")
+    assert lb.spoken("The day ended at -0.31 % in ETHUSDT", "USDT") == "The day ended at -0.31 % in ETH/USDT"
+    assert lb.spoken("ZAR and LUNOBIZ_PAIRS stay; 1INCHZAR too", "ZAR") == (
+        "ZAR and LUNOBIZ_PAIRS stay; 1INCH/ZAR too")
+    assert lb.spoken("", "ZAR") == ""
+
+
+def test_an_evaluation_says_what_it_is_busy_with() -> None:
+    assert lb.gates_phase(99, 1_000) == "Walking forward over unseen days"
+    assert lb.gates_phase(100, 1_000) == "Comparing with shuffled markets (gate G2)"
 
 
 def test_the_most_severe_banner_is_on_top() -> None:

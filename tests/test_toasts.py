@@ -17,7 +17,7 @@ RUN = lb.SavedRun(1, sc.NOON, "backtest", "{}")
 @pytest.mark.parametrize(
     ("event", "is_asked", "text"),
     [
-        (lb.LogLine(1, "info", "entry", "BUY 0.1 XBTZAR at 1"), False, "BUY 0.1 XBTZAR at 1"),
+        (lb.LogLine(1, "info", "entry", "buy 0.1 XBTZAR at 1"), False, "buy 0.1 XBTZAR at 1"),
         (lb.LogLine(1, "info", "stop", "SELL 0.1 XBTZAR at 1"), False, "SELL 0.1 XBTZAR at 1"),
         (lb.LogLine(1, "warning", "state", "Held back: no network"), False, ""),
         (lb.Note("info", "Exported 9 files to x", is_passing=True), False, "Exported 9 files to x"),
@@ -120,11 +120,11 @@ def test_the_window_says_it_in_passing_and_in_the_log(screen: None, tmp_path: Pa
     window = sc.open_dashboard(worker, tmp_path)
     assert sc.until(window.root, lambda: window.screen.toasts.text == "✔ Exported 9 files to x")
     assert all("Exported" not in banner.text for banner in window.screen.banners.visible)
-    worker.say(lb.LogLine(sc.NOON, "info", "entry", "BUY 0.1 XBTZAR at 1"))
-    assert sc.until(window.root, lambda: window.screen.toasts.text == "✔ BUY 0.1 XBTZAR at 1", 8)
+    worker.say(lb.LogLine(sc.NOON, "info", "entry", "buy 0.1 XBTZAR at 1"))
+    assert sc.until(window.root, lambda: window.screen.toasts.text == "✔ Buy 0.1 XBT/ZAR at 1", 8)
     window.screen.tabs.select(2)
     sc.settle(window.root, 0.2)
     texts = [str(window.screen.log.table.tree.set(k, "3")) for k in window.screen.log.table.keys]
-    assert sorted(texts) == ["BUY 0.1 XBTZAR at 1", "Exported 9 files to x"]
+    assert sorted(texts) == ["Buy 0.1 XBT/ZAR at 1", "Exported 9 files to x"]
     assert sc.until(window.root, lambda: window.screen.toasts.text == "", 8)
     window.end()

@@ -56,8 +56,9 @@ def shown(table: lb.Table) -> list[tuple[str, ...]]:
     return [tuple(str(v).strip() for v in table.tree.item(key, "values")) for key in table.tree.get_children()]
 
 
-def test_importing_the_program_loads_no_toolkit() -> None:
-    code = "import sys, lunobiz; print([m for m in ('tkinter', 'ttkbootstrap', 'PIL') if m in sys.modules])"
+def test_importing_the_program_loads_neither_the_toolkit_nor_the_network_library() -> None:
+    heavy = ("tkinter", "ttkbootstrap", "PIL", "requests", "urllib3", "pandas", "plyer")
+    code = f"import sys, lunobiz; print([m for m in {heavy} if m in sys.modules])"
     folder = Path(str(lb.__file__)).parent
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True)
     assert answer.stdout.strip() == "[]"

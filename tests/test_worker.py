@@ -511,6 +511,7 @@ def test_gates_on_an_empty_cache_say_what_fills_it(session: Session, tmp_path: P
     worker.send(EvaluateGates(BacktestRequest("cache")))
     done = listener.wait(lambda e: isinstance(e, GatesDone))
     assert isinstance(done, GatesDone) and "no cached candles" in done.problem
+    assert "no key" in {banner.key for banner in listener.news(lambda n: bool(n.banners)).banners}
     worker.send(Shutdown())
     assert worker.join(PATIENCE_S)
 
