@@ -207,6 +207,12 @@ def test_g0_fails_for_a_gap_of_more_than_a_day_inside_the_unseen_days(first: int
         assert says(gate, f"LTCZAR has 1 gap(s) of more than a day in the unseen days, the first after {day}Z")
 
 
+def test_g0_tells_too_little_history_even_with_a_gap_in_it() -> None:
+    """Five days with two missing give no window, so there are no unseen days for the gap to lie in."""
+    gate = data(quiet(5), without(quiet(5), range(40, 88)), gates=replace(SMALL, max_missing=0.5))
+    assert gate.result == FAIL and says(gate, "not enough history: 5 days give 0 windows") and "gap(s)" not in gate.text
+
+
 def test_g0_needs_markets_that_reach_back_to_the_first_training_day() -> None:
     # with 13 days the first training begins after the warm-up of 2
     assert data(quiet(13), quiet(11, 2)).result == PASS

@@ -375,6 +375,17 @@ def test_a_row_without_size_attempt_or_self_test_locks(changes: dict[str, object
     assert "no safe size" in lock_reasons(row(lambda p: replace(p, **changes)), facts())[0]  # type: ignore[arg-type]
 
 
+def test_a_row_that_is_too_good_to_be_believed_locks_with_its_own_words() -> None:
+    alarm = "ALARM: +2.00% a day is too good"
+    assert lock_reasons(row(lambda p: replace(p, alarm=alarm)), facts()) == (alarm,)
+
+
+def test_a_gate_without_a_margin_has_passed_like_any_other() -> None:
+    """G9 has no number of its own."""
+    gates = (*GATES[:9], replace(GATES[9], margin=None))
+    assert lock_reasons(row(lambda p: replace(p, gates=gates)), facts()) == ()
+
+
 @pytest.mark.parametrize(
     "changes", [{"unseen_from_ms": 0}, {"unseen_from_ms": NOW}, {"unseen_to_ms": NOW + 2 * DAY_MS}, {"unseen_to_ms": 0}]
 )
@@ -498,6 +509,37 @@ def test_a_study_of_files_neither_unlocks_nor_locks() -> None:
 def test_a_study_that_we_did_not_sign_hides_nothing() -> None:
     forged = stored_after(stored_after((), "luno"), "recorded", key=OTHER_KEY)
     assert lunobiz.FORGED in lunobiz.live_locks(forged, ATTEMPTS, facts())
+
+
+@pytest.mark.parametrize(("size", "share"), [(0.5, 0.5), (1.0, 1.0), (1.01, 0.0), (0.0, 0.0), (-0.5, 0.0)])
+def test_live_trades_the_share_that_the_pass_found_safe(size: float, share: float) -> None:
+    """More than all, or less than nothing, is no share."""
+    assert lunobiz.safe_share((row(lambda p: replace(p, size=size)),), KEY) == share
+
+
+def test_without_a_pass_that_we_signed_there_is_no_share() -> None:
+    assert lunobiz.safe_share((), KEY) == 0.0
+    assert lunobiz.safe_share((row(),), OTHER_KEY) == 0.0
+    assert lunobiz.safe_share((row(),), Credentials()) == 0.0
+    assert lunobiz.safe_share((signed("{}"),), KEY) == 0.0
+    assert lunobiz.safe_share((linked("", NOW, "{}"),), KEY) == 0.0
+
+
+def test_the_share_is_that_of_the_row_that_counts() -> None:
+    """A study of files after it, of a quarter, changes nothing; one that somebody else signed takes it away."""
+    passed = stored_after((), "luno")
+    held, before = replace(lunobiz.gate_pass(job("recorded"), evaluation(), CODE), size=0.25), passed[-1].hash
+    sealed = lunobiz.sealed(canonical(held), before, NOW + 1, ATTEMPTS[-1].hash, KEY)
+    assert lunobiz.safe_share((*passed, linked(before, NOW + 1, sealed)), KEY) == 0.5
+    assert lunobiz.safe_share(stored_after(passed, "recorded", key=OTHER_KEY), KEY) == 0.0
+
+
+def test_a_row_without_a_seal_is_nobodys_study() -> None:
+    """It hides the pass before it, and locks."""
+    passed = stored_after((), "luno")
+    broken = (*passed, linked(passed[-1].hash, NOW + 1, "{}"))
+    assert lunobiz.safe_share(broken, KEY) == 0.0
+    assert lunobiz.UNREADABLE in lunobiz.live_locks(broken, ATTEMPTS, facts())
 
 
 def test_a_broken_chain_of_either_kind_locks() -> None:
