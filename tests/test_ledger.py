@@ -550,6 +550,18 @@ def test_a_broken_chain_of_either_kind_locks() -> None:
     assert lunobiz.CUT_OFF in lunobiz.live_locks(rows, (), facts())
 
 
+# ---- what the owner is asked ------------------------------------------------------------------------
+
+
+def test_the_words_before_live_name_the_limits_in_force() -> None:
+    """The plain limits: half a per cent a trade, 3 % a day, 6 % a week, 60 % in all, 25 % in one asset."""
+    assert lunobiz.live_words(settings(), 10) == (
+        ("Markets", "ETHZAR, XBTZAR"), ("Counter", "ZAR"), ("Risk per trade", "0.50% of equity"),
+        ("Loss caps", "3.0% a day, 6.0% a week"), ("Exposure", "60% in all, 25% in one asset, 3 positions"),
+        ("First orders", "the smallest Luno takes, for 10 round trips; then larger step by step"),
+    )  # fmt: skip
+
+
 # ---- hashes ----------------------------------------------------------------------------------------
 
 
