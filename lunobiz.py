@@ -8611,7 +8611,7 @@ def booked_change(orders: Iterable[SentOrder]) -> dict[str, Decimal]:
 # pure | uses TYPES SETTINGS STRATEGIES PORTFOLIO CYCLE
 # ==============================================================================
 
-DECISIONS_SHOWN = 200
+DECISIONS_SHOWN, PART = 200, "  ·  "  # the most rows of a table; what stands between the parts of a line
 SLOW_MS, SKEW_SHOWN_MS, STALE_API_MS, CALLS_RESERVE = 2_000.0, 2_000.0, 60_000, 40
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 ZONE_LABELS = types.MappingProxyType({"SAST": "SAST", "South Africa Standard Time": "SAST", "UTC": "UTC",
@@ -8968,7 +8968,7 @@ def footer_text(health: Health, zone: Zone) -> str:
     calls = f"{left} calls left" if left is not None and not is_simulated else ""
     notices = f"no notices in a {health.mode.value}" if is_simulated else health.notice_state
     parts += [text for text in (checked, notices, health.label, calls) if text]
-    return "  ·  ".join(parts)
+    return PART.join(parts)
 
 
 def _sentence(text: str) -> str:
@@ -9536,32 +9536,52 @@ def _order_state(order: Order) -> str:
     return words.get(order.state, resting)
 
 
-def _order_row(order: Order, market: Market, mode: Mode, now_ms: int) -> Row:
+def _stopped_text(position: Position, stop: float, market: Market, slippage: float) -> str:
+    """The result of a position whose stop slips as far as the size of an entry allows for, after fees."""
+    left_at = stop * (1 - STRESSED_SLIPPAGE * slippage)
+    return signed_number(unrealised(replace(position, mark=left_at)), money_scale(market.counter))
+
+
+def _would_be(order: Order, market: Market) -> Position:
+    """The position that the rest of an entry would open."""
+    volume, value = order.remaining, order.remaining * order.limit
+    fee = value * (market.taker_fee if order.kind is OrderKind.TAKER_ENTRY else market.maker_fee)
+    return Position(order.pair, volume, order.stop, order.limit - order.stop, order.created_ms, order.strategy,
+                    order.regime, order.timeframe_s, order.limit, order.limit, volume, value, fee, market.taker_fee)
+
+
+def _order_row(order: Order, held: Position | None, market: Market, mode: Mode, now_ms: int, slippage: float) -> Row:
     where = _place_of(order, mode)
     has_stop = order.kind is OrderKind.PROTECTION
+    stopped = _would_be(order, market) if order.kind in ENTRY_KINDS else held if has_stop else None
     cells = (
         market.name, PURPOSES[order.kind], order.side.value.upper(), number_text(order.limit, market.price_scale),
         number_text(order.stop if has_stop else None, market.price_scale),
         number_text(order.volume, market.volume_scale), number_text(order.filled, market.volume_scale),
-        _order_state(order), where, age_text(now_ms - order.created_ms),
+        DASH if stopped is None else _stopped_text(stopped, order.stop, market, slippage), _order_state(order), where,
+        age_text(now_ms - order.created_ms),
     )
     return Row(order.order_id, cells, "warn" if where == "Not certain" else "")
 
 
-def _bare_stop_row(position: Position, market: Market, now_ms: int) -> Row:
+def _bare_stop_row(position: Position, market: Market, now_ms: int, slippage: float) -> Row:
     """The stop of a position that nothing at the exchange watches."""
     stop, volume = number_text(position.stop, market.price_scale), number_text(position.volume, market.volume_scale)
     cells = (market.name, PURPOSES[OrderKind.PROTECTION], Side.SELL.value.upper(), DASH, stop, volume, DASH,
-             "Does not rest", "Only in the program", age_text(now_ms - position.opened_ms))
+             _stopped_text(position, position.stop, market, slippage), "Does not rest", "Only in the program",
+             age_text(now_ms - position.opened_ms))
     return Row(f"stop of {position.pair}", cells, "warn")
 
 
-def order_rows(desk: Desk, markets: Mapping[str, Market], mode: Mode, now_ms: int) -> tuple[Row, ...]:
-    """Every order that is not over, and where it is watched; stops that do not rest come first."""
+def order_rows(desk: Desk, markets: Mapping[str, Market], mode: Mode, now_ms: int,
+               slippage: float) -> tuple[Row, ...]:
+    """Every order that is not over, what its stop would cost, and where it is watched; stops that do not rest first."""
+    held = {p.pair: p for p in desk.positions}
     bare = [p for p in desk.positions if p.pair in markets
             and not any(o.state is OrderState.OPEN for o in desk.orders_of(p.pair, OrderKind.PROTECTION))]
-    stops = [_bare_stop_row(p, markets[p.pair], now_ms) for p in bare]
-    orders = [_order_row(o, markets[o.pair], mode, now_ms) for o in desk.orders if o.pair in markets]
+    stops = [_bare_stop_row(p, markets[p.pair], now_ms, slippage) for p in bare]
+    orders = [_order_row(o, held.get(o.pair), markets[o.pair], mode, now_ms, slippage) for o in desk.orders
+              if o.pair in markets]
     return (*stops, *orders)
 
 
@@ -17590,7 +17610,7 @@ class Newsroom:
             fill_rows(tuple(self._fills), markets, engine.parts.mode.value.upper(), health.now_ms, zone),
             banner_rows(engine.desk, views, engine.settings, health, zone),
             footer_text(health, zone),
-            order_rows(engine.desk, markets, engine.parts.mode, health.now_ms),
+            order_rows(engine.desk, markets, engine.parts.mode, health.now_ms, engine.settings.costs.slippage),
             (*coin_rows(engine.parts.live.reconciler.last.holdings if engine.parts.live is not None else ()),
              *dust_rows(engine.desk, markets)),
         )
@@ -18808,6 +18828,7 @@ NO_ORDERS = "No orders and no stops.\nWhat the bot has sent, and where it is wat
 NO_COINS = ("Nothing to tell apart.\nIn LIVE the coins at Luno are listed here:\nthe bot's, yours, and what nothing"
             " explains.")
 BASIS = "P&L after the fees of entry and exit"
+STOP_BASIS = "At stop: result after fees and twice the usual slippage"
 NO_POSITIONS = "No open positions.\nThe bot opens one when a signal passes every risk check."
 NO_RANKING = "No market has been ranked yet.\nMarkets are ranked at each closed candle once the bot is started."
 NO_RANKING_YET = "Waiting for the first candle to close.\nMarkets are ranked a few seconds after each close."
@@ -18850,6 +18871,22 @@ def _desk_columns(unit: str) -> tuple[tuple[Column, ...], ...]:
         Column("Mode", "replay", stretches=True),
     )
     return positions, ranking, decisions, fills
+
+
+def _order_columns(unit: str) -> tuple[Column, ...]:
+    """The columns of orders and stops, with the currency of what a stop would cost."""
+    return (
+        Column("Market", "XBT/ZAR"), Column("For", "Taker entry"), Column("Side", "SELL"),
+        Column("Limit", "1,248,310", True), Column("Stop", "1,223,344", True), Column("Size", "0.012500", True),
+        Column("Filled", "0.012500", True, rank=2), Column(f"At stop {unit}", "-1,182.44", True),
+        Column("State", "Outcome unknown", stretches=True), Column("Watched", "Only in the program"),
+        Column("Age", "2h 14m", True, rank=1),
+    )
+
+
+def _unit(news: DeskNews) -> str:
+    """The currency of all amounts, as headings have it."""
+    return "R" if news.status.counter == "ZAR" else news.status.counter
 
 
 class DeskPanel:
@@ -18898,8 +18935,7 @@ class DeskPanel:
     def show(self, news: DeskNews) -> None:
         """Show the newest rows."""
         self._news = news
-        unit = "R" if news.status.counter == "ZAR" else news.status.counter
-        for table, columns in zip(self.tables, _desk_columns(unit), strict=True):
+        for table, columns in zip(self.tables, _desk_columns(_unit(news)), strict=True):
             table.set_columns(columns)
         self.ranking.set_empty(NO_RANKING_YET if news.status.is_running else NO_RANKING)
         self.positions.show(news.positions)
@@ -18919,20 +18955,16 @@ class AccountPanel:
     def __init__(self, parent: tkinter.Misc, look: Look) -> None:
         import ttkbootstrap as ttk
         self.frame = ttk.Frame(parent)
-        halves = Halves(self.frame, look, (11, 7), wide=1_460)  # both whole, or one above the other
+        halves = Halves(self.frame, look, (12, 7), wide=1_580)  # both whole, or one above the other
         number = "12,345.678900"
-        orders = (
-            Column("Market", "XBT/ZAR"), Column("For", "Taker entry"), Column("Side", "SELL"),
-            Column("Limit", "1,248,310", True), Column("Stop", "1,223,344", True), Column("Size", "0.012500", True),
-            Column("Filled", "0.012500", True, rank=2), Column("State", "Outcome unknown", stretches=True),
-            Column("Watched", "Only in the program"), Column("Age", "2h 14m", True, rank=1),
-        )
         coins = (Column("Coin", "USDT"), Column("Bot's", number, True, stretches=True),
                  Column("Yours", number, True, stretches=True), Column("Unexplained", number, True, stretches=True),
                  Column("At Luno", number, True, stretches=True, rank=1))
-        self.orders = Table(halves.frame, look, "Orders and stops", orders, NO_ORDERS)
+        self.orders = Table(halves.frame, look, "Orders and stops", _order_columns("R"), NO_ORDERS)
         self.coins = Table(halves.frame, look, "Coins", coins, NO_COINS)
         self.checks = packed(ttk.Button(self.coins.head, text="LIVE checklist…"), side="right")
+        basis = packed(ttk.Label(self.orders.head, text=STOP_BASIS, font=look.caption), side="right")
+        look.on_change(lambda: basis.configure(foreground=look.palette.muted))
         for table in self.tables:  # both heads as high as the one with the button
             table.frame.rowconfigure(0, minsize=self.checks.winfo_reqheight() + look.px(4))
         halves.put(self.orders, self.coins)
@@ -18944,6 +18976,7 @@ class AccountPanel:
 
     def show(self, news: DeskNews) -> None:
         """Show the newest rows."""
+        self.orders.set_columns(_order_columns(_unit(news)))
         self.orders.show(news.orders)
         self.coins.show(news.coins)
 
@@ -19195,9 +19228,9 @@ class GatesPage:
         self.about = Prose(self.frame, look, look.small)
         self.sentence = Prose(self.frame, look, look.body, lines=2, side="bottom")
         columns = (
-            Column("Gate", "G0"), Column("Name", "Not one kind of market"), Column("Result", "✖ MISSING"),
-            Column("Needed", "at most 0.005", stretches=True), Column("Actual", "at most 0.005", stretches=True),
-            Column("Margin", "-13 shuffles", is_number=True),
+            Column("Gate", "G0"), Column("Name", "Not one kind of market", stretches=True),
+            Column("Result", "✖ MISSING"), Column("Needed", "at most 0 of 299"),
+            Column("Actual", "0 windows (374 days)"), Column("Margin", "-13 shuffles", is_number=True),
         )
         self.gates = Table(self.frame, look, "Gates for LIVE", columns, NO_GATES)
         self.gates.head.grid_remove()  # the tab says it, and at the smallest size all ten rows are to fit
@@ -19212,7 +19245,7 @@ class GatesPage:
         self.verdict.say(spaced(text_in(evaluation, "summary")), "warn" if is_stale else "up" if is_open else "down")
         when = f"Evaluated {when_text(time_ms, now_ms, self._zone)}" if time_ms else ""
         parts = (attempt_text(evaluation).rstrip("."), when, note[:1].upper() + note[1:])
-        self.about.say("  ·  ".join(part for part in parts if part), "muted")
+        self.about.say(PART.join(part for part in parts if part), "muted")
         rows = gate_rows(evaluation)
         self.gates.show(rows)
         failed = [row.key for row in rows if "PASS" not in row.cells[2]]
@@ -19229,7 +19262,7 @@ class WindowsPage:
     """The unseen windows of an evaluation, and the figures that gate nothing."""
 
     def __init__(self, parent: tkinter.Misc, look: Look) -> None:
-        halves = Halves(parent, look)
+        halves = Halves(parent, look, (4, 3), wide=1_260)  # both whole, or one above the other
         self.frame = halves.frame
         columns = (
             Column("#", "12", is_number=True), Column("Training", "2024-01-01 to 2024-12-31", rank=1),
@@ -21383,13 +21416,17 @@ class Footer:
         look.on_change(self.recolour)
 
     def _fit(self) -> None:
-        """The folder is named only where there is room for it, and words that do not fit are cut; tips have both."""
+        """The folder is named only where there is room, and parts that do not fit are left out; tips have both."""
         measure, px = self._look.small.measure, self._look.px
         room = self.frame.winfo_width() - self._cycle.winfo_reqwidth() - px(60)
-        whole = f"{self._version}  ·  {self._folder}"
+        whole = f"{self._version}{PART}{self._folder}"
         about = whole if measure(whole) + measure(self._words) <= room else self._version
         self._about.configure(text=about)
-        words = cut_text(self._look.small, self._words, room - measure(about)) if room > 0 else self._words
+        words, parts, room = self._words, self._words.split(PART), room - measure(about)
+        while len(parts) > 1 and measure(words) > room > 0:
+            parts.pop()
+            words = PART.join((*parts, "…"))
+        words = cut_text(self._look.small, words, room) if room > 0 else words
         self._text.configure(text=words)
         self._tip.configure(text=self._words if words != self._words else "")
 

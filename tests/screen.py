@@ -256,7 +256,7 @@ def news(now: lb.Desk | None = None, is_empty: bool = False, **changes: object) 
         lb.fill_rows(() if is_empty else FILLS, markets, state.mode.value, state.now_ms, zone),
         () if is_empty else lb.banner_rows(shown, views, settings, state, zone),
         lb.footer_text(state, zone),
-        lb.order_rows(shown, markets, state.mode, state.now_ms),
+        lb.order_rows(shown, markets, state.mode, state.now_ms, settings.costs.slippage),
         lb.coin_rows(HOLDINGS) if state.mode is lb.Mode.LIVE and not is_empty else (),
     )
 

@@ -28,6 +28,7 @@ from lunobiz import (
 
 D = Decimal
 BBB = "BBBZAR"
+SLIP = 0.001  # the usual slippage of a taking fill; a stop is thought to slip twice as far
 MARKETS = {PAIR: market(), BBB: market("BBB", price_scale=0, volume_scale=6)}
 SETTINGS = Settings()  # a sale goes 2 % below the bid at most
 ENTRY = order(order_id="LB1-000007", pair=BBB, limit=1_250_000.0, volume=0.01)
@@ -174,25 +175,35 @@ def one(rows: tuple[Row, ...]) -> Row:
 def test_where_an_order_is_watched(mode: Mode, changes: dict[str, object], live: str, state: str) -> None:
     """Only LIVE has an exchange; what is not certain there warns."""
     at = desk(orders=(replace(order(), **changes),))  # type: ignore[arg-type]
-    row = one(order_rows(at, MARKETS, mode, NOW))
-    assert row.cells[7:9] == (state, live if mode is Mode.LIVE else "Simulated")
+    row = one(order_rows(at, MARKETS, mode, NOW, SLIP))
+    assert row.cells[8:10] == (state, live if mode is Mode.LIVE else "Simulated")
     assert row.tone == ("warn" if mode is Mode.LIVE and live == "Not certain" else "")
 
 
 def test_an_entry_in_full() -> None:
-    """It is 2 h 14 min old; its own stop is none that waits anywhere yet."""
+    """It is 2 h 14 min old; its own stop is none that waits anywhere yet.
+
+    The 7.5 not bought yet: 7.5 x 99.90 x 1.004 = 752.247 would be paid, 7.5 x 95 x 0.998 x 0.994 = 706.8086 come back.
+    """
     at = desk(orders=(order(volume=10.0, filled=2.5, created_ms=NOW - 2 * HOUR - 14 * 60_000),))
-    row = one(order_rows(at, MARKETS, Mode.PAPER, NOW))
-    assert row == Row("LB1-000001", ("AAA/ZAR", "Entry", "BUY", "99.90", DASH, "10.0000", "2.5000", "Resting",
-                                     "Simulated", "2h 14m"), "")
+    row = one(order_rows(at, MARKETS, Mode.PAPER, NOW, SLIP))
+    assert row == Row("LB1-000001", ("AAA/ZAR", "Entry", "BUY", "99.90", DASH, "10.0000", "2.5000", "-45.44",
+                                     "Resting", "Simulated", "2h 14m"), "")
+    taker = desk(orders=(order(OrderKind.TAKER_ENTRY, volume=7.5),))  # 7.5 x 99.90 x 0.006 = 4.4955 of fee, not 2.997
+    assert one(order_rows(taker, MARKETS, Mode.PAPER, NOW, SLIP)).cells[7] == "-46.94"
+    assert one(order_rows(taker, MARKETS, Mode.PAPER, NOW, 0.0)).cells[7] == "-45.52"  # 708.225 come back
 
 
 @pytest.mark.parametrize(("is_triggered", "state"), [(False, "Waits for its stop"), (True, "Stop reached")])
 def test_a_protection_has_its_stop_and_says_whether_it_was_reached(is_triggered: bool, state: str) -> None:
-    """95.00 is the stop, 1 % below it the limit: 94.05."""
+    """95.00 is the stop, 1 % below it the limit: 94.05.
+
+    The 10 cost 1,000 and 4 of fee; 10 x 95 x 0.998 x 0.994 = 942.4114 come back.
+    """
     at = desk(positions=(position(),), orders=(protection(is_triggered=is_triggered, filled=1.0),))
-    row = one(order_rows(at, MARKETS, Mode.LIVE, NOW))
-    assert row.cells == ("AAA/ZAR", "Stop", "SELL", "94.05", "95.00", "10.0000", "1.0000", state, "At Luno", "0s")
+    row = one(order_rows(at, MARKETS, Mode.LIVE, NOW, SLIP))
+    assert row.cells == ("AAA/ZAR", "Stop", "SELL", "94.05", "95.00", "10.0000", "1.0000", "-61.59", state, "At Luno",
+                         "0s")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -204,16 +215,16 @@ def test_a_stop_that_does_not_rest_comes_first_and_warns(mode: Mode, resting: tu
     """A protection that is on its way or of which nothing is known watches nothing."""
     held = position(opened_ms=NOW - 38 * 60_000)
     at = replace(desk(positions=(held,)), orders=(ENTRY, *resting))  # type: ignore[arg-type]
-    rows = order_rows(at, MARKETS, mode, NOW)
-    assert rows[0] == Row("stop of AAAZAR", ("AAA/ZAR", "Stop", "SELL", DASH, "95.00", "10.0000", DASH,
+    rows = order_rows(at, MARKETS, mode, NOW, SLIP)
+    assert rows[0] == Row("stop of AAAZAR", ("AAA/ZAR", "Stop", "SELL", DASH, "95.00", "10.0000", DASH, "-61.59",
                                              "Does not rest", "Only in the program", "38m"), "warn")
     assert [r.key for r in rows[1:]] == [o.order_id for o in at.orders] and len(rows) == 2 + len(resting)
 
 
 def test_a_market_that_is_not_known_is_no_row_and_no_error() -> None:
     at = desk(positions=(position(pair="ODDZAR"),), orders=(order(pair="ODDZAR"),))
-    assert order_rows(at, MARKETS, Mode.LIVE, NOW) == ()
-    assert order_rows(desk(), MARKETS, Mode.LIVE, NOW) == ()
+    assert order_rows(at, MARKETS, Mode.LIVE, NOW, SLIP) == ()
+    assert order_rows(desk(), MARKETS, Mode.LIVE, NOW, SLIP) == ()
 
 
 # ---- whose coins are whose -----------------------------------------------------------------------------------

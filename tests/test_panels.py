@@ -543,7 +543,7 @@ def test_the_account_shows_orders_and_coins_where_they_are(account: lb.AccountPa
     sc.settle(look.root, 0.2)
     orders, coins = account.tables
     assert orders.keys == ("stop of XRPZAR", "lb-1", "lb-2", "lb-SOL", "lb-LTC", "lb-ADA", "lb-LINK")
-    watched = [str(orders.tree.set(key, "8")).strip() for key in orders.keys]
+    watched = [str(orders.tree.set(key, "9")).strip() for key in orders.keys]
     assert watched == ["Only in the program", "At Luno", "At Luno", "At Luno", "Not certain", "At Luno",
                        "In the program"]
     assert coins.keys == ("ETH", "XBT", "XRP", "ZAR")  # there is no ADA
@@ -563,7 +563,7 @@ def test_an_account_without_anything_says_what_would_be_there(account: lb.Accoun
     assert not any(w.winfo_ismapped() for w in words)
 
 
-@pytest.mark.parametrize(("width", "is_wide"), [(1008, False), (1444, False), (1468, True), (1900, True)])
+@pytest.mark.parametrize(("width", "is_wide"), [(1008, False), (1564, False), (1588, True), (1900, True)])
 def test_nothing_of_the_account_is_cut_off(
     account: lb.AccountPanel, look: lb.Look, width: int, is_wide: bool
 ) -> None:
@@ -655,7 +655,7 @@ def test_on_another_day_earlier_lines_get_their_date(log: lb.LogPanel) -> None:
 # ---- footer -----------------------------------------------------------------
 
 
-def test_words_that_do_not_fit_the_footer_end_in_an_ellipsis_and_stand_in_its_tip(look: lb.Look) -> None:
+def test_parts_that_do_not_fit_the_footer_are_left_out_and_stand_in_its_tip(look: lb.Look) -> None:
     footer = lb.Footer(look.root, look, "LunoBiz 0.1.0", "/home/trader")
     footer.frame.pack(fill="x")
     footer.show_cycle("Last cycle 2 s ago", "muted")
@@ -665,11 +665,14 @@ def test_words_that_do_not_fit_the_footer_end_in_an_ellipsis_and_stand_in_its_ti
     sc.settle(look.root, 0.2)
     footer.show(words)
     shown = str(footer._text.cget("text"))
-    assert shown.endswith("…") and words.startswith(shown[:-1]) and len(shown) > 60
+    assert shown.endswith("status  ·  …") and words.startswith(shown[:-1]) and len(shown) > 60
     assert footer._text.winfo_rootx() + footer._text.winfo_reqwidth() <= footer._about.winfo_rootx()
     assert str(footer._tip.cget("text")) == words
     footer.show("short")
     assert (footer._text.cget("text"), str(footer._tip.cget("text"))) == ("short", "")
+    footer.show("one part that is too long " * 20)
+    shown = str(footer._text.cget("text"))
+    assert shown.startswith("one part that is too long one part") and shown.endswith("…")
 
 
 def test_a_narrow_footer_keeps_the_words_and_drops_the_folder(look: lb.Look) -> None:
