@@ -8954,13 +8954,16 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 
 
 def footer_text(health: Health, zone: Zone) -> str:
-    """The status bar: line, next cycle, last candle, database, log, replay check, notices, parameter set, calls."""
+    """The status bar: line, next cycle, last candle, clock, database, log, replay check, notices, parameters, calls."""
     is_simulated = health.mode in SIMULATED_MARKETS
     parts = ["● No network used" if is_simulated else LINK_WORDS[health.has_network, bool(health.last_ok_ms)]]
     if health.is_running and health.next_cycle_ms is not None and not is_simulated:
         parts.append("Next cycle " + countdown_text(health.next_cycle_ms - health.now_ms))
     last = health.last_candle_ms
     parts.append("Last candle " + (DASH if last is None else when_text(last, health.now_ms, zone)))
+    if health.last_ok_ms and not is_simulated:
+        off_s = abs(health.skew_ms or 0.0) / 1000  # what the exchange's dates cannot tell from right counts as 0
+        parts.append(f"Clock {number_text(off_s, 1)} s off" if off_s >= 0.05 else "Clock OK")
     parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
     parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity

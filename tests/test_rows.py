@@ -318,12 +318,15 @@ def test_a_demo_never_looks_like_the_exchange() -> None:
 
 def test_the_footer() -> None:
     assert lb.footer_text(sc.health(), sc.SAST) == (
-        "● Connected  ·  Next cycle 00:41  ·  Last candle 14:00 SAST  ·  DB 12.4 MB  ·  Log OK  ·  Telegram OK  ·  "
-        "Parameters: first set, NOT CHOSEN  ·  231 calls left"
+        "● Connected  ·  Next cycle 00:41  ·  Last candle 14:00 SAST  ·  Clock OK  ·  DB 12.4 MB  ·  Log OK  ·  "
+        "Telegram OK  ·  Parameters: first set, NOT CHOSEN  ·  231 calls left"
     )
     unknown = sc.health(has_network=False, next_cycle_ms=None, last_candle_ms=None, db_mb=None, log_ok=False, label="",
-                        notice_state="", calls_left=None)  # fmt: skip
+                        notice_state="", calls_left=None, last_ok_ms=0)  # fmt: skip
     assert lb.footer_text(unknown, sc.SAST) == "✖ No network  ·  Last candle —  ·  DB —  ·  ✖ Log cannot be written"
+    for skew_ms, says in ((-1_340.0, "Clock 1.3 s off"), (60.0, "Clock 0.1 s off"), (0.0, "Clock OK")):
+        assert says in lb.footer_text(sc.health(skew_ms=skew_ms), sc.SAST).split(lb.PART)
+    assert "Clock" not in lb.footer_text(sc.health(mode=lb.Mode.DEMO), sc.SAST)  # no exchange was asked
 
 
 # ---- banners ----------------------------------------------------------------
