@@ -13937,9 +13937,12 @@ class LiveExecutor:
         return Settlement(tuple(fills), tuple(outcomes), tuple(ledger))
 
     def prove_absent(self, is_explained: bool) -> None:
-        """End unknown orders that provably never came to be; `is_explained` if the balances need none of them."""
+        """End unknown orders that provably never came to be; `is_explained` if the balances need none of them. What
+        was last said of an order in contradictions proves nothing.
+        """
         now = self._line.exchange_ms()
-        ready = [o for o in self._sent.values() if is_absent(o, now, False, is_explained)]
+        ready = [o for o in self._sent.values()
+                 if o.order_id not in self.contradictions and is_absent(o, now, False, is_explained)]
         if not ready:
             return
         listed = {o.client_id for o in self._line.open_orders()}
@@ -14048,7 +14051,7 @@ class Reconciler:
         rows = tuple(Holding(a, bot, owners, totals.get(a, ZERO) - bot - owners) for a, bot, owners in parts)
         odd = {row.asset: n for row in rows if (n := row.unexplained + min(ZERO, row.owner))}
         before = {a: self._drifted.get(a, (0, now)) for a in odd}
-        self._drifted = {a: (looks + 1, since_ms) for a, (looks, since_ms) in before.items()}
+        self._drifted = {a: (looks + 1, min(now, since_ms)) for a, (looks, since_ms) in before.items()}
         drift = [self._name(asset, odd[asset]) for asset in sorted(self.adrift())]
         listed = self._line.open_orders()
         known = {o.client_id for o in self._executor.sent.values()}
@@ -16154,7 +16157,6 @@ def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
 
 LOCKS_EVERY_MS = 60_000
 GATES_OPEN = "The gates are open: LIVE can be asked for."
-NO_LIVE_YET = "This version's real orders were only rehearsed: it sends none, whatever the gates say."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
 
@@ -16209,7 +16211,7 @@ class AuditRecorder:
 def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[str, ...]:
     """Why this session may send no real entries."""
     facts = LiveFacts(settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-    return gate_locks(parts.store, parts.feed, facts) or (NO_LIVE_YET,)
+    return gate_locks(parts.store, parts.feed, facts)
 
 
 def trained_words(choice: HeldChoice) -> str:

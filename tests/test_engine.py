@@ -58,6 +58,7 @@ from lunobiz import (
     is_killed,
     trade_now,
 )
+from passes import keep_a_pass
 from recordings import Shape, market_rows, quick_settings
 
 KEY = Credentials("cnz2yjswbv3jd", "C4n4ryS3cretQ_-zXw9Yk2LmP8vBt5RhJ7dFgAe1NuI")
@@ -827,40 +828,24 @@ def test_what_is_under_way(kind: OrderKind, changes: dict[str, object], answer: 
 # ---- why LIVE is locked ----------------------------------------------------
 
 
-def keep_a_pass(paper: Paper, now_ms: int, **changes: object) -> None:
-    """What an evaluation on Luno's own candles that passed every gate would have stored."""
-    task = lunobiz.gate_task(paper.engine, lunobiz.BacktestRequest("cache"), now_ms)
-    assert isinstance(task.source, lunobiz.GateJob)
-    job = replace(task.source, is_self_tested=True, self_test_id="T-1")
-    gates = tuple(lunobiz.Gate(f"G{n}", "Gate", "PASS", "", "", None, "") for n in range(10))
-    found = lunobiz.Evaluation(gates, (), (), "", 1, 0.5, now_ms - 720 * DAY_MS, now_ms, "{}", "luno")
-    held = replace(lunobiz.gate_pass(job, found, task.code_hash), **changes)  # type: ignore[arg-type]
-    attempts = paper.store.links("attempts")
-    if not attempts:
-        look = lunobiz.look_of(job, task.code_hash, (now_ms - 720 * DAY_MS, now_ms), now_ms)
-        attempts = (paper.store.add_link("attempts", now_ms, lambda _: lunobiz.canonical(look)),)
-    paper.store.add_link("gate_rows", now_ms, lambda before: lunobiz.sealed(
-        lunobiz.canonical(held), before, now_ms, attempts[-1].hash, paper.engine.parts.install.key))  # fmt: skip
-
-
-def test_a_pass_for_exactly_this_lifts_every_lock_but_the_versions_own(paper: Paper) -> None:
+def test_a_pass_for_exactly_this_lifts_every_lock(paper: Paper) -> None:
     now_ms = paper.clock.now_ms()
     assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)
-    keep_a_pass(paper, now_ms)
+    keep_a_pass(paper.engine, now_ms)
     assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)  # looked up once a minute
-    assert paper.engine.lock_reasons(now_ms + 60_000) == (lunobiz.NO_LIVE_YET,)
+    assert paper.engine.lock_reasons(now_ms + 60_000) == ()
     assert "31 days old" in paper.engine.lock_reasons(now_ms + 31 * DAY_MS)[0]
-    keep_a_pass(paper, now_ms + 1, source="recorded", size=0.0)
-    assert paper.engine.lock_reasons(now_ms + 1, is_fresh=True) == (lunobiz.NO_LIVE_YET,)
-    keep_a_pass(paper, now_ms + 2, gates=())
+    keep_a_pass(paper.engine, now_ms + 1, source="recorded", size=0.0)
+    assert paper.engine.lock_reasons(now_ms + 1, is_fresh=True) == ()
+    keep_a_pass(paper.engine, now_ms + 2, gates=())
     assert "10 of 10 gates" in paper.engine.lock_reasons(now_ms + 2, is_fresh=True)[0]
 
 
 @pytest.mark.parametrize("what", ["code", "key", "fees", "limits", "test exchange"])
 def test_what_holds_now_is_taken_from_the_session(paper: Paper, what: str) -> None:
     engine, now_ms = paper.engine, paper.clock.now_ms()
-    keep_a_pass(paper, now_ms)
-    assert engine.lock_reasons(now_ms, is_fresh=True) == (lunobiz.NO_LIVE_YET,)
+    keep_a_pass(paper.engine, now_ms)
+    assert engine.lock_reasons(now_ms, is_fresh=True) == ()
     if what in ("code", "key"):
         install, other = engine.parts.install, Credentials("key", "0" * 64)
         changed = replace(install, code_hash="") if what == "code" else replace(install, key=other)
@@ -873,11 +858,11 @@ def test_what_holds_now_is_taken_from_the_session(paper: Paper, what: str) -> No
     else:
         engine.settings = replace(engine.settings, exchange_url="https://x.test")
     reasons = engine.lock_reasons(now_ms, is_fresh=True)
-    assert reasons and lunobiz.NO_LIVE_YET not in reasons
+    assert reasons
 
 
 def test_fees_that_are_not_the_accounts_are_not_known(paper: Paper) -> None:
-    keep_a_pass(paper, paper.clock.now_ms())
+    keep_a_pass(paper.engine, paper.clock.now_ms())
     feed = paper.engine.parts.feed
     feed.markets = {p: replace(m, fee_source="entry tier") for p, m in feed.markets.items()}
     assert "fees are not known" in paper.engine.lock_reasons(paper.clock.now_ms(), is_fresh=True)[0]
@@ -885,7 +870,7 @@ def test_fees_that_are_not_the_accounts_are_not_known(paper: Paper) -> None:
 
 def test_an_edited_row_locks_and_raises_an_alarm_once(paper: Paper) -> None:
     now_ms = paper.clock.now_ms()
-    keep_a_pass(paper, now_ms)
+    keep_a_pass(paper.engine, now_ms)
     other = sqlite3.connect(paper.home / "lunobiz.db")
     other.execute("DROP TRIGGER gate_rows_stay")
     other.execute("UPDATE gate_rows SET payload = replace(payload, '0.5', '0.6')")

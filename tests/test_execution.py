@@ -705,6 +705,20 @@ def test_a_contradiction_is_not_believed_and_ends_with_an_honest_answer(at: Desk
     assert not at.executor.contradictions
 
 
+def test_an_order_last_spoken_of_in_contradictions_is_not_taken_for_never_placed(at: Desk) -> None:
+    """Three times there is no such order, then one with another's id: the next honest answer decides."""
+    vanished(at)
+    at.line.accept(at.sent())
+    at.line.finds.append(broken(at.line.there.pop(ONE), "another"))  # type: ignore[arg-type]
+    at.settle()
+    assert list(at.executor.contradictions) == ["LB1-000001"]
+    at.executor.prove_absent(True)
+    assert at.sent().state is OrderState.UNKNOWN
+    at.settle()
+    at.executor.prove_absent(True)
+    assert at.sent().state is OrderState.NOT_PLACED and not at.executor.contradictions
+
+
 def test_an_acknowledged_order_that_is_gone_is_a_contradiction_until_it_is_back(at: Desk) -> None:
     at.executor.place(BUY)
     at.settle()

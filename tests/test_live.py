@@ -657,6 +657,23 @@ def test_what_may_be_an_open_orders_fill_is_not_given_away(at: Stand, base: str,
     assert at.session.accept() == ""
 
 
+def test_what_may_be_a_late_fill_waits_ten_minutes_after_a_clock_that_was_ahead_too(at: Stand) -> None:
+    """Found when the clock was two hours ahead, the difference must not wait for two hours once it is right."""
+    at.look()
+    at.place()
+    at.look()
+    at.line.hold("AAA", "12")
+    at.line.hold("ZAR", "49000")
+    at.line.wait(7_200)
+    at.look(UNSURE)
+    at.line.now_ms -= 7_200_000
+    at.look(UNSURE)
+    assert at.session.accept().startswith("It may be order LB1-000001")
+    at.line.wait(601)
+    at.look(UNSURE)
+    assert at.session.accept() == ""
+
+
 def test_money_that_was_taken_out_is_not_traded_with(at: Stand) -> None:
     """45,000 of 50,000 withdrawn: the desk's cash is 5,000, and the day goes on at the same share of its cap."""
     at.look()

