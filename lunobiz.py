@@ -8953,6 +8953,11 @@ LINK_WORDS: Mapping[tuple[bool, bool], str] = types.MappingProxyType({
 })  # network seems there, has ever answered
 
 
+def _clock_words(skew_ms: float) -> str:
+    """How far the computer's clock is from the exchange's; what its dates cannot tell from right counts as 0."""
+    return f"Clock {number_text(abs(skew_ms) / 1000, 1)} s off" if abs(skew_ms) >= 50 else "Clock OK"
+
+
 def footer_text(health: Health, zone: Zone) -> str:
     """The status bar: line, next cycle, last candle, clock, database, log, replay check, notices, parameters, calls."""
     is_simulated = health.mode in SIMULATED_MARKETS
@@ -8961,16 +8966,14 @@ def footer_text(health: Health, zone: Zone) -> str:
         parts.append("Next cycle " + countdown_text(health.next_cycle_ms - health.now_ms))
     last = health.last_candle_ms
     parts.append("Last candle " + (DASH if last is None else when_text(last, health.now_ms, zone)))
-    if health.last_ok_ms and not is_simulated:
-        off_s = abs(health.skew_ms or 0.0) / 1000  # what the exchange's dates cannot tell from right counts as 0
-        parts.append(f"Clock {number_text(off_s, 1)} s off" if off_s >= 0.05 else "Clock OK")
-    parts.append(f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH)
-    parts.append("Log OK" if health.log_ok else "✖ Log cannot be written")
+    clock = _clock_words(health.skew_ms or 0.0) if health.last_ok_ms and not is_simulated else ""
+    database = f"DB {number_text(health.db_mb, 1)} MB" if health.db_mb is not None else "DB " + DASH
+    log = "Log OK" if health.log_ok else "✖ Log cannot be written"
     checked = "✖ Replay differs" if health.is_parity_broken else health.parity
     left = health.calls_left
     calls = f"{left} calls left" if left is not None and not is_simulated else ""
     notices = f"no notices in a {health.mode.value}" if is_simulated else health.notice_state
-    parts += [text for text in (checked, notices, health.label, calls) if text]
+    parts += [text for text in (clock, database, log, checked, notices, health.label, calls) if text]
     return PART.join(parts)
 
 
@@ -22232,7 +22235,7 @@ def check_use(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:
 
 # ==============================================================================
 # SESSION | which parts make a mode
-# shell | uses ERRORS TYPES SETTINGS STRATEGIES RISK CYCLE LEDGER SYSTEM STORE HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE JOBS WORKER FORMS SETUP
+# shell | uses ERRORS TYPES SETTINGS STRATEGIES PORTFOLIO RISK CYCLE LEDGER ROWS SYSTEM STORE HTTP LUNO DEMO FEED LIVE NOTIFY KEYS FILES DOCTOR SUPPORT ENGINE JOBS WORKER FORMS SETUP
 # ==============================================================================
 
 POLL_S = 0.05
@@ -22507,12 +22510,33 @@ def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
     return tuple(problems), funds
 
 
+def _equity_words(store: Store, counter: str) -> str:
+    """What LIVE's desk was worth when it was left."""
+    left = store.last_desk(Mode.LIVE)
+    return "begins with that cash" if left is None else f"{money_text(equity(left[1]), counter)} when LIVE was left"
+
+
+def _gate_run_words(store: Store, key: Credentials, valid_days: int) -> str:
+    """The evaluation that counts: its mark, its day, the last day on which it holds, the size it found safe."""
+    rows = store.links("gate_rows")
+    row = row_that_counts(rows, key)
+    seal = read_seal(row) if row is not None else None
+    held = read_pass(seal.payload) if seal is not None else None
+    if row is None or held is None:
+        return DASH
+    day, last = (f"{moment_of(t, Zone()):%Y-%m-%d}" for t in (row.time_ms, row.time_ms + valid_days * DAY_MS))
+    return f"{held.evaluation_hash[:8]} of {day}, holds to {last}; {safe_share(rows, key):.0%} of the tested size"
+
+
 def live_offer(session: Session, engine: Engine) -> LiveOffer:
     """What is in the way of LIVE, and what it would be; asks the exchange only when nothing else is in the way."""
     problems, funds = tuple(_live_problems(session, engine)), ""
     if not problems:
         problems, funds = _ask_line(session)
-    facts = (("Cash at Luno", funds), *live_words(session.settings, RAMP[0][0]))
+    store, settings = engine.parts.store, session.settings
+    run = _gate_run_words(store, engine.parts.install.key, settings.gates.valid_days)
+    facts = (("Cash at Luno", funds), ("Equity", _equity_words(store, settings.schedule.counter)),
+             ("Gate run", run), *live_words(settings, RAMP[0][0]))
     return LiveOffer(problems, facts, PROMISES)
 
 

@@ -179,7 +179,10 @@ def test_help_lists_every_key(look: lb.Look) -> None:
 
 # ---- the door to LIVE ----------------------------------------------------------
 
-OFFER = lb.LiveOffer((), (("Cash at Luno", "R12,000.00"), *lb.live_words(lb.Settings(), 10)), lb.PROMISES)
+OFFER = lb.LiveOffer((), (
+    ("Cash at Luno", "R12,000.00"), ("Equity", "R14,310.55 when LIVE was left"),
+    ("Gate run", "9f3c21ab of 2026-11-21, holds to 2026-12-21; 50% of the tested size"),
+    *lb.live_words(lb.Settings(), 10)), lb.PROMISES)  # fmt: skip
 
 
 def asked(look: lb.Look, offer: lb.LiveOffer, *steps: Callable[[lb.LiveDialog], object]) -> lb.RequestLive | None:
