@@ -1,7 +1,7 @@
 """LunoBiz: a trading desk for one private Luno account, in one file.
 
-It trades PAPER by default, on the same decision and risk code as a backtest. LIVE stays locked.
-Run `python lunobiz.py --demo` for a first look without a key or a network; `--help` lists the rest.
+It trades PAPER by default, on the same decision and risk code as a backtest. LIVE stays locked until
+its gates pass, and asks. Run `python lunobiz.py --demo` for a first look without a key or a network; `--help` lists the rest.
 
 How to read this file: from top to bottom. A name is defined before it is used. Everything above SYSTEM is pure:
 no disk, network, clock, thread, screen or unseeded chance. One straight line leads from a closed candle to a fill:
@@ -7945,12 +7945,17 @@ def settings_from_json(row: Parsed) -> Settings:
         raise DataError(f"the recorded settings cannot be read ({type(error).__name__})") from None
 
 
+def _without_entries(desk: Desk) -> Desk:
+    """The desk that takes its entry orders off."""
+    orders = tuple(replace(o, expires_ms=CALLED_OFF_MS) if o.kind in ENTRY_KINDS else o for o in desk.orders)
+    return replace(desk, orders=orders, retries=())
+
+
 def _called_off(desk: Desk) -> Desk:
     """The desk that leaves every position and takes its entry orders off."""
     left = tuple(p if p.phase is not ExitPhase.NONE else replace(p, phase=ExitPhase.CANCELLING, refused=0,
                                                                  exit_why=CLOSED_WORDS) for p in desk.positions)
-    orders = tuple(replace(o, expires_ms=CALLED_OFF_MS) if o.kind in ENTRY_KINDS else o for o in desk.orders)
-    return replace(desk, positions=left, orders=orders, retries=())
+    return replace(_without_entries(desk), positions=left)
 
 
 def _amount(text: str) -> float:
@@ -7991,7 +7996,7 @@ def _without(desk: Desk, what: str, amount: float) -> Desk:
 
 def owner_act(desk: Desk, act: str) -> Desk:
     """The desk after the owner re-armed it, had all closed, accepted that something is gone, or lifted its halt: then
-    the week starts anew with the equity of now. DataError if there is no such act.
+    the week starts anew with the equity of now; or after its entries were ended. DataError if there is no such act.
     """
     name, _, rest = act.partition(" ")
     if name == "gone":
@@ -7999,8 +8004,8 @@ def owner_act(desk: Desk, act: str) -> Desk:
         return _without(desk, what, _amount(amount))
     if act == "rearm":
         return clear_cause(desk, CauseKind.KILL)
-    if act == "close_all":
-        return _called_off(desk)
+    if act in ("close_all", "end_entries"):
+        return _called_off(desk) if act == "close_all" else _without_entries(desk)
     if act != "resolve":
         raise DataError("a recorded act cannot be read")
     kinds = tuple(k for k in OWNER_CAUSES if k is not CauseKind.KILL)
@@ -10298,6 +10303,7 @@ import sys
 import time
 from collections import deque
 from decimal import InvalidOperation
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -10374,8 +10380,11 @@ def program_folder() -> Path:
     return Path(sys.executable if getattr(sys, "frozen", False) else __file__).resolve().parent
 
 
+@cache
 def program_source() -> str:
-    """The text of this program's own file, which the exe carries along; "" if it cannot be read."""
+    """The text of this program's own file as it was at the start, which the exe carries along; "" if it cannot be read.
+    The file on disk may be another by now, as after an update.
+    """
     try:
         return Path(__file__).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -12470,6 +12479,7 @@ class LunoClient:
     ) -> None:
         self._transport, self._key, self._limit, self._clock, self._rng = transport, key, limit, clock, rng
         self.skew_ms = 0.0  # the exchange's clock minus ours, 0 while too small to be sure
+        self.has_time = False  # whether an answer has told the exchange's time
         self.last_ok_ms, self.latency_ms = 0, 0.0
 
     @property
@@ -12569,6 +12579,7 @@ class LunoClient:
         """Compare the answer's Date, the middle of its second, with the middle of the request."""
         date_ms = http_date_ms(reply.headers.get("date", ""))
         if date_ms is not None:
+            self.has_time = True
             skew_ms = date_ms + 500 - (started_ms + self.latency_ms / 2)
             is_real = abs(skew_ms) > SKEW_RESOLUTION_MS + self.latency_ms / 2
             self.skew_ms = skew_ms if is_real else 0.0
@@ -14178,11 +14189,17 @@ class LiveDesk(NamedTuple):
     settings: Settings
     market: Callable[[str], Market | None]
     size: Callable[[], float]  # the share of the tested size that the gates found safe
+    since_ms: Callable[[], int] = lambda: 0  # round trips before it were made with other rules
 
 
 def ramp_share(round_trips: int) -> float:
     """How much of the safe size may be traded after so many round trips; 0 means the smallest orders."""
     return next((share for count, share in RAMP if round_trips < count), 1.0)
+
+
+def count_trips(store: Store, since_ms: int) -> int:
+    """Round trips of LIVE that were closed since then."""
+    return sum(int(str(row["closed_ms"])) >= since_ms for row in store.rows_of("trades", Mode.LIVE))
 
 
 class LiveSession:
@@ -14362,7 +14379,7 @@ class LiveSession:
             found = self.reconciler.run()
             self._has_lost = self._has_lost or bool(found.double_use)
             self.executor.prove_absent(found.is_explained)
-            self._round_trips = len(self._store.rows_of("trades", Mode.LIVE))
+            self._round_trips = count_trips(self._store, self._who.since_ms())
             self._fills = read_fills(self._store.path, Mode.LIVE)
             self.trouble = ""
         except (ExchangeDown, ExchangeRefused) as error:
@@ -14869,6 +14886,12 @@ def install_name(install: Install) -> str:
 def read_install(home: Path) -> Install:
     """The signing key in this folder and the hash of this program; whatever cannot be told locks."""
     return Install(signing_key(home), code_hash(program_source()))
+
+
+def require_code(code: str) -> None:
+    """DataError if the process that asked was started from another program file than this one, as before an update."""
+    if code and code_hash(program_source()) != code:
+        raise DataError("the program's file has changed since the program was started: close it and start it again")
 
 
 PROTECTED_FILE = "keys.protected"
@@ -16159,6 +16182,7 @@ def last_choice(parts: EngineParts, settings: Settings) -> HeldChoice | None:
 
 
 LOCKS_EVERY_MS = 60_000
+CHOICE_LIFE = 2  # windows of unseen days after which a training is too old for real orders
 GATES_OPEN = "The gates are open: LIVE can be asked for."
 ALARMS = frozenset({FORGED, BROKEN, CUT_OFF, CLOCK_BACK, UNREADABLE})
 
@@ -16176,6 +16200,18 @@ def is_under_way(desk: Desk) -> bool:
     """True while an order's answer or end is awaited."""
     waiting = (OrderState.INTENT, OrderState.UNKNOWN)
     return any(o.state in waiting or o.is_cancelling or o.kind is OrderKind.EXIT for o in desk.orders)
+
+
+def has_wishes(desk: Desk) -> bool:
+    """True while an entry order is there that has not been called off."""
+    return any(o.kind in ENTRY_KINDS and o.expires_ms != CALLED_OFF_MS for o in desk.orders)
+
+
+def blinded(base: Conditions, error: ExchangeDown | ExchangeRefused) -> Conditions:
+    """The conditions of a beat without quotes."""
+    code = error.code if isinstance(error, ExchangeRefused) else ""
+    return replace(base, has_network=bool(code), is_key_refused=code in KEY_CODES, is_reconciled=False,
+                   is_maintenance=code in MAINTENANCE_CODES, reconcile_age_ms=math.inf)
 
 
 def dated(moment: Moment, skew_ms: float) -> Moment:
@@ -16211,10 +16247,16 @@ class AuditRecorder:
             self._store.record_inputs(self._mode, self._inputs.take())
 
 
+NO_CHOICE = "No training has chosen a parameter set for these settings yet: PAPER trains as soon as it has the days."
+
+
 def session_locks(parts: EngineParts, settings: Settings, now_ms: int) -> tuple[str, ...]:
-    """Why this session may send no real entries."""
+    """Why this session may send no real entries: the gates, and a set that the latest training did not choose."""
     facts = LiveFacts(settings, parts.mode, now_ms, parts.install.key, parts.install.code_hash)
-    return gate_locks(parts.store, parts.feed, facts)
+    choice, limit = last_choice(parts, settings), CHOICE_LIFE * settings.gates.test_days
+    age = 0.0 if choice is None else (now_ms - choice.to_ms) / DAY_MS
+    old = f"The parameter set was trained to {age:.0f} days ago; {limit} are allowed." if age > limit else ""
+    return (*gate_locks(parts.store, parts.feed, facts), *filter(None, (old if choice is not None else NO_CHOICE,)))
 
 
 def trained_words(choice: HeldChoice) -> str:
@@ -16251,7 +16293,7 @@ class Engine:
             self._trade_with(self.choice)
         self.report: CycleReport | None = None
         self.moment: Moment | None = None
-        self.failures, self._was_killed = 0, False
+        self.failures, self._was_killed, self.bars_entries = 0, False, False
         self.has_loaded = False  # the memory of the strategies is not there yet
         self.findings: tuple[Banner, ...] = ()
         self._locks: tuple[int, tuple[str, ...]] = (-1, ())
@@ -16362,6 +16404,9 @@ class Engine:
         if self.parts.live is not None:
             self._give_up(beat.now_ms)
             base = self.parts.live.look(base, self.desk)
+            base = replace(base, may_enter=base.may_enter and not self.bars_entries)
+            if not base.may_enter and has_wishes(self.desk):
+                self.act("end_entries", beat.now_ms)
             self._tell_findings(tuple(self.parts.live.findings()), beat.now_ms)
         try:
             moment = self.parts.feed.moment(beat.now_ms, beat.due, base, wanted)
@@ -16381,15 +16426,9 @@ class Engine:
     def _blind(self, beat: Beat, base: Conditions, error: ExchangeDown | ExchangeRefused) -> Moment:
         self.failures += 1
         self.parts.pace.hold_back(self.failures)
-        code = error.code if isinstance(error, ExchangeRefused) else ""
-        is_refused = code in KEY_CODES
         text = f"No usable answer from Luno, try {self.failures}: {error}"
         self.tell(Event(beat.now_ms, "api_retry" if self.failures > 1 else "api_error", "warning", text))
-        conditions = replace(
-            base, has_network=bool(code), is_key_refused=is_refused, is_maintenance=code in MAINTENANCE_CODES,
-            is_reconciled=False, reconcile_age_ms=math.inf,
-        )
-        return self.parts.feed.blind_moment(beat.now_ms, beat.due, conditions, str(error))
+        return self.parts.feed.blind_moment(beat.now_ms, beat.due, blinded(base, error), str(error))
 
     def _trade(self, moment: Moment) -> tuple[CycleReport, ...]:
         """Run the line on a moment and take over its desk."""
@@ -16763,7 +16802,7 @@ class RequestLive:
 
 @dataclass(frozen=True, slots=True)
 class LeaveLive:
-    """Back to PAPER; what rests at the exchange stays there."""
+    """Back to PAPER; entry orders are ended, stops that rest at the exchange stay there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17018,16 +17057,15 @@ def _parity_child(database: str, mode: Mode, span_ms: tuple[int, int], pipe: Con
         pipe.close()
 
 
-def _choice_child(candles: Candles, settings: Settings, now_ms: int, pipe: Connection) -> None:
+def _choice_child(candles: Candles, settings: Settings, now_ms: int, code: str, pipe: Connection) -> None:
     """Runs in a process of its own: choose a set on the latest training."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     with contextlib.suppress(OSError):
         try:
+            require_code(code)
             pipe.send(current_choice(candles, settings, parameter_sets(), now_ms))
         except LunobizError as error:
             pipe.send(Failed(str(error)))
-        finally:
-            pipe.close()
 
 
 def _self_test_child(job: SelfTestJob, pipe: Connection) -> None:
@@ -17249,6 +17287,7 @@ def _gates_child(task: GateTask, helpers: tuple[Connection, ...], pipe: Connecti
     with contextlib.suppress(EOFError, OSError):  # nobody listens any more
         try:
             pipe.send(GatesProgress(0, 0, "Reading candles"))
+            require_code(task.code_hash)
             job = with_self_test(task.job(), program_source())
             pipe.send(look_of(job, task.code_hash, unseen_span(job), task.now_ms))
             job = replace(job, attempts=pipe.recv())
@@ -17432,7 +17471,7 @@ class Chooser:
         engine.days_known = history_days(gates) - missing
         if engine.has_history and not missing:
             self._has_answered = False
-            self._child = Child(_choice_child, job.candles, job.settings, now_ms)
+            self._child = Child(_choice_child, job.candles, job.settings, now_ms, engine.parts.install.code_hash)
 
     def _listen(self, child: Child, now_ms: int) -> None:
         for message in child.poll():
@@ -17798,6 +17837,7 @@ class Errand:
 
 
 OpenEngine = Callable[[Callable[[Event], None]], tuple[Engine, WorkerOptions]]
+CALL_OFF_S = 12.0  # two looks of five seconds, and some
 NOT_NOW = "Nothing was changed: a backtest or an evaluation runs. Cancel it or let it end, then apply again."
 NO_WAY_TO_LIVE = LiveOffer(("Only PAPER on Luno itself can lead to LIVE: start without --demo and --replay.",))
 
@@ -17853,6 +17893,49 @@ class Aside:
         with contextlib.suppress(queue.Empty):
             return self._answers.get_nowait()
         return None
+
+
+def dismissed(errands: Iterable[Errand]) -> Iterator[BacktestDone | GatesDone]:
+    """End what runs with its session, into whose audit it would write; yields the answers that were still due."""
+    for errand in errands:
+        done = errand.cancel()
+        errand.end()
+        if done is not None:
+            yield done
+
+
+def send_notices(notifier: Notifier, ending: threading.Event, closing: threading.Event) -> None:
+    """The notices' thread: slow channels delay nothing but each other."""
+    while not (ending.wait(NOTICE_EVERY_S) or closing.is_set()):
+        notifier.pump()
+    notifier.close()
+
+
+def call_off_entries(engine: Engine, clock: Clock) -> None:
+    """End what LIVE still wants to buy before nobody looks after it; tells what may still rest when Luno does not
+    answer in time.
+    """
+    end_s, engine.bars_entries = clock.mono_s() + CALL_OFF_S, True
+    while engine.parts.live is not None and clock.mono_s() < end_s:
+        left = sorted({o.pair for o in engine.desk.orders if o.kind in ENTRY_KINDS})
+        if not left:
+            return
+        engine.parts.pace.hurry(is_busy=True)
+        engine.step()
+        clock.sleep(0.5)
+    if engine.parts.live is not None:
+        text = f"Entry orders may still rest at Luno ({', '.join(left)}): cancel them in its app, or go LIVE again"
+        engine.tell(Event(clock.now_ms(), "live_left", "error", text))
+
+
+def open_live(way: OpenEngine, paper: OpenEngine, tell: Callable[[Note], None], listen: Callable[[Event], None]
+              ) -> tuple[Engine, WorkerOptions]:
+    """A LIVE session, or PAPER again if there cannot be one."""
+    try:
+        return way(listen)
+    except LunobizError as error:
+        tell(Note("error", f"Back in PAPER: {error}"))
+        return paper(listen)
 
 
 def is_exposed(engine: Engine) -> bool:
@@ -17938,8 +18021,8 @@ class Worker:
         self._options, self._next_open = options, None
         self._is_running, self._speed = options.starts_running, options.speed
         ending = threading.Event()
-        notices = threading.Thread(target=self._send_notices, args=(engine.parts.notifier, ending), daemon=True,
-                                   name="lunobiz-notices")
+        notices = threading.Thread(target=send_notices, args=(engine.parts.notifier, ending, self._closing),
+                                   daemon=True, name="lunobiz-notices")
         notices.start()
         self._checks = DayCheck(engine, options)
         self._chooser = Chooser(engine, options.clock)
@@ -17949,6 +18032,10 @@ class Worker:
         if evaluation is not None:
             self._events.put(evaluation)
         self._loop(engine)
+        call_off_entries(engine, self._wall)
+        for done in dismissed(self._errands):
+            self._events.put(done)
+        self._errands = []
         self._checks.end()
         self._chooser.end()
         ending.set()
@@ -17958,12 +18045,6 @@ class Worker:
     def _hear(self, event: Event) -> None:
         if self._events.qsize() < EVENTS_WAITING:
             self._events.put(LogLine(event.time_ms, event.level, event.kind, event.text))
-
-    def _send_notices(self, notifier: Notifier, ending: threading.Event) -> None:
-        """The notices' thread: slow channels delay nothing but each other."""
-        while not (ending.wait(NOTICE_EVERY_S) or self._closing.is_set()):
-            notifier.pump()
-        notifier.close()
 
     def _loop(self, engine: Engine) -> None:
         while True:
@@ -18023,9 +18104,8 @@ class Worker:
     def _obey(self, engine: Engine, command: object) -> None:
         """Carry out one command of the window."""
         now = self._options.clock.now_ms()
-        if isinstance(command, (Start, Stop)):
-            self._is_running = isinstance(command, Start)
-            self._next_s = self._wall.mono_s()
+        if isinstance(command, (Start, Stop, Kill)):
+            self._run_or_rest(engine, command)
         elif isinstance(command, SetSpeed):
             self._speed, self._next_s = max(0.0, command.speed), self._wall.mono_s()
         elif isinstance(command, (Rearm, ResolveHalt, CloseAll)):
@@ -18044,10 +18124,20 @@ class Worker:
         else:
             self._obey_long(engine, command)
 
+    def _run_or_rest(self, engine: Engine, command: Start | Stop | Kill) -> None:
+        """Start, or stand still with no wish to buy left at Luno; while it runs, the kill file is seen at each beat."""
+        if not (isinstance(command, Kill) and self._is_running):
+            self._is_running, engine.bars_entries = isinstance(command, Start), False
+            self._next_s = self._wall.mono_s()
+        if not self._is_running:
+            call_off_entries(engine, self._wall)
+
     def _obey_live(self, engine: Engine, command: AskLive | RequestLive | LeaveLive) -> None:
         """Tell what is between PAPER and LIVE, or change over when nothing is; each time all is asked anew."""
+        is_running = self._is_running
+        paper: OpenEngine = lambda listen: _open_as_it_was(self._open, is_running, listen)  # noqa: E731
         if isinstance(command, LeaveLive):
-            self._next_open = self._open if engine.parts.mode is Mode.LIVE else None
+            self._next_open = paper if engine.parts.mode is Mode.LIVE else None
             return
         ask, way = self._options.offer_live, self._options.open_live
         offer = NO_WAY_TO_LIVE if ask is None else ask(engine)
@@ -18058,15 +18148,7 @@ class Worker:
         elif command.word != LIVE_WORD or set(command.promises) != set(offer.promises):
             self._events.put(Note("error", f"Still in PAPER: type {LIVE_WORD} and tick every line"))
         else:
-            self._next_open = lambda listen: self._open_live(way, listen)
-
-    def _open_live(self, way: OpenEngine, listen: Callable[[Event], None]) -> tuple[Engine, WorkerOptions]:
-        """A LIVE session, or PAPER again if there cannot be one."""
-        try:
-            return way(listen)
-        except LunobizError as error:
-            self._events.put(Note("error", f"Back in PAPER: {error}"))
-            return self._open(listen)
+            self._next_open = lambda listen: open_live(way, paper, self._events.put, listen)
 
     def _change(self, engine: Engine, values: Mapping[str, str]) -> None:
         """Change settings; PAPER is opened anew with them and goes on, LIVE takes them up when it has ended."""
@@ -19635,7 +19717,7 @@ def ask_exit(look: Look, mode: str, positions: Sequence[Row]) -> bool:
     if mode in ("DEMO", "REPLAY"):
         after = f"The next {mode} starts from the beginning."
     elif mode == "LIVE":
-        after = "Stops that rest at Luno stay there; nothing else watches them until you start again."
+        after = "Entry orders are ended; stops that rest at Luno stay. Nothing else is watched until you go LIVE again."
     lines = (many, *held, after) if held else ("There are no open positions.",)
     return _is_confirmed(look, "Exit LunoBiz", "The bot is running.", lines, ("Stop bot and exit", "Keep running"))
 
@@ -19669,7 +19751,7 @@ def ask_close_all(look: Look, mode: str, offer: ClosingOffer) -> bool:
 
 def ask_leave_live(look: Look) -> bool:
     """May LIVE end? Says what stays at the exchange."""
-    lines = ("Stops that rest at Luno stay there; so do entry orders, until LIVE looks at them again.",
+    lines = ("Entry orders are ended; stops that rest at Luno stay there.",
              "PAPER starts with its own positions; LIVE has to be confirmed anew.")
     return _is_confirmed(look, "Back to PAPER", "Leave LIVE?", lines, ("Back to PAPER", "Stay in LIVE"))
 
@@ -22490,6 +22572,9 @@ def _live_problems(session: Session, engine: Engine) -> Iterator[str]:
         yield f"PAPER is {engine.desk.state.name}: {', '.join(c.kind.words for c in engine.desk.causes)}."
 
 
+NO_TIME = "Luno's answers do not tell its time, so this computer's clock cannot be checked."
+
+
 def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
     """What the exchange says of key and clock, and the cash that is free there."""
     ways = _real_ways(session, SystemClock())
@@ -22505,9 +22590,30 @@ def _ask_line(session: Session) -> tuple[tuple[str, ...], str]:
     finally:
         ways.transport.close()
     problems = [f"The live key did not pass its check: {trouble}."] if trouble else []
+    if not client.has_time:
+        problems.append(NO_TIME)
     if abs(client.skew_ms) > MAX_SKEW_MS:
         problems.append(f"This computer's clock is {client.skew_ms / 1000:+.1f} s off Luno's: set it right.")
     return tuple(problems), funds
+
+
+def _rules_of(link: Link) -> tuple[str, str, str] | None:
+    seal = read_seal(link)
+    held = read_pass(seal.payload) if seal is not None else None
+    return (held.code_hash, held.strategies_hash, held.rest_hash) if held is not None else None
+
+
+def same_rules_ms(rows: Sequence[Link], key: Credentials) -> int:
+    """Since when evaluations by the rules of the one that counts (code, strategies, settings) are stored; 0 without."""
+    row = row_that_counts(rows, key)
+    return 0 if row is None else min(link.time_ms for link in rows if _rules_of(link) == _rules_of(row))
+
+
+def _ramp_words(trips: int) -> str:
+    """How large real orders are after so many round trips."""
+    share = ramp_share(trips)
+    size = f"{share:.0%} of the size that the gates found safe" if share else "the smallest Luno takes"
+    return f"{size}, after {trips} round trips by these rules"
 
 
 def _equity_words(store: Store, counter: str) -> str:
@@ -22535,8 +22641,10 @@ def live_offer(session: Session, engine: Engine) -> LiveOffer:
         problems, funds = _ask_line(session)
     store, settings = engine.parts.store, session.settings
     run = _gate_run_words(store, engine.parts.install.key, settings.gates.valid_days)
+    trips = count_trips(store, same_rules_ms(store.links("gate_rows"), engine.parts.install.key))
+    limits = live_words(settings, RAMP[0][0])
     facts = (("Cash at Luno", funds), ("Equity", _equity_words(store, settings.schedule.counter)),
-             ("Gate run", run), *live_words(settings, RAMP[0][0]))
+             ("Gate run", run), *(limits if trips == 0 else (*limits[:-1], ("Orders", _ramp_words(trips)))))
     return LiveOffer(problems, facts, PROMISES)
 
 
@@ -22545,16 +22653,18 @@ def _live_session(session: Session, parts: EngineParts) -> LiveSession:
     store, install = parts.store, parts.install
 
     def locks() -> tuple[str, ...]:
-        facts = LiveFacts(session.settings, Mode.LIVE, SystemClock().now_ms(), install.key, install.code_hash)
-        return gate_locks(store, parts.feed, facts)
+        return session_locks(parts, session.settings, SystemClock().now_ms())
 
     saved = store.last_desk(Mode.LIVE)
     who = LiveDesk(install_name(install), locks, parts.is_killed, session.settings,
                    lambda pair: parts.feed.markets.get(pair),
-                   lambda: safe_share(store.links("gate_rows"), install.key))
+                   lambda: safe_share(store.links("gate_rows"), install.key),
+                   lambda: same_rules_ms(store.links("gate_rows"), install.key))
     live = LiveSession(LunoOrders(parts.client), store, who, saved[1].orders if saved is not None else ())
     parts.feed.refresh_markets(parts.client.exchange_ms())
     live.begin()
+    if not parts.client.has_time:
+        raise ExchangeDown(NO_TIME)
     return live
 
 
@@ -22692,6 +22802,8 @@ def open_engine(session: Session, listen: Callable[[Event], None]) -> tuple[Engi
             parts = replace(parts, live=_live_session(session, parts))
         except LunobizError:
             store.close()
+            log.close()
+            ways.transport.close()
             raise
     options = WorkerOptions(
         ways.clock, session.home, session.database, limit.left, session.speed, session.mode is not Mode.PAPER,
@@ -23131,6 +23243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. No traceback ever shows a secret: texts of libraries are not shown."""
     multiprocessing.freeze_support()
     _ready_streams()
+    program_source()  # read now: what it says is what runs
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except LunobizError as error:

@@ -1,4 +1,4 @@
-"""A pass of every gate, as an evaluation on Luno's own candles would have stored it."""
+"""What LIVE asks of the audit: a pass of every gate on Luno's own candles, and a set that training has chosen."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def keep_a_pass(engine: lunobiz.Engine, now_ms: int, **changes: object) -> None:
         attempts = (store.add_link("attempts", now_ms, lambda _: lunobiz.canonical(look)),)
     store.add_link("gate_rows", now_ms, lambda before: lunobiz.sealed(
         lunobiz.canonical(held), before, now_ms, attempts[-1].hash, engine.parts.install.key))  # fmt: skip
+
+
+def keep_a_choice(engine: lunobiz.Engine, now_ms: int, chosen: int = 0) -> None:
+    """Store a choice for exactly this configuration, as training would have; a session knows it once it is opened."""
+    held = lunobiz.HeldChoice(chosen, max(0, chosen), 1.5, now_ms // lunobiz.DAY_MS * lunobiz.DAY_MS)
+    engine.parts.store.record_metrics(now_ms, "choice", {
+        "configuration": lunobiz.configuration_of(engine.settings, engine.parts.install), **held._asdict()})

@@ -58,7 +58,7 @@ from lunobiz import (
     is_killed,
     trade_now,
 )
-from passes import keep_a_pass
+from passes import keep_a_choice, keep_a_pass
 from recordings import Shape, market_rows, quick_settings
 
 KEY = Credentials("cnz2yjswbv3jd", "C4n4ryS3cretQ_-zXw9Yk2LmP8vBt5RhJ7dFgAe1NuI")
@@ -830,6 +830,7 @@ def test_what_is_under_way(kind: OrderKind, changes: dict[str, object], answer: 
 
 def test_a_pass_for_exactly_this_lifts_every_lock(paper: Paper) -> None:
     now_ms = paper.clock.now_ms()
+    keep_a_choice(paper.engine, now_ms)
     assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)
     keep_a_pass(paper.engine, now_ms)
     assert paper.engine.lock_reasons(now_ms) == (lunobiz.NO_ROW,)  # looked up once a minute
@@ -844,6 +845,7 @@ def test_a_pass_for_exactly_this_lifts_every_lock(paper: Paper) -> None:
 @pytest.mark.parametrize("what", ["code", "key", "fees", "limits", "test exchange"])
 def test_what_holds_now_is_taken_from_the_session(paper: Paper, what: str) -> None:
     engine, now_ms = paper.engine, paper.clock.now_ms()
+    keep_a_choice(paper.engine, now_ms)
     keep_a_pass(paper.engine, now_ms)
     assert engine.lock_reasons(now_ms, is_fresh=True) == ()
     if what in ("code", "key"):
@@ -859,6 +861,20 @@ def test_what_holds_now_is_taken_from_the_session(paper: Paper, what: str) -> No
         engine.settings = replace(engine.settings, exchange_url="https://x.test")
     reasons = engine.lock_reasons(now_ms, is_fresh=True)
     assert reasons
+
+
+def test_a_set_that_training_did_not_choose_for_these_settings_locks(paper: Paper) -> None:
+    """None at all, one for other limits (tighter ones are no lock by themselves), and one of more than 120 days ago."""
+    engine, now_ms = paper.engine, paper.clock.now_ms()
+    keep_a_pass(engine, now_ms)
+    assert engine.lock_reasons(now_ms, is_fresh=True) == (lunobiz.NO_CHOICE,)
+    keep_a_choice(engine, now_ms)
+    assert engine.lock_reasons(now_ms, is_fresh=True) == ()
+    engine.settings = replace(engine.settings, limits=replace(engine.settings.limits, max_positions=3))
+    assert engine.lock_reasons(now_ms, is_fresh=True) == (lunobiz.NO_CHOICE,)
+    keep_a_choice(engine, now_ms - 121 * DAY_MS)
+    (reason,) = engine.lock_reasons(now_ms, is_fresh=True)
+    assert "trained to 12" in reason and "120 are allowed" in reason
 
 
 def test_fees_that_are_not_the_accounts_are_not_known(paper: Paper) -> None:

@@ -102,7 +102,7 @@ RAISABLE = frozenset({"ValueError", "TypeError"})
 # tables and the support bundle, 800. Keys that Windows protects, the icon, and a second start that shows the first
 # window, 250. Coins and cash that are gone, and what Windows says of file rights, 120; a demo market that holds its
 # newest days and makes older ones again, 50. Words of the window, 150.
-FILE_LINES, SECTION_LINES, CLASS_LINES = 23_200, 750, 250
+FILE_LINES, SECTION_LINES, CLASS_LINES = 23_300, 750, 250
 FUNCTION_LINES, FUNCTION_P95, FUNCTION_MEDIAN, BRANCHES, PARAMETERS = 50, 35, 8, 10, 6
 WIDTH = tomllib.loads(SETTINGS_OF_TOOLS.read_text(encoding="utf-8"))["tool"]["ruff"]["line-length"]
 

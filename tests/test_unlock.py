@@ -14,7 +14,7 @@ import pytest
 import lunobiz
 from fakes import FakeClock
 from lunobiz import HOUR_MS, CauseKind, Credentials, DemoExchange, Event, Mode, OrderKind, Reply, Session, TradingState
-from passes import keep_a_pass
+from passes import keep_a_choice, keep_a_pass
 from recordings import quick_settings
 
 T0 = lunobiz.DEMO_START_MS + 3 * HOUR_MS
@@ -25,7 +25,8 @@ ENV = {
     "LUNOBIZ_READ_KEY_ID": READ[0], "LUNOBIZ_READ_KEY_SECRET": READ[1],
     "LUNOBIZ_LIVE_KEY_ID": LIVE[0], "LUNOBIZ_LIVE_KEY_SECRET": LIVE[1],
 }  # fmt: skip
-BUDGET_H = 72  # hours within which the demo's market gives a signal
+QUICK = 0  # a place in the list of sets
+BUDGET_H = 14  # hours within which the demo's market gives a signal
 
 
 class Luno:
@@ -87,6 +88,11 @@ class Desk:
         while self.engine.load(self.clock.now_ms()) is not None:
             pass
 
+    def allow(self) -> None:
+        """An evaluation of just these settings has passed, and training has chosen the set that trades."""
+        keep_a_pass(self.engine, self.clock.now_ms())
+        keep_a_choice(self.engine, self.clock.now_ms(), QUICK)
+
     def offer(self) -> lunobiz.LiveOffer:
         """What the dialog would show."""
         assert self.options.offer_live is not None
@@ -121,7 +127,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """PAPER has run for a while, and an evaluation of just these settings has passed."""
     made = Desk(tmp_path / "home", monkeypatch)
     made.tick(30)
-    keep_a_pass(made.engine, made.clock.now_ms())
+    made.allow()
     return made
 
 
@@ -162,7 +168,7 @@ def test_what_env_lacks_locks(
 ) -> None:
     desk = Desk(tmp_path / "home", monkeypatch, **changes)
     desk.tick(30)
-    keep_a_pass(desk.engine, desk.clock.now_ms())
+    desk.allow()
     assert desk.offer().problems == (says,)
     assert desk.luno.posts == []
 
@@ -170,7 +176,7 @@ def test_what_env_lacks_locks(
 def test_without_a_pass_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(tmp_path / "home", monkeypatch)
     desk.tick(30)
-    assert desk.offer().problems == (lunobiz.NO_ROW,)
+    assert desk.offer().problems == (lunobiz.NO_ROW, lunobiz.NO_CHOICE)
     keep_a_pass(desk.engine, desk.clock.now_ms(), gates=())
     assert "10 of 10 gates did not pass" in desk.offer().problems[0]
     assert desk.luno.posts == []
@@ -205,3 +211,85 @@ def test_a_pass_that_ends_while_live_runs_lets_nothing_in_any_more(desk: Desk) -
     with sqlite3.connect(desk.session.database) as db:
         found = db.execute("SELECT why FROM decisions WHERE mode = 'live' AND action = 'reject'").fetchall()
     assert found and all(str(row[0]).startswith("LIVE is locked again: no new entries.") for row in found)
+
+
+def resting(desk: Desk) -> list[str]:
+    """Entries of the bot that rest at the exchange."""
+    return [o.status for o in desk.luno.exchange.accounts.orders.values() if o.is_buy and o.status != "COMPLETE"]
+
+
+def wished(desk: Desk) -> None:
+    """LIVE with an entry that rests at the exchange, and fills by nothing but time."""
+    desk.go_live()
+    assert desk.hours(lambda: bool(resting(desk))), "no signal within the budget"
+
+
+def test_an_entry_is_ended_when_the_gates_lock_again(desk: Desk) -> None:
+    wished(desk)
+    keep_a_pass(desk.engine, desk.clock.now_ms(), gates=())
+    desk.tick(25)
+    assert resting(desk) == [] and not any(o.kind is OrderKind.ENTRY for o in desk.engine.desk.orders)
+
+
+def test_when_live_is_stopped_or_left_no_wish_to_buy_stays_at_luno(desk: Desk) -> None:
+    wished(desk)
+    lunobiz.call_off_entries(desk.engine, desk.clock)
+    assert resting(desk) == [] and not any(o.kind is OrderKind.ENTRY for o in desk.engine.desk.orders)
+    assert not any(e.kind == "live_left" for e in desk.told)
+    posts = desk.luno.orders(LIVE[0])
+    assert not desk.hours(lambda: desk.luno.orders(LIVE[0]) > posts and bool(resting(desk)))  # barred until started
+
+
+def test_an_entry_that_luno_does_not_end_in_time_is_named(desk: Desk) -> None:
+    wished(desk)
+    desk.luno.exchange.faults.append(lunobiz.Fault("down", "/api/", 1_000))
+    began_s = desk.clock.mono_s()
+    lunobiz.call_off_entries(desk.engine, desk.clock)
+    assert lunobiz.CALL_OFF_S <= desk.clock.mono_s() - began_s < 60
+    (told,) = [e for e in desk.told if e.kind == "live_left"]
+    assert told.level == "error" and "may still rest at Luno" in told.text and resting(desk)
+
+
+def test_answers_without_a_time_lock(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skew of 0 that nobody has measured is no clock that agrees."""
+    plain = desk.luno.exchange._made
+    monkeypatch.setattr(desk.luno.exchange, "_made", lambda *parts: plain(*parts)._replace(headers={}))
+    assert desk.offer().problems == (lunobiz.NO_TIME,)
+    way = desk.options.open_live
+    assert way is not None
+    with pytest.raises(lunobiz.ExchangeDown, match="do not tell its time"):
+        way(desk.told.append)
+
+
+def test_the_ramp_begins_anew_with_other_rules(desk: Desk) -> None:
+    """Twelve round trips by other rules make no order larger; twelve by these are a step, and the dialog says so."""
+    store, key = desk.engine.parts.store, desk.engine.parts.install.key
+    early = desk.clock.now_ms() - 5_000
+    since = lunobiz.same_rules_ms(store.links("gate_rows"), key)
+    assert since == desk.clock.now_ms() and lunobiz.same_rules_ms((), key) == 0
+    keep_a_pass(desk.engine, desk.clock.now_ms() + 9, strategies_hash="other")
+    assert lunobiz.same_rules_ms(store.links("gate_rows"), key) == since + 9
+    keep_a_pass(desk.engine, desk.clock.now_ms() + 99)
+    assert lunobiz.same_rules_ms(store.links("gate_rows"), key) == since
+    with sqlite3.connect(desk.session.database) as db:
+        names = [str(row[1]) for row in db.execute("PRAGMA table_info(trades)")]
+        for closed_ms in [early] * 12 + [since + 1] * 12:
+            row = dict.fromkeys(names, 0) | {"mode": "live", "pair": "XBTZAR", "closed_ms": closed_ms}
+            row.pop("rowid", None)
+            db.execute(f"INSERT INTO trades ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    assert lunobiz.count_trips(store, since) == 12 and lunobiz.count_trips(store, 0) == 24
+    says = "25% of the size that the gates found safe, after 12 round trips by these rules"
+    assert dict(desk.offer().facts)["Orders"] == says
+
+
+def test_a_program_file_that_was_replaced_is_not_taken_for_the_code_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lunobiz.program_source()
+    other = tmp_path / "lunobiz.py"
+    other.write_text("# another version\n", encoding="utf-8")
+    monkeypatch.setattr(lunobiz, "__file__", str(other))
+    assert lunobiz.program_source() == before
+    with pytest.raises(lunobiz.DataError, match="has changed since the program was started"):
+        lunobiz.require_code("0" * 64)
+    lunobiz.require_code(lunobiz.code_hash(before))

@@ -594,10 +594,62 @@ def test_a_confirmed_request_opens_live_after_paper_was_closed(session: Session)
 
 
 def test_when_live_cannot_be_opened_paper_goes_on(session: Session) -> None:
+    """Trading, if it was."""
     desks = Desks(session, trouble=lunobiz.ExchangeDown("the exchange cannot be reached"))
     told = asked_for_live(desks, "LIVE", lunobiz.PROMISES, is_note)
     assert told == Note("error", "Back in PAPER: the exchange cannot be reached")
     assert desks.opened == ["paper", "live", "paper"]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_paper_is_as_it_was_after_a_live_that_could_not_be_opened(session: Session, runs: bool) -> None:
+    desks = Desks(session, trouble=lunobiz.ExchangeDown("the exchange cannot be reached"))
+    worker = Worker(desks.paper)
+    worker.start()
+    listener = Listener(worker)
+    listener.news(lambda n: bool(n.decisions))
+    worker.send(lunobiz.Start() if runs else lunobiz.Stop())
+    worker.send(lunobiz.RequestLive("LIVE", lunobiz.PROMISES))
+    listener.wait(is_note)
+    assert listener.news(lambda n: True).status.is_running is runs
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S)
+
+
+def test_what_runs_when_live_is_asked_for_is_cancelled_and_the_worker_goes_on(session: Session, tmp_path: Path) -> None:
+    """Its result would go into the audit of a session that has been closed."""
+    desks = Desks(session)
+    worker = Worker(desks.paper)
+    worker.start()
+    listener = Listener(worker)
+    listener.news(lambda n: bool(n.decisions))
+    worker.send(EvaluateGates(BacktestRequest("folder", str(recorded(tmp_path / "data")))))
+    listener.wait(lambda e: isinstance(e, GatesProgress))
+    worker.send(lunobiz.RequestLive("LIVE", lunobiz.PROMISES))
+    done = listener.wait(lambda e: isinstance(e, GatesDone))
+    assert isinstance(done, GatesDone) and done.problem == lunobiz.CANCELLED
+    listener.wait(lambda e: isinstance(e, lunobiz.RunsListed) and desks.opened == ["paper", "live"])
+    assert listener.news(lambda n: bool(n.decisions)).status.is_running
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S)
+
+
+def test_a_stop_and_a_kill_of_a_session_that_stands_still_end_what_live_wants_to_buy(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(lunobiz, "call_off_entries", lambda engine, clock: called.append(engine.bars_entries))
+    worker = Worker(lambda listen: open_engine(session, listen))
+    worker.start()
+    listener = Listener(worker)
+    listener.news(lambda n: bool(n.decisions))
+    for command, count in ((lunobiz.Kill(), 0), (lunobiz.Stop(), 1), (lunobiz.Kill(), 2), (lunobiz.Start(), 2)):
+        worker.send(command)
+        listener.news(lambda n: n.status.is_running is (not isinstance(command, lunobiz.Stop)))\
+            if not isinstance(command, lunobiz.Kill) else time.sleep(0.5)
+        assert len(called) == count
+    worker.send(Shutdown())
+    assert worker.join(PATIENCE_S) and len(called) == 3
 
 
 def test_a_worker_that_ends_takes_its_evaluation_with_it(session: Session, tmp_path: Path) -> None:
