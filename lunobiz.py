@@ -1,7 +1,7 @@
 """LunoBiz: a trading desk for one private Luno account, in one file.
 
-It trades PAPER by default, on the same decision and risk code as a backtest. LIVE stays locked until
-its gates pass, and asks. Run `python lunobiz.py --demo` for a first look without a key or a network; `--help` lists the rest.
+It trades PAPER by default, on the same decision and risk code as a backtest. LIVE stays locked until its gates pass.
+Run `python lunobiz.py --demo` for a first look without a key or a network; `--help` lists the rest.
 
 How to read this file: from top to bottom. A name is defined before it is used. Everything above SYSTEM is pure:
 no disk, network, clock, thread, screen or unseeded chance. One straight line leads from a closed candle to a fill:
