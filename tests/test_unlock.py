@@ -276,7 +276,8 @@ def test_the_ramp_begins_anew_with_other_rules(desk: Desk) -> None:
         for closed_ms in [early] * 12 + [since + 1] * 12:
             row = dict.fromkeys(names, 0) | {"mode": "live", "pair": "XBTZAR", "closed_ms": closed_ms}
             row.pop("rowid", None)
-            db.execute(f"INSERT INTO trades ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+            marks = ", ".join("?" * len(row))
+            db.execute(f"INSERT INTO trades ({', '.join(row)}) VALUES ({marks})", list(row.values()))
     assert lunobiz.count_trips(store, since) == 12 and lunobiz.count_trips(store, 0) == 24
     says = "25% of the size that the gates found safe, after 12 round trips by these rules"
     assert dict(desk.offer().facts)["Orders"] == says
