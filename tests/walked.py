@@ -22,7 +22,7 @@ HOME = Path(__file__).parent.parent
 SECTIONS = ("PORTFOLIO", "RISK", "CYCLE", "GATES", "LEDGER", "REPLAY", "ORDERS", "SYSTEM", "EXECUTION", "LIVE",
             "ENGINE")
 PARTS: Mapping[str, frozenset[str]] = {"SYSTEM": frozenset({"kill_file_found", "is_killed", "write_kill_file"})}
-TESTS = tuple(f"tests/test_{name.lower()}.py" for name in (*SECTIONS, "LINE", "SECURITY"))
+TESTS = tuple(f"tests/test_{name.lower()}.py" for name in (*SECTIONS, "LINE", "SECURITY", "UNLOCK"))
 
 
 class Walked(NamedTuple):
