@@ -10381,12 +10381,16 @@ def program_folder() -> Path:
 
 
 @cache
+def _program_text() -> str:
+    return Path(__file__).read_text(encoding="utf-8")
+
+
 def program_source() -> str:
     """The text of this program's own file as it was at the start, which the exe carries along; "" if it cannot be read.
     The file on disk may be another by now, as after an update.
     """
     try:
-        return Path(__file__).read_text(encoding="utf-8")
+        return _program_text()
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -91,11 +91,11 @@ def test_the_code_is_hashed_from_the_programs_own_file(tmp_path: Path) -> None:
 
 def test_a_program_without_its_source_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lunobiz, "__file__", str(tmp_path / "gone.py"))
-    lunobiz.program_source.cache_clear()
+    lunobiz._program_text.cache_clear()
     try:
         assert read_install(tmp_path).code_hash == ""
     finally:
-        lunobiz.program_source.cache_clear()
+        lunobiz._program_text.cache_clear()
     assert isinstance(read_install(tmp_path).key, Credentials)
 
 
